@@ -1,0 +1,87 @@
+//! What a caller asks of the runtime, as plain data.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// One container to be made. Everything that a container is, is in here; the runtime adds nothing that depends on
+/// functions, images or users.
+#[derive(Debug)]
+pub struct ContainerSpec {
+    /// Unique on this machine; letters, digits and dashes. Names the cgroup and the state folder.
+    pub id: String,
+    /// Read-only layer folders in overlayfs's own format (whiteouts as 0/0 devices, opaque xattrs), lowest first.
+    /// Any number up to 400.
+    pub layers: Vec<PathBuf>,
+    /// Folder on a filesystem that overlayfs accepts; the runtime makes `diff` (what the container writes, in layer
+    /// format) and `work` below it. The caller keeps or removes it after the container has ended.
+    pub scratch: PathBuf,
+    pub argv: Vec<String>,
+    /// The whole environment; nothing is inherited. `PATH` from here also resolves `argv[0]`.
+    pub env: Vec<(String, String)>,
+    /// Working directory, made when missing.
+    pub cwd: String,
+    pub hostname: String,
+    pub binds: Vec<Bind>,
+    pub network: Network,
+    pub limits: Limits,
+    pub profile: Profile,
+    /// Ends of pipes (or any descriptor) that become file descriptors 1 and 2. Descriptor 0 is `/dev/null`.
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// A TCP port on 127.0.0.1 inside the container's network namespace that the *caller* serves: the runtime binds
+    /// it there before the container's first process runs and hands the listening socket out
+    /// (`Container::take_listener`). Works without any network.
+    pub loopback_port: Option<u16>,
+}
+
+/// A host file, folder or socket made visible inside. A missing target is created (folder for folder, else file).
+#[derive(Debug, Clone)]
+pub struct Bind {
+    pub source: PathBuf,
+    pub target: String,
+    pub read_only: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Loopback only.
+    None,
+    /// A private address behind the machine's bridge, with network address translation to the outside. Containers
+    /// cannot reach each other, nor the machine's own loopback services.
+    Nat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// User code: no capability beyond what a root-looking Python program needs inside its user namespace.
+    Task,
+    /// An image build step: package managers need chown, setuid, mknod-free root powers inside the user namespace.
+    Build,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Hard memory limit in bytes; beyond it the kernel kills inside this container only.
+    pub memory_bytes: Option<u64>,
+    /// Relative share of CPU under contention, in thousandths of a core.
+    pub cpu_request_milli: Option<u32>,
+    /// Hard CPU ceiling in thousandths of a core.
+    pub cpu_limit_milli: Option<u32>,
+    /// Processes and threads together.
+    pub pids: Option<u32>,
+    /// Bytes that the container may write to its root filesystem; beyond it writes fail with ENOSPC.
+    pub disk_bytes: Option<u64>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code of the first process, when it exited by itself.
+    pub code: Option<i32>,
+    /// Signal that ended it otherwise.
+    pub signal: Option<i32>,
+    /// The kernel killed something in this container for exceeding its memory limit.
+    pub oom_killed: bool,
+    pub memory_peak_bytes: u64,
+    pub cpu_usec: u64,
+}

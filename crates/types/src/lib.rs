@@ -1,0 +1,4 @@
+//! The words of the system: typed ids, digests, resources and limits. Plain data that any crate may use;
+//! nothing here performs I/O or knows the wire.
+
+pub mod ids;
