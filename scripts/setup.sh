@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# What the Makefile's targets need on a machine that has only the base system: each part installs only what is
+# missing, and says so first. Everything that is not a Debian package goes to `.dorian/`, which git ignores.
+#
+#   scripts/setup.sh build              a C compiler, protoc; checks that Cargo is there
+#   scripts/setup.sh run                what the server needs at run time
+#   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
+#   scripts/setup.sh pytest             .dorian/pytest
+#   scripts/setup.sh registry           docker-registry, for the tests of `from_registry`
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The versions that Dorian promises to serve: the newest, and the last of each older spelling.
+CLIENT_VERSIONS="1.6.4 1.0.5 0.73.173 0.63.99"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else fail "\`$*\` needs root: run it as root, or install sudo"; fi
+}
+
+is_installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
+
+# A fresh machine has no package lists; a refresh is paid for only when apt does not know a package.
+debian_packages() {
+    command -v dpkg-query >/dev/null || { say "not a Debian system: install by other means: $*"; return; }
+    local missing=() name
+    for name in "$@"; do is_installed "$name" || missing+=("$name"); done
+    [ ${#missing[@]} = 0 ] && return
+    say "installing Debian packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    local install=(apt-get install -y -q --no-install-recommends "${missing[@]}")
+    as_root "${install[@]}" >&2 2>/dev/null || { as_root apt-get update -q >&2; as_root "${install[@]}" >&2; }
+}
+
+# A Python that the clients run on: 3.11 when there is one, since the bases made without a registry have it too.
+choose_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 python3 python3.13 python3.12 python3.10; do
+        [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
+        "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+            2>/dev/null && { command -v "$candidate"; return; }
+    done
+    return 1
+}
+
+python() {
+    choose_python && return
+    debian_packages python3 python3-venv python3-pip
+    choose_python || fail "no Python from 3.10 to 3.13: install one and pass it as \`make PYTHON=/path/to/python3\`"
+}
+
+# Client packages before 1.2 take any `typer`, and break on ones that came years later: give them those of their day.
+of_its_day() { case "$1" in 0.* | 1.0.*) echo 'typer<0.16' 'click<8.2' ;; esac; }
+
+client() {
+    local version=$1 home=.dorian/clients/$1
+    [ -f "$home/.complete" ] && return
+    local interpreter; interpreter=$(python)
+    say "installing the client modal==$version into $home ($interpreter)"
+    rm -rf "$home"
+    "$interpreter" -m venv "$home"
+    # `setuptools` is for the oldest, whose generated code still imports `pkg_resources`.
+    # shellcheck disable=SC2046
+    "$home/bin/python" -m pip install -q --no-warn-script-location "modal==$version" 'setuptools<81' $(of_its_day "$version")
+    touch "$home/.complete"
+}
+
+pytest_environment() {
+    [ -f .dorian/pytest/.complete ] && return
+    local interpreter; interpreter=$(python)
+    say "installing pytest into .dorian/pytest ($interpreter)"
+    rm -rf .dorian/pytest
+    "$interpreter" -m venv .dorian/pytest
+    .dorian/pytest/bin/python -m pip install -q 'pytest>=8,<10'
+    touch .dorian/pytest/.complete
+}
+
+cargo_is_there() {
+    command -v cargo >/dev/null || fail "no cargo: install Rust 1.85 or newer, for example with" \
+        "\`curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y\`, and open a new shell"
+}
+
+case "${1:-}" in
+    build) debian_packages build-essential protobuf-compiler pkg-config; cargo_is_there ;;
+    run) debian_packages mmdebstrap nftables iproute2 e2fsprogs zstd ca-certificates ;;
+    clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
+    pytest) pytest_environment ;;
+    registry) debian_packages docker-registry zstd
+        # The package starts a registry on port 5000 by itself; the tests start their own.
+        ;;
+    python) python ;;
+    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | python" ;;
+esac

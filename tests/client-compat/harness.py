@@ -1,0 +1,296 @@
+"""One real server, and the real clients that talk to it.
+
+Nothing here knows how the server works inside: it is started as a person would start it, reached through the
+variables that `dorian env` prints, and judged by what the clients' programs return, print and exit with.
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+PROGRAMS = HERE / "programs"
+STATE = REPOSITORY / ".dorian"
+CLIENTS = STATE / "clients"
+# Kept between runs, so that base images and client packages are fetched once.
+DATA = Path(os.environ.get("DORIAN_TEST_DATA", STATE / "test-data"))
+
+VERSIONS = os.environ.get("DORIAN_TEST_VERSIONS", "1.6.4 1.0.5 0.73.173 0.63.99").split()
+NEWEST = VERSIONS[0]
+
+# The first start on a bare machine makes a base image and fetches the client's packages.
+FIRST_READY_S = 600
+STOP_S = 30
+
+
+def binary():
+    """`DORIAN_BIN`, or the newest of the two that Cargo builds."""
+    if chosen := os.environ.get("DORIAN_BIN"):
+        return Path(chosen)
+    built = [p for p in (REPOSITORY / "target" / kind / "dorian" for kind in ("release", "debug")) if p.exists()]
+    if not built:
+        raise FileNotFoundError("no `dorian` binary: run `cargo build --release`, or set DORIAN_BIN")
+    return max(built, key=lambda p: p.stat().st_mtime)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, within_s, what):
+    """The condition's first true value; waits on state, with a bound."""
+    deadline = time.monotonic() + within_s
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s} s: {what}")
+        time.sleep(0.05)
+
+
+class Server:
+    """`dorian up` in a process of its own; may be killed and started again on the same data and port."""
+
+    def __init__(self, data=DATA, port=None):
+        self.data = Path(data)
+        self.port = port or free_port()
+        self.process = None
+        self.lines = []
+        self.log = self.data.parent / f"{self.data.name}.log"
+
+    def start(self, within_s=FIRST_READY_S):
+        self.data.mkdir(parents=True, exist_ok=True)
+        command = [str(binary()), "up", "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
+        log = open(self.log, "a")
+        log.write(f"--- {shlex.join(command)}\n")
+        log.flush()
+        # A session of its own: a Ctrl-C meant for the tests must not reach the server first.
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+        )
+        self.lines = []
+        threading.Thread(target=self._read, args=(self.process, log), daemon=True).start()
+        wait_for(self._is_ready, within_s, f"a `ready` line from `dorian up`; see {self.log}")
+        return self
+
+    def _read(self, process, log):
+        for line in process.stdout:
+            self.lines.append(line)
+            log.write(line)
+            log.flush()
+
+    def _is_ready(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"`dorian up` ended with {self.process.returncode}; see {self.log}:\n{self.log_tail()}")
+        return any(line.startswith("ready") for line in self.lines)
+
+    def log_tail(self, lines=40):
+        return "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-lines:])
+
+    def kill(self):
+        """As a power cut for this process: no handler runs."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"`dorian up` did not stop within {STOP_S} s of SIGTERM") from None
+        return self.process.returncode if self.process else None
+
+    def environment(self):
+        """What `dorian env` says, as a person would `eval` it."""
+        said = subprocess.run(
+            [binary(), "env", "--data", self.data], stdout=subprocess.PIPE, text=True, check=True, timeout=30
+        ).stdout
+        found = {}
+        for line in said.splitlines():
+            if line.startswith("export "):
+                name, _, value = line[len("export ") :].partition("=")
+                found[name] = shlex.split(value)[0] if value else ""
+        return found
+
+    def memory_mib(self):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
+
+
+@dataclass
+class Ended:
+    """A client process that has ended."""
+
+    code: int
+    out: str
+    err: str
+    # (seconds since the epoch at which it arrived, line), for standard output
+    lines: list = field(default_factory=list)
+
+    def __str__(self):
+        return f"exit code {self.code}\n--- stdout\n{self.out[-6000:]}\n--- stderr\n{self.err[-6000:]}"
+
+
+class Running:
+    """A client process, its output read as it comes."""
+
+    def __init__(self, command, environment, cwd):
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self.lines, self.errors = [], []
+        self.readers = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True),
+            threading.Thread(target=self._read, args=(self.process.stderr, self.errors), daemon=True),
+        ]
+        for reader in self.readers:
+            reader.start()
+
+    @staticmethod
+    def _read(stream, into):
+        for line in stream:
+            into.append((time.time(), line))
+
+    def text(self):
+        return "".join(line for _, line in list(self.lines))
+
+    def wait_for_line(self, part, within_s=60):
+        def found():
+            for _, line in list(self.lines):
+                if part in line:
+                    return line
+            if self.process.poll() is not None and not any(r.is_alive() for r in self.readers):
+                raise AssertionError(f"ended before it printed `{part}`: {self.end(1)}")
+
+        return wait_for(found, within_s, f"`{part}` in the output so far:\n{self.text()[-3000:]}")
+
+    def interrupt(self):
+        """Ctrl-C in a terminal reaches the whole foreground process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def end(self, within_s=120):
+        try:
+            code = self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.process.wait()
+            code = "none: still running when the test gave up on it"
+        for reader in self.readers:
+            reader.join(5)
+        return Ended(code, self.text(), "".join(line for _, line in list(self.errors)), list(self.lines))
+
+
+class Client:
+    """One version of the client, with a configuration of its own and no other."""
+
+    def __init__(self, version, server, home):
+        self.version = version
+        self.numbers = tuple(int(part) for part in version.split("."))
+        self.home = Path(home)
+        self.bin = CLIENTS / version / "bin"
+        self.server = server
+        self.variables = server.environment()
+
+    def environment(self, **more):
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MODAL_", "DORIAN_"))}
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "MODAL_CONFIG_PATH": str(self.home / "modal.toml"),
+            "PATH": f"{self.bin}:{kept['PATH']}",
+            # The newest client sends gRPC through a proxy as well; a server on loopback is never behind one.
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            # Wide and plain, so that the output reads the same everywhere.
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": "",
+            **self.variables,
+            **{name: str(value) for name, value in more.items()},
+        }
+
+    def start(self, *arguments, **variables):
+        """`modal ARGUMENTS`, running."""
+        return Running([str(self.bin / "modal"), *map(str, arguments)], self.environment(**variables), PROGRAMS)
+
+    def modal(self, *arguments, within_s=120, **variables):
+        return self.start(*arguments, **variables).end(within_s)
+
+    def run(self, program, *arguments, within_s=240, **variables):
+        """`modal run PROGRAM ARGUMENTS`; a program is a file in `programs/`, with or without `::entry`."""
+        return self.modal("run", program, *arguments, within_s=within_s, **variables)
+
+    def start_python(self, *arguments, **variables):
+        return Running([str(self.bin / "python"), *map(str, arguments)], self.environment(**variables), PROGRAMS)
+
+    def python(self, *arguments, within_s=120, **variables):
+        return self.start_python(*arguments, **variables).end(within_s)
+
+    def app_list(self):
+        """Rows of `modal app list --json`, keys in lower case; versions disagree on the case and on some names."""
+        return self.rows("app", "list", "--json")
+
+    def container_list(self):
+        return self.rows("container", "list", "--json")
+
+    def rows(self, *arguments):
+        listed = self.modal(*arguments)
+        assert listed.code == 0, listed
+        return [{key.lower().replace(" ", "_"): value for key, value in row.items()} for row in json.loads(listed.out)]
+
+
+def pid_namespaces():
+    """Every pid namespace on this machine: one per container, and the machine's own."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found.add(os.readlink(entry / "ns" / "pid"))
+            except OSError:
+                pass
+    return found
+
+
+def mounts_below(folder):
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    return [line for line in mounts if line.split()[1].startswith(str(folder)) or f"={folder}" in line]
+
+
+def control_groups():
+    """The control groups that Dorian made, by path."""
+    found = []
+    for root, folders, _ in os.walk("/sys/fs/cgroup"):
+        found += [os.path.join(root, name) for name in folders if "dorian" in name or name.startswith("ta-")]
+    return sorted(found)
+
+
+def network_links():
+    return sorted(os.listdir("/sys/class/net"))
