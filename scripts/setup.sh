@@ -79,6 +79,13 @@ pytest_environment() {
     touch .dorian/pytest/.complete
 }
 
+# Debian's package starts a registry on port 5000 by itself; the tests start their own, and nobody asked for that one.
+registry() {
+    is_installed docker-registry || local fresh=yes
+    debian_packages docker-registry zstd
+    [ -z "${fresh:-}" ] || as_root systemctl disable --now docker-registry >/dev/null 2>&1 || true
+}
+
 cargo_is_there() {
     command -v cargo >/dev/null || fail "no cargo: install Rust 1.85 or newer, for example with" \
         "\`curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y\`, and open a new shell"
@@ -89,9 +96,7 @@ case "${1:-}" in
     run) debian_packages mmdebstrap nftables iproute2 e2fsprogs zstd ca-certificates ;;
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
     pytest) pytest_environment ;;
-    registry) debian_packages docker-registry zstd
-        # The package starts a registry on port 5000 by itself; the tests start their own.
-        ;;
+    registry) registry ;;
     python) python ;;
     *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | python" ;;
 esac

@@ -1,12 +1,7 @@
 """Fixtures: one server for the whole session, a client per version, and the programs' own checks as tests."""
 
-import sys
-
 import pytest
-
-sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parent))
-
-from harness import NEWEST, VERSIONS, Client, Server  # noqa: E402
+from harness import NEWEST, VERSIONS, Client, Server
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +34,25 @@ def newest(clients):
     return clients[NEWEST]
 
 
+@pytest.fixture(autouse=True)
+def the_server_log_of_a_failure(request):
+    """A failure shows what the server wrote during the test: the other half of the story."""
+    server = request.getfixturevalue("server") if "server" in request.fixturenames else None
+    request.node.server_log = (server, server.log.stat().st_size) if server else None
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A failure shows the end of the server's log: the other half of the story."""
     report = (yield).get_result()
-    server = item.funcargs.get("server") if hasattr(item, "funcargs") else None
-    if server is None and hasattr(item, "funcargs"):
-        for value in item.funcargs.values():
-            server = getattr(value, "server", server)
+    server, start = getattr(item, "server_log", None) or (None, 0)
     if report.when == "call" and report.failed and server is not None:
-        report.sections.append(("server log, last lines", server.log_tail()))
+        with server.log.open(errors="replace") as log:
+            log.seek(start)
+            report.sections.append(("server log", log.read()[-4000:]))
+
+
+def pytest_pycollect_makeitem(collector, name, obj):
+    """Only functions that the file itself defines are tests; what it imports is not."""
+    if callable(obj) and getattr(obj, "__module__", None) != collector.module.__name__:
+        return []
+    return None

@@ -42,6 +42,12 @@ def binary():
     return max(built, key=lambda p: p.stat().st_mtime)
 
 
+def dorian(*arguments, within_s=120, **options):
+    """One of the binary's commands, run to its end."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": within_s, **options}
+    return subprocess.run([binary(), *map(str, arguments)], **options)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -92,7 +98,9 @@ class Server:
 
     def _is_ready(self):
         if self.process.poll() is not None:
-            raise AssertionError(f"`dorian up` ended with {self.process.returncode}; see {self.log}:\n{self.log_tail()}")
+            raise AssertionError(
+                f"`dorian up` ended with {self.process.returncode}; see {self.log}:\n{self.log_tail()}"
+            )
         return any(line.startswith("ready") for line in self.lines)
 
     def log_tail(self, lines=40):
@@ -115,9 +123,7 @@ class Server:
 
     def environment(self):
         """What `dorian env` says, as a person would `eval` it."""
-        said = subprocess.run(
-            [binary(), "env", "--data", self.data], stdout=subprocess.PIPE, text=True, check=True, timeout=30
-        ).stdout
+        said = dorian("env", "--data", self.data, check=True, within_s=30).stdout
         found = {}
         for line in said.splitlines():
             if line.startswith("export "):
@@ -257,6 +263,13 @@ class Client:
     def app_list(self):
         """Rows of `modal app list --json`, keys in lower case; versions disagree on the case and on some names."""
         return self.rows("app", "list", "--json")
+
+    def running_app(self, description):
+        """The listed app of this description that has not stopped."""
+        for row in self.app_list():
+            if row.get("description") == description and not row.get("stopped_at"):
+                return row
+        return None
 
     def container_list(self):
         return self.rows("container", "list", "--json")

@@ -89,7 +89,9 @@ class OurFiles(unittest.TestCase):
 
     def test_a_method_that_no_client_knows_fails(self):
         found = self.changed("service.proto", r"rpc AppCreate\b", "rpc AppInvent")
-        self.assertTrue(any("ModalClient/AppInvent: no client version has this method" in line for line in found), found)
+        self.assertTrue(
+            any("ModalClient/AppInvent: no client version has this method" in line for line in found), found
+        )
 
 
 if __name__ == "__main__":

@@ -21,11 +21,15 @@
 //! Rejected: one queue per call (a map of 10,000 inputs would then starve a single call behind it, or need a
 //! scheduler of its own); FIFO over all calls of a function is what users of one container pool expect.
 
+mod container;
+mod effect;
 mod function;
 mod input;
 mod policy;
+mod ready;
 
-pub use function::{Accepted, Effect, FunctionCalls, Load, OutputPage, PageRequest, TaskEnd};
+pub use effect::{Accepted, Effect, Load, OutputPage, PageRequest, TaskEnd};
+pub use function::FunctionCalls;
 pub use input::{Assignment, CallKind, CallSpec, FinishedOutput, NewInput, Outcome, OutcomeStatus, Payload, Restored};
 pub use policy::{MAX_SYSTEM_RETRIES, Policy, RetryPolicy};
 

@@ -41,6 +41,8 @@ pub struct Policy {
     pub max_inputs: usize,
     /// Bytes of arguments that may wait at once, likewise.
     pub max_input_bytes: usize,
+    /// Inputs that a container runs at once; 0 when that is not known.
+    pub slots_per_container: usize,
 }
 
 impl Default for Policy {
@@ -51,6 +53,7 @@ impl Default for Policy {
             // A million inputs of a few bytes are about a gigabyte of memory here.
             max_inputs: 1_000_000,
             max_input_bytes: 2 << 30,
+            slots_per_container: 0,
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// One container to be made. Everything that a container is, is in here; the runtime adds nothing that depends on
 /// functions, images or users.
 #[derive(Debug)]
 pub struct ContainerSpec {
-    /// Unique on this machine; letters, digits and dashes. Names the cgroup and the state folder.
+    /// Names the container in errors and logs; letters, digits and dashes.
     pub id: String,
     /// Read-only layer folders in overlayfs's own format (whiteouts as 0/0 devices, opaque xattrs), lowest first.
     /// Any number up to 400.
@@ -35,14 +37,14 @@ pub struct ContainerSpec {
 }
 
 /// A host file, folder or socket made visible inside. A missing target is created (folder for folder, else file).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bind {
     pub source: PathBuf,
     pub target: String,
     pub read_only: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// Loopback only.
     None,
@@ -51,7 +53,7 @@ pub enum Network {
     Nat,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Profile {
     /// User code: no capability beyond what a root-looking Python program needs inside its user namespace.
     Task,
@@ -59,7 +61,7 @@ pub enum Profile {
     Build,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// Hard memory limit in bytes; beyond it the kernel kills inside this container only.
     pub memory_bytes: Option<u64>,

@@ -1,1 +1,39 @@
-//! See ARCHITECTURE.md.
+//! Carries out an image plan: gets the base, runs steps in containers, keeps each result as a layer.
+//!
+//! What to do is decided in `image-plan`; this crate does it, remembers what is done, and shows it to the person who
+//! waits. The path of one build is [`ImageBuilder::build`] in `builder.rs`; the files beside it each do one kind of step.
+//!
+//! | file | does |
+//! |---|---|
+//! | `builder.rs` | one build from request to image; which layers are there already |
+//! | `bases/` | the image that FROM names: registry or Debian mirror |
+//! | `steps/` | RUN, COPY, WORKDIR |
+//! | `store.rs` | layers on disk; crash safety |
+//! | `once.rs` | the same layer is never made twice at once |
+//! | `container.rs`, `host.rs` | programs in build containers, and what they inherit from this machine |
+//! | `stack.rs` | layers read as one tree |
+//! | `client.rs`, `tree.rs`, `metadata.rs` | the client's package, mounts, and facts about an image |
+
+mod bases;
+mod builder;
+mod client;
+mod config;
+mod container;
+mod error;
+mod host;
+mod logs;
+mod metadata;
+mod once;
+mod request;
+mod stack;
+mod steps;
+mod store;
+mod tree;
+
+pub use builder::ImageBuilder;
+pub use config::BuilderConfig;
+pub use error::BuildError;
+pub use host::HostEnv;
+pub use image_plan::{ImageConfig, LayerKey};
+pub use logs::LogSink;
+pub use request::{BuildLog, BuildRequest, BuiltImage, ContextEntry, ImageMetadata, LogStream, TreeEntry};

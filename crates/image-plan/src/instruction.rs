@@ -12,10 +12,28 @@ pub struct Instruction {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    From { flags: Vec<Flag>, image: String, stage: Option<String> },
-    Run { flags: Vec<Flag>, command: Command, heredocs: Vec<Heredoc> },
-    Copy { flags: Vec<Flag>, sources: Vec<String>, dest: String, heredocs: Vec<Heredoc> },
-    Add { flags: Vec<Flag>, sources: Vec<String>, dest: String, heredocs: Vec<Heredoc> },
+    From {
+        flags: Vec<Flag>,
+        image: String,
+        stage: Option<String>,
+    },
+    Run {
+        flags: Vec<Flag>,
+        command: Command,
+        heredocs: Vec<Heredoc>,
+    },
+    Copy {
+        flags: Vec<Flag>,
+        sources: Vec<String>,
+        dest: String,
+        heredocs: Vec<Heredoc>,
+    },
+    Add {
+        flags: Vec<Flag>,
+        sources: Vec<String>,
+        dest: String,
+        heredocs: Vec<Heredoc>,
+    },
     Env(Vec<(String, String)>),
     Arg(Vec<(String, Option<String>)>),
     Workdir(String),

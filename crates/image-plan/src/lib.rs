@@ -30,7 +30,7 @@ mod recipe;
 mod reference;
 
 pub use config::ImageConfig;
-pub use copy::{CopyItem, CopySource, ContextFile};
+pub use copy::{ContextFile, CopyItem, CopySource};
 pub use error::{DockerfileError, Position};
 pub use instruction::{Command, Flag, Heredoc, Instruction, Kind};
 pub use key::{KeyHasher, LayerKey};

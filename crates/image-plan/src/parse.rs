@@ -35,13 +35,7 @@ impl<'a> Parser<'a> {
         Ok(Instruction { position, text, kind })
     }
 
-    fn kind(
-        &self,
-        name: &str,
-        flags: Vec<Flag>,
-        rest: Word<'a>,
-        position: &Position,
-    ) -> Result<Kind, DockerfileError> {
+    fn kind(&self, name: &str, flags: Vec<Flag>, rest: Word<'a>, position: &Position) -> Result<Kind, DockerfileError> {
         let heredocs = self.line.heredocs.clone();
         Ok(match name {
             "FROM" => self.from(flags, rest)?,
@@ -75,7 +69,10 @@ impl<'a> Parser<'a> {
             "HEALTHCHECK" => Kind::Healthcheck(rest.1.to_owned()),
             "MAINTAINER" => Kind::Maintainer(rest.1.to_owned()),
             "ONBUILD" => {
-                return Err(DockerfileError::new(position, "`ONBUILD` is not supported: write the instruction where it is used"));
+                return Err(DockerfileError::new(
+                    position,
+                    "`ONBUILD` is not supported: write the instruction where it is used",
+                ));
             }
             _ => return Err(DockerfileError::new(position, format!("unknown instruction `{name}`{}", guess(name)))),
         })
@@ -180,8 +177,23 @@ fn trim_start((offset, text): Word<'_>) -> Word<'_> {
 }
 
 const NAMES: [&str; 17] = [
-    "FROM", "RUN", "COPY", "ADD", "ENV", "ARG", "WORKDIR", "USER", "SHELL", "ENTRYPOINT", "CMD", "LABEL", "EXPOSE",
-    "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "MAINTAINER",
+    "FROM",
+    "RUN",
+    "COPY",
+    "ADD",
+    "ENV",
+    "ARG",
+    "WORKDIR",
+    "USER",
+    "SHELL",
+    "ENTRYPOINT",
+    "CMD",
+    "LABEL",
+    "EXPOSE",
+    "VOLUME",
+    "STOPSIGNAL",
+    "HEALTHCHECK",
+    "MAINTAINER",
 ];
 
 /// `, did you mean ...` when one edit leads to a known name.

@@ -91,7 +91,10 @@ fn from_name(instruction: &Instruction, arguments: &BTreeMap<String, String>) ->
     }
     let name = substitute(image)?;
     match name.as_str() {
-        "" => Err(DockerfileError::new(&instruction.position, format!("`{image}` stands for nothing: its argument is empty"))),
+        "" => Err(DockerfileError::new(
+            &instruction.position,
+            format!("`{image}` stands for nothing: its argument is empty"),
+        )),
         "scratch" => Ok(From::Scratch),
         _ => Ok(From::Image(name)),
     }

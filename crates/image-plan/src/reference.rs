@@ -41,12 +41,17 @@ impl Reference {
             return Err(error("a tag is up to 128 letters, digits, `_`, `.` and `-`"));
         }
         let (registry, repository) = match path.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host.to_owned(), path.to_owned()),
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
+                (host.to_owned(), path.to_owned())
+            }
             _ => (Self::DOCKER_HUB.to_owned(), path.to_owned()),
         };
         let hub = matches!(registry.as_str(), "docker.io" | "index.docker.io" | "registry-1.docker.io");
         let registry = if hub { Self::DOCKER_HUB.to_owned() } else { registry };
         let repository = if hub && !repository.contains('/') { format!("library/{repository}") } else { repository };
+        if !is_host(&registry) {
+            return Err(error("its registry is not a host name with an optional port"));
+        }
         if !repository.split('/').all(is_path_component) {
             return Err(error("its name is made of lower-case letters, digits, `.`, `_`, `-` and `/`"));
         }
@@ -73,6 +78,11 @@ impl fmt::Display for Reference {
             (tag, None) => write!(f, ":{}", tag.as_deref().unwrap_or("latest")),
         }
     }
+}
+
+fn is_host(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':');
+    text.bytes().all(plain) && text.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 fn is_digest(text: &str) -> bool {

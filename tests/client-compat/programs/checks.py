@@ -21,12 +21,6 @@ class TookTooLong(BaseException):
     """Not an `Exception`: code under test must not catch it."""
 
 
-def version():
-    import modal
-
-    return tuple(int(part) for part in modal.__version__.split("+")[0].split(".")[:3])
-
-
 def _alarm(_signal, frame):
     raise TookTooLong(f"no answer within {LIMIT_S} s")
 
@@ -38,10 +32,6 @@ def raises(kind, call, *arguments, **keywords):
     except kind as raised:
         return raised
     raise AssertionError(f"returned {value!r:.200}, and should have raised {kind}")
-
-
-def equal(left, right):
-    assert left == right, f"{left!r:.500} is not {right!r:.500}"
 
 
 def run(program, only=""):

@@ -1,0 +1,81 @@
+# Every target sets up what it needs on a fresh Debian machine, says what it installs, and may be run again.
+#
+#   make demo         build the release binary and run examples/hello.py on the embedded server
+#   make test         everything: cargo's tests, wire-check, the real clients against a real server
+#   make lint         rustfmt and clippy, warnings are errors
+#   make wire-check   our .proto files against the descriptors inside the installed clients
+#   make bench        how fast it is, next to the floor and to Ray; writes bench/results/
+#   make setup        only the set-up
+#   make clean        remove what was built; `make clean-state` also what the tests keep (images, clients)
+#
+# PYTHON=/path/to/python3 chooses the Python for the clients; without it the first of 3.11 and its neighbours is taken.
+# VERSIONS="1.6.4 ..." limits the end-to-end tests to some client versions; TESTS="..." adds arguments for pytest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+VERSIONS ?= 1.6.4 1.0.5 0.73.173 0.63.99
+TESTS ?=
+export PYTHON
+
+SETUP := scripts/setup.sh
+DORIAN := $(abspath $(or $(CARGO_TARGET_DIR),target)/release/dorian)
+# The server makes containers, and so do the tests of the container runtime: both need root.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
+# Nextest runs each test in a process of its own and prints one closing line; plain `cargo test` serves as well.
+CARGO_TEST := $(if $(shell command -v cargo-nextest),cargo nextest run,cargo test)
+
+.PHONY: help demo test unit-test end-to-end lint wire-check bench setup clean clean-state
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+setup:
+	$(SETUP) build
+	$(SETUP) run
+	$(SETUP) registry
+	$(SETUP) clients $(VERSIONS)
+	$(SETUP) pytest
+
+demo:
+	$(SETUP) build
+	$(SETUP) run
+	cargo build --release --bin dorian
+	$(AS_ROOT) $(DORIAN) run examples/hello.py
+
+lint:
+	$(SETUP) build
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+test: unit-test wire-check end-to-end
+
+unit-test:
+	$(SETUP) build
+	$(SETUP) run
+	@[ -z "$(AS_ROOT)" ] || echo "tests that make containers need root, and skip themselves without: run as root for all"
+	$(CARGO_TEST) --workspace
+
+wire-check:
+	$(SETUP) build
+	$(SETUP) clients
+	cd tests/wire && PYTHONDONTWRITEBYTECODE=1 "$$(../../$(SETUP) python)" wire_check.py
+	cd tests/wire && PYTHONDONTWRITEBYTECODE=1 "$$(../../$(SETUP) python)" -m unittest wire_check_test.py
+
+end-to-end: setup
+	cargo build --release --bin dorian
+	@[ -z "$(AS_ROOT)" ] || echo "the server needs root: using sudo"
+	cd tests/client-compat && $(AS_ROOT) env DORIAN_BIN="$(DORIAN)" DORIAN_TEST_VERSIONS="$(VERSIONS)" \
+		PYTHONDONTWRITEBYTECODE=1 ../../.dorian/pytest/bin/python -m pytest $(TESTS)
+
+bench: setup
+	cargo build --release
+	$(AS_ROOT) bench/run
+
+clean:
+	cargo clean
+
+clean-state: clean
+	rm -rf .dorian

@@ -1,0 +1,207 @@
+//! What callers do: make calls, add inputs, fetch outputs, cancel.
+
+use std::collections::{BTreeMap, HashSet};
+
+use types::ids::{FunctionCallId, InputId, TaskId};
+
+use super::{Call, FunctionCalls, InputState, Stage};
+use crate::effect::{Accepted, Effect, OutputPage, PageRequest};
+use crate::input::{CallSpec, NewInput, Outcome, OutcomeStatus, Restored};
+use crate::ready::ReadyKey;
+use crate::{CallKind, Millis};
+
+impl FunctionCalls {
+    /// A new call without inputs. A call that is already here stays as it is: the request was a repetition.
+    pub fn create_call(&mut self, spec: CallSpec) {
+        let inputs_complete = spec.kind == CallKind::Unary;
+        self.calls.entry(spec.id.clone()).or_insert_with(|| Call {
+            spec,
+            inputs: 0,
+            published: Vec::new(),
+            finished: HashSet::new(),
+            unfinished: BTreeMap::new(),
+            inputs_complete,
+            cancelled: false,
+        });
+    }
+
+    /// Whether `count` more inputs with `bytes` of arguments fit. Asked before they are written to disk.
+    pub fn has_room(&self, count: usize, bytes: usize) -> bool {
+        self.inputs.len() + count <= self.policy.max_inputs
+            && self.resident_bytes + bytes <= self.policy.max_input_bytes
+    }
+
+    /// Takes inputs of an existing call; all of them or none. Inputs that the call already has, finished or not, are
+    /// passed over, so a request may be repeated. Inputs of a cancelled call end at once.
+    pub fn add_inputs(
+        &mut self,
+        call: &FunctionCallId,
+        inputs: Vec<NewInput>,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) -> Accepted {
+        let Some(known) = self.calls.get(call) else { return Accepted::NoSuchCall };
+        let fresh: Vec<NewInput> = inputs
+            .into_iter()
+            .filter(|i| !self.inputs.contains_key(&i.id) && !known.finished.contains(&i.id))
+            .collect();
+        let cancelled = known.cancelled;
+        let bytes = fresh.iter().map(|i| i.payload.resident_bytes()).sum();
+        if !fresh.is_empty() && !self.has_room(fresh.len(), bytes) {
+            return Accepted::QueueFull;
+        }
+        for input in fresh {
+            let id = input.id.clone();
+            self.add_input(call, input, now);
+            if cancelled {
+                self.finish(&id, cancelled_outcome(), now, effects);
+            }
+        }
+        self.dispatch(now, effects);
+        Accepted::Yes
+    }
+
+    fn add_input(&mut self, call_id: &FunctionCallId, input: NewInput, now: Millis) {
+        let Some(call) = self.calls.get_mut(call_id) else { return };
+        // Within one request, too, an input may be named twice.
+        if self.inputs.contains_key(&input.id) || call.finished.contains(&input.id) {
+            return;
+        }
+        let id = input.id.clone();
+        let position = call.inputs;
+        call.inputs += 1;
+        call.unfinished.insert(position, id.clone());
+        self.resident_bytes += input.payload.resident_bytes();
+        let state = InputState {
+            input,
+            call: call_id.clone(),
+            position,
+            // Replaced at once by its place in the queue.
+            stage: Stage::Ready(ReadyKey::MAX),
+            attempt: 0,
+            user_failures: 0,
+            system_retries: 0,
+            ready_since: now,
+        };
+        self.inputs.insert(id.clone(), state);
+        self.enqueue(&id, now);
+    }
+
+    /// The caller will send no more inputs to this call.
+    pub fn finish_inputs(&mut self, call: &FunctionCallId) {
+        if let Some(call) = self.calls.get_mut(call) {
+            call.inputs_complete = true;
+        }
+    }
+
+    /// Brings back what the store had of a durable call. Inputs that were running when the server died run again;
+    /// their containers died with it.
+    pub fn restore(&mut self, restored: Restored, now: Millis) {
+        let id = restored.spec.id.clone();
+        if self.calls.contains_key(&id) {
+            return;
+        }
+        self.create_call(restored.spec);
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.inputs = restored.finished.len();
+            call.inputs_complete |= restored.inputs_complete;
+            call.finished = restored.finished.iter().map(|o| o.input.clone()).collect();
+            call.published = restored.finished;
+        }
+        for input in restored.pending {
+            self.add_input(&id, input, now);
+        }
+    }
+
+    /// Outputs after a cursor. `None` when the call is unknown.
+    pub fn outputs(&self, call: &FunctionCallId, request: PageRequest) -> Option<OutputPage> {
+        let call = self.calls.get(call)?;
+        let mut outputs = Vec::new();
+        let mut next = request.after.min(call.published.len());
+        for output in &call.published[next..] {
+            if outputs.len() >= request.limit {
+                break;
+            }
+            next += 1;
+            if request.range.is_none_or(|(from, to)| (from..=to).contains(&output.idx)) {
+                outputs.push(output.clone());
+            }
+        }
+        let open = usize::from(!call.inputs_complete && call.inputs == 0);
+        Some(OutputPage { outputs, next, unfinished: call.unfinished.len() + open })
+    }
+
+    pub fn call_spec(&self, call: &FunctionCallId) -> Option<&CallSpec> {
+        self.calls.get(call).map(|c| &c.spec)
+    }
+
+    pub fn input_count(&self, call: &FunctionCallId) -> Option<usize> {
+        self.calls.get(call).map(|c| c.inputs)
+    }
+
+    /// Inputs of a call with their status (`None` while unfinished) and task, for the call graph.
+    pub fn call_inputs(&self, call: &FunctionCallId) -> Vec<(InputId, Option<OutcomeStatus>, Option<TaskId>)> {
+        let Some(call) = self.calls.get(call) else { return Vec::new() };
+        let done = call.published.iter().map(|o| (o.input.clone(), Some(o.outcome.status), o.task.clone()));
+        let open = call.unfinished.values().map(|id| {
+            let task = match self.inputs.get(id).map(|i| &i.stage) {
+                Some(Stage::Running { task, .. }) => Some(task.clone()),
+                _ => None,
+            };
+            (id.clone(), None, task)
+        });
+        done.chain(open).collect()
+    }
+
+    pub fn call_ids(&self) -> impl Iterator<Item = &FunctionCallId> {
+        self.calls.keys()
+    }
+
+    pub fn is_finished(&self, call: &FunctionCallId) -> bool {
+        self.calls.get(call).is_none_or(|c| c.unfinished.is_empty() && c.inputs_complete)
+    }
+
+    pub fn has_unfinished_calls(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
+    /// Forgets a call and everything of it. Nobody can ask for its outputs any more, so unfinished inputs end without
+    /// one, and nothing is recorded; a container that runs one is told to stop as by [`Self::cancel_call`].
+    pub fn forget_call(&mut self, id: &FunctionCallId, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(call) = self.calls.remove(id) else { return };
+        let mut interrupted = BTreeMap::new();
+        for input in call.unfinished.into_values() {
+            if let Some(task) = self.discard(&input, now) {
+                self.abandon(&task, &input, now);
+                interrupted.entry(task).or_insert_with(Vec::new).push(input);
+            }
+        }
+        say_cancelled(interrupted, effects);
+        effects.push(Effect::OutputReady { call: id.clone() });
+    }
+
+    /// Cancels a call: what waits ends now, what runs is told to stop and ends now for the caller. A container that
+    /// goes on all the same is stopped after a grace.
+    pub fn cancel_call(&mut self, id: &FunctionCallId, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(call) = self.calls.get_mut(id) else { return };
+        call.cancelled = true;
+        call.inputs_complete = true;
+        let unfinished: Vec<InputId> = call.unfinished.values().cloned().collect();
+        let mut interrupted = BTreeMap::new();
+        for input in unfinished {
+            if let Some(task) = self.finish(&input, cancelled_outcome(), now, effects) {
+                self.abandon(&task, &input, now);
+                interrupted.entry(task).or_insert_with(Vec::new).push(input);
+            }
+        }
+        say_cancelled(interrupted, effects);
+    }
+}
+
+fn cancelled_outcome() -> Outcome {
+    Outcome::of(OutcomeStatus::Terminated, "the function call was cancelled")
+}
+
+fn say_cancelled(interrupted: BTreeMap<TaskId, Vec<InputId>>, effects: &mut Vec<Effect>) {
+    effects.extend(interrupted.into_iter().map(|(task, inputs)| Effect::CancelInputs { task, inputs }));
+}

@@ -1,0 +1,391 @@
+//! The four invariants of the crate's header, over random histories. A second, much simpler account of the same
+//! history is kept beside the state machine: who was handed what, and what was published.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use types::ids::{FunctionCallId, InputId, TaskId};
+
+use super::{FunctionCalls, Stage};
+use crate::*;
+
+const CALLS: usize = 4;
+const TASKS: usize = 5;
+const RETRIES: u32 = 2;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Create {
+        call: usize,
+        durable: bool,
+    },
+    /// Some of these were added before: a repeated request.
+    Add {
+        call: usize,
+        first: usize,
+        count: usize,
+    },
+    FinishInputs {
+        call: usize,
+    },
+    Poll {
+        task: usize,
+        max: usize,
+    },
+    CancelPoll {
+        task: usize,
+    },
+    /// A container reports on one of the attempts it was ever handed, current or not.
+    Output {
+        task: usize,
+        which: usize,
+        status: OutcomeStatus,
+        says_attempt: bool,
+    },
+    Undelivered {
+        task: usize,
+        which: usize,
+    },
+    End {
+        task: usize,
+        end: TaskEnd,
+    },
+    Drain {
+        task: usize,
+    },
+    Cancel {
+        call: usize,
+    },
+    Forget {
+        call: usize,
+    },
+    FailWaiting,
+    Recorded {
+        which: usize,
+    },
+    Wait {
+        ms: Millis,
+    },
+}
+
+fn any_status() -> impl Strategy<Value = OutcomeStatus> {
+    prop_oneof![
+        4 => Just(OutcomeStatus::Success),
+        4 => Just(OutcomeStatus::Failure),
+        1 => Just(OutcomeStatus::Terminated),
+        1 => Just(OutcomeStatus::InternalFailure),
+    ]
+}
+
+fn any_end() -> impl Strategy<Value = TaskEnd> {
+    prop_oneof![
+        Just(TaskEnd::Crashed("crashed".to_owned())),
+        Just(TaskEnd::Lost("lost".to_owned())),
+        Just(TaskEnd::Left),
+    ]
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let (call, task) = (0..CALLS, 0..TASKS);
+    prop_oneof![
+        2 => (call.clone(), any::<bool>()).prop_map(|(call, durable)| Step::Create { call, durable }),
+        6 => (call.clone(), 0usize..12, 1usize..5).prop_map(|(call, first, count)| Step::Add { call, first, count }),
+        1 => call.clone().prop_map(|call| Step::FinishInputs { call }),
+        10 => (task.clone(), 1usize..4).prop_map(|(task, max)| Step::Poll { task, max }),
+        2 => task.clone().prop_map(|task| Step::CancelPoll { task }),
+        10 => (task.clone(), 0usize..20, any_status(), any::<bool>())
+            .prop_map(|(task, which, status, says_attempt)| Step::Output { task, which, status, says_attempt }),
+        2 => (task.clone(), 0usize..20).prop_map(|(task, which)| Step::Undelivered { task, which }),
+        2 => (task.clone(), any_end()).prop_map(|(task, end)| Step::End { task, end }),
+        1 => task.prop_map(|task| Step::Drain { task }),
+        1 => call.clone().prop_map(|call| Step::Cancel { call }),
+        1 => call.prop_map(|call| Step::Forget { call }),
+        1 => Just(Step::FailWaiting),
+        4 => (0usize..20).prop_map(|which| Step::Recorded { which }),
+        4 => prop_oneof![0u64..50, 0u64..2_000, 0u64..20_000].prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+fn call_id(n: usize) -> FunctionCallId {
+    FunctionCallId::parse(&format!("fc-{n}")).unwrap()
+}
+
+fn input_id(call: usize, n: usize) -> InputId {
+    InputId::parse(&format!("in-{call}x{n:03}")).unwrap()
+}
+
+fn new_input(call: usize, n: usize) -> NewInput {
+    let payload = Payload::Inline(Bytes::from(vec![0; n]));
+    let method_name = if n % 5 == 4 { "other" } else { "" }.to_owned();
+    NewInput { id: input_id(call, n), idx: n as i32, payload, data_format: 1, method_name }
+}
+
+/// The simple account.
+#[derive(Default)]
+struct Account {
+    /// Accepted inputs of calls that are not forgotten.
+    accepted: BTreeMap<FunctionCallId, BTreeSet<InputId>>,
+    published: HashMap<InputId, FinishedOutput>,
+    /// Who holds the current attempt: set by a delivery, ended by its report, its loss or its time.
+    holder: HashMap<InputId, (TaskId, u32)>,
+    /// Everything a container was ever handed.
+    handed: HashMap<usize, Vec<(InputId, u32)>>,
+    records: Vec<(InputId, FinishedOutput)>,
+    highest_attempt: HashMap<InputId, u32>,
+}
+
+struct World {
+    calls: FunctionCalls,
+    account: Account,
+    now: Millis,
+    poll: u64,
+    /// Containers end for good; the next one takes the place under another name.
+    generation: [usize; TASKS],
+}
+
+impl World {
+    fn new() -> Self {
+        let retry = RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() };
+        let policy = Policy { retry, timeout_ms: 3_000, max_inputs: 40, ..Policy::default() };
+        Self { calls: FunctionCalls::new(policy), account: Account::default(), now: 0, poll: 0, generation: [0; TASKS] }
+    }
+
+    fn task(&self, n: usize) -> TaskId {
+        TaskId::parse(&format!("ta-{n}X{}", self.generation[n])).unwrap()
+    }
+
+    fn step(&mut self, step: &Step) {
+        let (mut effects, now) = (Vec::new(), self.now);
+        match step.clone() {
+            Step::Create { call, durable } => {
+                let kind = if durable { CallKind::Map } else { CallKind::Unary };
+                let spec = CallSpec {
+                    id: call_id(call),
+                    kind,
+                    durable,
+                    parent_input: None,
+                    created_at: now,
+                    invocation_type: 1,
+                };
+                self.calls.create_call(spec);
+                self.account.accepted.entry(call_id(call)).or_default();
+            }
+            Step::Add { call, first, count } => self.add(call, first, count, &mut effects),
+            Step::FinishInputs { call } => self.calls.finish_inputs(&call_id(call)),
+            Step::Poll { task, max } => {
+                self.poll += 1;
+                self.calls.poll(&self.task(task), self.poll, max, now, &mut effects);
+            }
+            Step::CancelPoll { task } => self.calls.cancel_poll(&self.task(task), self.poll),
+            Step::Output { task, which, status, says_attempt } => {
+                self.report(task, which, status, says_attempt, &mut effects);
+            }
+            Step::Undelivered { task, which } => {
+                if let Some((input, attempt)) = self.handed(task, which) {
+                    let id = self.task(task);
+                    if self.account.holder.get(&input) == Some(&(id.clone(), attempt)) {
+                        self.account.holder.remove(&input);
+                        self.calls.on_undelivered(&id, &[input], now, &mut effects);
+                    }
+                }
+            }
+            Step::End { task, end } => {
+                let id = self.task(task);
+                self.calls.on_task_end(&id, &end, now, &mut effects);
+                self.account.holder.retain(|_, (holder, _)| *holder != id);
+                self.generation[task] += 1;
+                self.account.handed.remove(&task);
+            }
+            Step::Drain { task } => self.calls.drain(&self.task(task), &mut effects),
+            Step::Cancel { call } => self.calls.cancel_call(&call_id(call), now, &mut effects),
+            Step::Forget { call } => {
+                self.calls.forget_call(&call_id(call), now, &mut effects);
+                for input in self.account.accepted.remove(&call_id(call)).unwrap_or_default() {
+                    self.account.published.remove(&input);
+                    self.account.holder.remove(&input);
+                    self.account.highest_attempt.remove(&input);
+                }
+            }
+            Step::FailWaiting => {
+                self.calls.fail_waiting(&Outcome::of(OutcomeStatus::InitFailure, "no start"), now, &mut effects);
+            }
+            Step::Recorded { which } => {
+                if which < self.account.records.len() {
+                    let (input, _) = self.account.records.remove(which);
+                    self.calls.on_recorded(&input, &mut effects);
+                }
+            }
+            Step::Wait { ms } => {
+                self.now += ms;
+                self.calls.tick(self.now, &mut effects);
+            }
+        }
+        self.follow(effects);
+        self.calls.check_structure();
+        self.check_account();
+    }
+
+    fn add(&mut self, call: usize, first: usize, count: usize, effects: &mut Vec<Effect>) {
+        let inputs = (first..first + count).map(|n| new_input(call, n)).collect();
+        let known = self.account.accepted.contains_key(&call_id(call));
+        match self.calls.add_inputs(&call_id(call), inputs, self.now, effects) {
+            Accepted::Yes => {
+                let accepted = self.account.accepted.get_mut(&call_id(call)).unwrap();
+                accepted.extend((first..first + count).map(|n| input_id(call, n)));
+            }
+            Accepted::QueueFull => assert!(known),
+            Accepted::NoSuchCall => assert!(!known),
+        }
+    }
+
+    fn handed(&self, task: usize, which: usize) -> Option<(InputId, u32)> {
+        let handed = self.account.handed.get(&task)?;
+        handed.get(handed.len().checked_sub(1 + which)?).cloned()
+    }
+
+    fn report(&mut self, task: usize, which: usize, status: OutcomeStatus, says: bool, effects: &mut Vec<Effect>) {
+        let Some((input, attempt)) = self.handed(task, which) else { return };
+        let id = self.task(task);
+        let outcome = Outcome::of(status, format!("{status:?} of attempt {attempt}"));
+        let taken = self.calls.on_output(&id, &input, says.then_some(attempt), outcome, self.now, effects);
+        let holder = self.account.holder.get(&input);
+        let is_holder = holder.is_some_and(|(task, current)| *task == id && (!says || *current == attempt));
+        assert!(!taken || is_holder, "`{input}` was finished by `{id}`, but {holder:?} has it");
+        if taken {
+            self.account.holder.remove(&input);
+        }
+    }
+
+    /// Enters the effects into the account.
+    fn follow(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Deliver { task, inputs, .. } => {
+                    assert!(!inputs.is_empty());
+                    for assignment in inputs {
+                        self.hand_over(&task, &assignment);
+                    }
+                }
+                Effect::Record { output, .. } => self.account.records.push((output.input.clone(), output)),
+                _ => {}
+            }
+        }
+    }
+
+    fn hand_over(&mut self, task: &TaskId, assignment: &Assignment) {
+        let Assignment { input, attempt, .. } = assignment;
+        assert!(!self.account.published.contains_key(input), "`{input}` runs again after it was finished");
+        let highest = self.account.highest_attempt.entry(input.clone()).or_insert(0);
+        assert!(*attempt >= *highest, "attempt numbers of `{input}` go back");
+        assert!(*attempt <= RETRIES + MAX_SYSTEM_RETRIES, "too many attempts of `{input}`");
+        *highest = *attempt;
+        self.account.holder.insert(input.clone(), (task.clone(), *attempt));
+        let n = (0..TASKS).find(|n| self.task(*n) == *task).expect("a delivery to a container that ended");
+        self.account.handed.entry(n).or_default().push((input.clone(), *attempt));
+    }
+
+    /// Invariants 1 and 2, as a caller sees them.
+    fn check_account(&mut self) {
+        for (call, accepted) in &self.account.accepted {
+            let inputs = self.calls.call_inputs(call);
+            let ids: BTreeSet<InputId> = inputs.iter().map(|(id, ..)| id.clone()).collect();
+            assert_eq!(ids.len(), inputs.len(), "an input of `{call}` is in two states");
+            assert_eq!(&ids, accepted, "inputs of `{call}` are lost or invented");
+            let everything = PageRequest { after: 0, range: None, limit: usize::MAX };
+            for output in self.calls.outputs(call, everything).unwrap().outputs {
+                let first = self.account.published.entry(output.input.clone()).or_insert_with(|| output.clone());
+                assert_eq!(*first, output, "a published output changed");
+            }
+        }
+    }
+}
+
+impl FunctionCalls {
+    /// Invariant 1 from within: every index agrees with the stages.
+    fn check_structure(&self) {
+        let (mut ready, mut delayed, mut deadlines, mut bytes, mut running) =
+            (0, BTreeSet::new(), BTreeSet::new(), 0, 0);
+        for (id, state) in &self.inputs {
+            bytes += state.input.payload.resident_bytes();
+            assert_eq!(self.calls[&state.call].unfinished.get(&state.position), Some(id));
+            match &state.stage {
+                Stage::Ready(_) => ready += 1,
+                Stage::Delayed(due, sequence) => _ = delayed.insert((*due, *sequence, id.clone())),
+                Stage::Running { task, deadline } => {
+                    running += 1;
+                    assert!(self.tasks[task].running.contains(id));
+                    deadlines.insert((*deadline, task.clone(), id.clone()));
+                }
+                Stage::Recording(_) => {}
+            }
+        }
+        for (id, task) in &self.tasks {
+            running -= task.running.len();
+            deadlines.extend(task.abandoned.iter().map(|(input, deadline)| (*deadline, id.clone(), input.clone())));
+            let is_idle = self.idle.contains(&(task.rank, id.clone()));
+            assert_eq!(is_idle, !task.polls.is_empty(), "`{id}` is in the wrong place");
+            assert!(!task.draining || task.polls.is_empty());
+            assert!(self.ready.is_empty() || task.polls.is_empty(), "`{id}` waits beside a ready input");
+        }
+        assert_eq!(running, 0);
+        assert_eq!(self.ready.len(), ready);
+        assert!(self.ready.ids().all(|id| matches!(self.inputs[id].stage, Stage::Ready(_))));
+        assert_eq!(self.delayed, delayed);
+        assert_eq!(self.deadlines, deadlines);
+        assert_eq!(self.resident_bytes, bytes);
+        assert_eq!(self.backlog.is_some(), !self.ready.is_empty());
+        let unfinished: usize = self.calls.values().map(|c| c.unfinished.len()).sum();
+        assert_eq!(self.inputs.len(), unfinished);
+        for call in self.calls.values() {
+            assert_eq!(call.inputs, call.unfinished.len() + call.published.len());
+            assert_eq!(call.finished.len(), call.published.len());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_history_breaks_an_invariant(steps in prop::collection::vec(any_step(), 1..150)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+    }
+
+    #[test]
+    fn whatever_happened_every_input_can_still_be_finished(steps in prop::collection::vec(any_step(), 1..80)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+        for _ in 0..2_000 {
+            if !world.calls.has_unfinished_calls() {
+                return Ok(());
+            }
+            let id = world.task(0);
+            let running: Vec<_> = world.account.holder.iter().filter(|(_, (task, _))| *task == id).collect();
+            match running.first() {
+                Some((input, (_, attempt))) => {
+                    let (input, attempt) = ((*input).clone(), *attempt);
+                    let mut effects = Vec::new();
+                    world.calls.on_output(&id, &input, Some(attempt), Outcome::of(OutcomeStatus::Success, ""), world.now, &mut effects);
+                    world.account.holder.remove(&input);
+                    world.follow(effects);
+                }
+                None => {
+                    world.step(&Step::End { task: 0, end: TaskEnd::Left });
+                    for task in 1..TASKS {
+                        world.step(&Step::End { task, end: TaskEnd::Lost("swept".to_owned()) });
+                    }
+                    world.step(&Step::Poll { task: 0, max: 3 });
+                }
+            }
+            world.step(&Step::Recorded { which: 0 });
+            world.step(&Step::Wait { ms: 10 });
+        }
+        prop_assert!(!world.calls.has_unfinished_calls(), "inputs are stuck");
+    }
+}

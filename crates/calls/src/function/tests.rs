@@ -1,0 +1,462 @@
+//! The promises of the state machine, one by one.
+
+use bytes::Bytes;
+use types::ids::{FunctionCallId, InputId, TaskId};
+
+use super::FunctionCalls;
+use crate::*;
+
+fn call_id(n: usize) -> FunctionCallId {
+    FunctionCallId::parse(&format!("fc-{n}")).unwrap()
+}
+
+fn input_id(n: usize) -> InputId {
+    InputId::parse(&format!("in-{n:06}")).unwrap()
+}
+
+fn task_id(n: usize) -> TaskId {
+    TaskId::parse(&format!("ta-{n:026}")).unwrap()
+}
+
+fn spec(n: usize, kind: CallKind, durable: bool) -> CallSpec {
+    CallSpec { id: call_id(n), kind, durable, parent_input: None, created_at: 0, invocation_type: 2 }
+}
+
+fn input(n: usize) -> NewInput {
+    let payload = Payload::Inline(Bytes::from_static(b"argument"));
+    NewInput { id: input_id(n), idx: n as i32, payload, data_format: 1, method_name: String::new() }
+}
+
+fn success() -> Outcome {
+    Outcome::of(OutcomeStatus::Success, "")
+}
+
+fn failure() -> Outcome {
+    Outcome::of(OutcomeStatus::Failure, "it failed")
+}
+
+const EVERYTHING: PageRequest = PageRequest { after: 0, range: None, limit: 1_000_000 };
+
+/// A function with one map of `count` inputs, driven with less ceremony.
+struct Bench {
+    calls: FunctionCalls,
+    effects: Vec<Effect>,
+}
+
+impl Bench {
+    fn new(policy: Policy, count: usize, durable: bool) -> Self {
+        let mut calls = FunctionCalls::new(policy);
+        calls.create_call(spec(0, CallKind::Map, durable));
+        let mut effects = Vec::new();
+        let accepted = calls.add_inputs(&call_id(0), (0..count).map(input).collect(), 0, &mut effects);
+        assert_eq!(accepted, Accepted::Yes);
+        Self { calls, effects }
+    }
+
+    fn with_retries(retries: u32, delay_ms: u64) -> Policy {
+        let retry = RetryPolicy { retries, initial_delay_ms: delay_ms, ..RetryPolicy::default() };
+        Policy { retry, ..Policy::default() }
+    }
+
+    /// Lets a container ask for inputs; answers with what it got.
+    fn poll(&mut self, task: usize, max: usize, now: Millis) -> Vec<Assignment> {
+        self.effects.clear();
+        self.calls.poll(&task_id(task), now, max, now, &mut self.effects);
+        let delivered = self.effects.iter().find_map(|e| match e {
+            Effect::Deliver { inputs, .. } => Some(inputs.clone()),
+            _ => None,
+        });
+        delivered.unwrap_or_default()
+    }
+
+    fn output(&mut self, task: usize, n: usize, attempt: Option<u32>, outcome: Outcome, now: Millis) -> bool {
+        self.effects.clear();
+        self.calls.on_output(&task_id(task), &input_id(n), attempt, outcome, now, &mut self.effects)
+    }
+
+    fn end(&mut self, task: usize, end: TaskEnd, now: Millis) {
+        self.effects.clear();
+        self.calls.on_task_end(&task_id(task), &end, now, &mut self.effects);
+    }
+
+    fn tick(&mut self, now: Millis) {
+        self.effects.clear();
+        self.calls.tick(now, &mut self.effects);
+    }
+
+    fn statuses(&self) -> Vec<OutcomeStatus> {
+        let page = self.calls.outputs(&call_id(0), EVERYTHING).unwrap();
+        page.outputs.into_iter().map(|o| o.outcome.status).collect()
+    }
+}
+
+#[test]
+fn a_waiting_container_gets_an_input_as_it_arrives() {
+    let mut calls = FunctionCalls::new(Policy::default());
+    let mut effects = Vec::new();
+    calls.poll(&task_id(1), 7, 1, 0, &mut effects);
+    assert!(effects.is_empty());
+    calls.create_call(spec(0, CallKind::Unary, false));
+    calls.add_inputs(&call_id(0), vec![input(0)], 5, &mut effects);
+    assert!(matches!(&effects[..], [Effect::Deliver { poll: 7, inputs, .. }] if inputs[0].attempt == 0));
+}
+
+#[test]
+fn a_failure_is_retried_after_its_backoff_and_then_final() {
+    let mut bench = Bench::new(Bench::with_retries(1, 500), 1, false);
+    bench.poll(1, 1, 0);
+    assert!(bench.output(1, 0, Some(0), failure(), 100));
+    assert_eq!(bench.calls.next_due(), Some(600));
+    assert!(bench.poll(1, 1, 599).is_empty());
+    bench.tick(600);
+    assert!(matches!(&bench.effects[..], [Effect::Deliver { inputs, .. }] if inputs[0].attempt == 1));
+    assert!(bench.output(1, 0, Some(1), failure(), 700));
+    assert_eq!(bench.statuses(), [OutcomeStatus::Failure]);
+}
+
+#[test]
+fn a_retry_without_delay_goes_to_the_container_that_waits() {
+    let mut bench = Bench::new(Bench::with_retries(1, 0), 1, false);
+    bench.poll(1, 1, 0);
+    bench.poll(2, 1, 1);
+    bench.output(1, 0, Some(0), failure(), 5);
+    assert!(matches!(&bench.effects[..], [Effect::Deliver { task, .. }] if *task == task_id(2)));
+}
+
+#[test]
+fn what_an_older_attempt_or_another_container_sends_is_refused() {
+    let mut bench = Bench::new(Bench::with_retries(3, 0), 1, false);
+    bench.poll(1, 1, 0);
+    bench.output(1, 0, Some(0), failure(), 1);
+    bench.poll(1, 1, 2);
+    assert!(!bench.output(1, 0, Some(0), success(), 3), "an older attempt");
+    assert!(!bench.output(2, 0, Some(1), success(), 3), "another container");
+    assert!(bench.output(1, 0, None, success(), 3), "a client that sends no attempt");
+    assert!(!bench.output(1, 0, Some(1), success(), 4), "a repetition");
+}
+
+#[test]
+fn an_undelivered_input_keeps_its_attempt_its_place_and_its_waiting_time() {
+    let mut bench = Bench::new(Policy::default(), 3, false);
+    let got = bench.poll(1, 2, 50);
+    let ids: Vec<InputId> = got.iter().map(|a| a.input.clone()).collect();
+    bench.effects.clear();
+    bench.calls.on_undelivered(&task_id(1), &ids, 60, &mut bench.effects);
+    assert_eq!(bench.calls.load().oldest_ready_at, Some(0));
+    let again = bench.poll(2, 3, 70);
+    assert_eq!(again.iter().map(|a| (a.idx, a.attempt)).collect::<Vec<_>>(), [(0, 0), (1, 0), (2, 0)]);
+}
+
+#[test]
+fn an_undelivered_input_that_was_cancelled_meanwhile_does_not_cost_the_container() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.poll(1, 1, 0);
+    bench.calls.cancel_call(&call_id(0), 1, &mut bench.effects);
+    bench.calls.on_undelivered(&task_id(1), &[input_id(0)], 2, &mut bench.effects);
+    assert_eq!(bench.calls.next_due(), None);
+    assert_eq!(bench.calls.idle_since(&task_id(1)), Some(1));
+}
+
+#[test]
+fn a_lost_container_costs_no_retry_of_the_user_but_not_for_ever() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    for n in 0..MAX_SYSTEM_RETRIES as usize + 1 {
+        assert_eq!(bench.poll(n, 1, 0).len(), 1, "attempt {n}");
+        bench.end(n, TaskEnd::Lost("the machine is gone".to_owned()), 1);
+    }
+    assert_eq!(bench.statuses(), [OutcomeStatus::InternalFailure]);
+    let page = bench.calls.outputs(&call_id(0), EVERYTHING).unwrap();
+    let text = "the container was lost 9 times while it ran this input; last: the machine is gone";
+    assert_eq!(page.outputs[0].outcome.exception, text);
+}
+
+#[test]
+fn a_crash_counts_against_the_users_retries() {
+    let mut bench = Bench::new(Bench::with_retries(1, 0), 1, false);
+    for n in 0..2 {
+        bench.poll(n, 1, 0);
+        bench.end(n, TaskEnd::Crashed("exit code 139".to_owned()), 1);
+    }
+    assert_eq!(bench.statuses(), [OutcomeStatus::Failure]);
+}
+
+#[test]
+fn the_end_of_a_container_may_be_reported_twice() {
+    let mut bench = Bench::new(Bench::with_retries(5, 0), 1, false);
+    bench.poll(1, 1, 0);
+    bench.end(1, TaskEnd::Crashed("once".to_owned()), 1);
+    bench.end(1, TaskEnd::Crashed("twice".to_owned()), 2);
+    assert_eq!(bench.poll(2, 1, 3)[0].attempt, 1);
+}
+
+#[test]
+fn a_late_request_of_a_container_that_ended_gets_no_input() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.end(1, TaskEnd::Left, 0);
+    assert!(bench.poll(1, 1, 1).is_empty());
+    assert!(matches!(&bench.effects[..], [Effect::Drain { .. }]));
+    assert_eq!(bench.calls.load().ready, 1);
+}
+
+#[test]
+fn lost_inputs_run_again_before_those_that_never_ran_and_in_order() {
+    let mut bench = Bench::new(Policy::default(), 4, false);
+    bench.poll(1, 2, 0);
+    bench.end(1, TaskEnd::Lost("gone".to_owned()), 1);
+    let order: Vec<i32> = bench.poll(2, 4, 2).iter().map(|a| a.idx).collect();
+    assert_eq!(order, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_timeout_stops_the_container_once_and_tries_again() {
+    let policy = Policy { timeout_ms: 1_000, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(policy, 3, false);
+    bench.poll(1, 3, 0);
+    bench.tick(1_000);
+    let stops = bench.effects.iter().filter(|e| matches!(e, Effect::StopTask { .. })).count();
+    assert_eq!(stops, 1);
+    assert_eq!(bench.calls.load().ready, 3);
+    assert!(bench.poll(1, 1, 1_001).is_empty(), "a container that is being stopped gets nothing");
+    assert_eq!(bench.poll(2, 3, 1_002).len(), 3);
+    bench.tick(2_002);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Timeout; 3]);
+}
+
+#[test]
+fn ten_thousand_inputs_may_time_out_in_the_same_moment() {
+    let policy = Policy { timeout_ms: 1_000, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(policy, 10_000, false);
+    bench.poll(1, 10_000, 0);
+    bench.tick(1_000);
+    assert_eq!(bench.calls.load().ready, 10_000);
+}
+
+#[test]
+fn cancelling_ends_what_waits_and_gives_what_runs_a_grace() {
+    let mut bench = Bench::new(Policy::default(), 3, false);
+    bench.poll(1, 1, 0);
+    bench.effects.clear();
+    bench.calls.cancel_call(&call_id(0), 10, &mut bench.effects);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Terminated; 3]);
+    let told = Effect::CancelInputs { task: task_id(1), inputs: vec![input_id(0)] };
+    assert!(bench.effects.contains(&told));
+    assert_eq!(bench.calls.idle_since(&task_id(1)), None, "it still works on the cancelled input");
+    bench.tick(10_010);
+    assert!(matches!(&bench.effects[..], [Effect::StopTask { .. }]));
+}
+
+#[test]
+fn a_cancelled_input_that_ends_in_time_leaves_its_container_alone() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.poll(1, 1, 0);
+    bench.calls.cancel_call(&call_id(0), 10, &mut bench.effects);
+    assert!(!bench.output(1, 0, Some(0), success(), 20));
+    bench.tick(20_000);
+    assert!(bench.effects.is_empty());
+    assert_eq!(bench.statuses(), [OutcomeStatus::Terminated]);
+}
+
+#[test]
+fn a_container_with_one_slot_that_asks_again_has_ended_its_cancelled_input() {
+    let policy = Policy { slots_per_container: 1, ..Policy::default() };
+    let mut bench = Bench::new(policy, 1, false);
+    bench.poll(1, 1, 0);
+    bench.calls.cancel_call(&call_id(0), 10, &mut bench.effects);
+    bench.poll(1, 1, 20);
+    bench.tick(20_000);
+    assert!(bench.effects.is_empty());
+}
+
+#[test]
+fn inputs_added_to_a_cancelled_call_end_at_once() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.calls.cancel_call(&call_id(0), 1, &mut bench.effects);
+    assert_eq!(bench.calls.add_inputs(&call_id(0), vec![input(1)], 2, &mut bench.effects), Accepted::Yes);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Terminated; 2]);
+    assert!(bench.calls.is_finished(&call_id(0)));
+}
+
+#[test]
+fn an_interruption_that_nobody_asked_for_is_repeated() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.poll(1, 1, 0);
+    assert!(bench.output(1, 0, Some(0), Outcome::of(OutcomeStatus::Terminated, ""), 1));
+    assert_eq!(bench.poll(1, 1, 2)[0].attempt, 1);
+    assert_eq!(bench.calls.next_due(), Some(2 + bench.calls.policy().timeout_ms));
+}
+
+#[test]
+fn a_repeated_request_does_not_run_a_finished_input_again() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.poll(1, 1, 0);
+    bench.output(1, 0, Some(0), success(), 1);
+    bench.calls.create_call(spec(0, CallKind::Map, false));
+    assert_eq!(bench.calls.add_inputs(&call_id(0), vec![input(0)], 2, &mut bench.effects), Accepted::Yes);
+    assert!(!bench.calls.has_unfinished_calls());
+    assert_eq!(bench.statuses(), [OutcomeStatus::Success]);
+}
+
+#[test]
+fn a_durable_output_is_seen_only_after_it_was_recorded() {
+    let mut bench = Bench::new(Policy::default(), 1, true);
+    bench.poll(1, 1, 0);
+    bench.output(1, 0, Some(0), success(), 1);
+    assert!(matches!(&bench.effects[..], [Effect::Record { .. }]));
+    assert!(bench.statuses().is_empty());
+    bench.calls.cancel_call(&call_id(0), 2, &mut bench.effects);
+    bench.calls.on_recorded(&input_id(0), &mut bench.effects);
+    bench.calls.on_recorded(&input_id(0), &mut bench.effects);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Success]);
+}
+
+#[test]
+fn forgetting_a_call_records_nothing_and_leaves_nothing() {
+    let mut bench = Bench::new(Policy::default(), 3, true);
+    bench.poll(1, 2, 0);
+    bench.output(1, 0, Some(0), success(), 1);
+    bench.effects.clear();
+    bench.calls.forget_call(&call_id(0), 2, &mut bench.effects);
+    assert!(bench.effects.iter().all(|e| !matches!(e, Effect::Record { .. })));
+    assert!(bench.effects.contains(&Effect::CancelInputs { task: task_id(1), inputs: vec![input_id(1)] }));
+    bench.calls.on_recorded(&input_id(0), &mut bench.effects);
+    assert!(!bench.calls.has_unfinished_calls());
+    assert!(bench.calls.has_room(0, bench.calls.policy().max_input_bytes), "no bytes are left behind");
+}
+
+#[test]
+fn a_failed_start_fails_what_waits_and_spares_what_runs() {
+    let mut bench = Bench::new(Bench::with_retries(1, 5_000), 3, false);
+    bench.poll(1, 2, 0);
+    bench.output(1, 0, Some(0), failure(), 1);
+    bench.calls.fail_waiting(&Outcome::of(OutcomeStatus::InitFailure, "no such module"), 2, &mut bench.effects);
+    assert_eq!(bench.statuses(), [OutcomeStatus::InitFailure; 2]);
+    let load = bench.calls.load();
+    assert_eq!((load.ready, load.delayed, load.running), (0, 0, 1));
+}
+
+#[test]
+fn a_full_queue_takes_nothing() {
+    let policy = Policy { max_inputs: 3, ..Policy::default() };
+    let mut bench = Bench::new(policy, 2, false);
+    let more = vec![input(2), input(3)];
+    assert_eq!(bench.calls.add_inputs(&call_id(0), more, 0, &mut bench.effects), Accepted::QueueFull);
+    assert_eq!(bench.calls.load().ready, 2);
+    let repeated = vec![input(0), input(1), input(2)];
+    assert_eq!(bench.calls.add_inputs(&call_id(0), repeated, 0, &mut bench.effects), Accepted::Yes);
+}
+
+#[test]
+fn a_batch_holds_inputs_of_one_method() {
+    let mut bench = Bench::new(Policy::default(), 0, false);
+    let methods = ["a", "a", "b", "a"];
+    let inputs = (0..4).map(|n| NewInput { method_name: methods[n].to_owned(), ..input(n) }).collect();
+    bench.calls.add_inputs(&call_id(0), inputs, 0, &mut bench.effects);
+    let sizes: Vec<usize> = (0..3).map(|task| bench.poll(task, 4, 1).len()).collect();
+    assert_eq!(sizes, [2, 1, 1]);
+}
+
+#[test]
+fn the_container_that_was_busy_last_gets_the_next_input() {
+    let mut bench = Bench::new(Policy::default(), 2, false);
+    bench.poll(1, 1, 0);
+    bench.poll(2, 1, 1);
+    bench.output(2, 1, Some(0), success(), 2);
+    bench.output(1, 0, Some(0), success(), 3);
+    bench.poll(1, 1, 4);
+    bench.poll(2, 1, 5);
+    // The idle one asks again, as containers do now and then; it has not become busier by that.
+    bench.calls.cancel_poll(&task_id(2), 5);
+    bench.poll(2, 1, 6);
+    bench.effects.clear();
+    bench.calls.add_inputs(&call_id(0), vec![input(2)], 7, &mut bench.effects);
+    assert!(matches!(&bench.effects[..], [Effect::Deliver { task, .. }] if *task == task_id(1)));
+}
+
+#[test]
+fn a_draining_container_gets_nothing_more_and_may_finish_what_it_runs() {
+    let mut bench = Bench::new(Policy::default(), 2, false);
+    bench.poll(1, 1, 0);
+    bench.calls.drain(&task_id(1), &mut bench.effects);
+    assert!(bench.poll(1, 1, 2).is_empty());
+    assert!(matches!(&bench.effects[..], [Effect::Drain { .. }]));
+    assert!(bench.output(1, 0, Some(0), success(), 3));
+    assert_eq!(bench.calls.load().ready, 1);
+}
+
+#[test]
+fn what_a_leaving_container_left_undone_is_done_again() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.poll(1, 1, 0);
+    bench.end(1, TaskEnd::Left, 4);
+    assert_eq!(bench.poll(2, 1, 5)[0].attempt, 1);
+}
+
+#[test]
+fn a_restored_call_runs_what_is_pending_and_shows_what_is_finished() {
+    let mut calls = FunctionCalls::new(Policy::default());
+    let finished = FinishedOutput { input: input_id(0), idx: 0, task: None, outcome: success() };
+    let restored = Restored {
+        spec: spec(0, CallKind::Map, true),
+        pending: vec![input(1)],
+        finished: vec![finished],
+        inputs_complete: true,
+    };
+    calls.restore(restored, 0);
+    let page = calls.outputs(&call_id(0), EVERYTHING).unwrap();
+    assert_eq!((page.outputs.len(), page.unfinished), (1, 1));
+    assert_eq!(calls.input_count(&call_id(0)), Some(2));
+    let mut effects = Vec::new();
+    calls.poll(&task_id(1), 1, 1, 1, &mut effects);
+    assert!(matches!(&effects[..], [Effect::Deliver { inputs, .. }] if inputs[0].idx == 1));
+}
+
+#[test]
+fn outputs_are_paged_by_cursor_and_chosen_by_range() {
+    let mut bench = Bench::new(Policy::default(), 5, false);
+    bench.poll(1, 5, 0);
+    for n in 0..5 {
+        bench.output(1, n, Some(0), success(), 1);
+    }
+    let page = |after, range, limit| {
+        let page = bench.calls.outputs(&call_id(0), PageRequest { after, range, limit }).unwrap();
+        (page.outputs.iter().map(|o| o.idx).collect::<Vec<_>>(), page.next)
+    };
+    assert_eq!(page(0, None, 2), (vec![0, 1], 2));
+    assert_eq!(page(4, None, 2), (vec![4], 5));
+    assert_eq!(page(9, None, 2), (vec![], 5));
+    assert_eq!(page(0, Some((3, 3)), 2), (vec![3], 5));
+}
+
+#[test]
+fn a_map_without_inputs_is_open_until_its_caller_says_that_none_come() {
+    let mut bench = Bench::new(Policy::default(), 0, false);
+    assert_eq!(bench.calls.outputs(&call_id(0), EVERYTHING).unwrap().unfinished, 1);
+    bench.calls.finish_inputs(&call_id(0));
+    assert_eq!(bench.calls.outputs(&call_id(0), EVERYTHING).unwrap().unfinished, 0);
+}
+
+#[test]
+fn the_backlog_is_timed_from_the_moment_it_began() {
+    let mut bench = Bench::new(Policy::default(), 3, false);
+    bench.poll(1, 1, 10);
+    bench.output(1, 0, Some(0), success(), 20);
+    let load = bench.calls.load();
+    assert_eq!((load.backlog_since, load.completed_in_backlog), (Some(0), 1));
+    bench.poll(1, 2, 30);
+    assert_eq!(bench.calls.load().backlog_since, None);
+}
+
+/// Not a measurement, only a guard against something quadratic: a hundred thousand inputs through one container, with
+/// the facts read at each step as the shell does, take well under a second even unoptimised.
+#[test]
+fn a_hundred_thousand_queued_inputs_are_no_burden() {
+    const COUNT: usize = 100_000;
+    let mut bench = Bench::new(Policy::default(), COUNT, false);
+    for n in 0..COUNT / 2 {
+        assert_eq!(bench.poll(1, 1, 0).len(), 1);
+        bench.output(1, n, Some(0), success(), 0);
+        assert_eq!(bench.calls.load().ready, COUNT - n - 1);
+    }
+    bench.calls.cancel_call(&call_id(0), 0, &mut bench.effects);
+    assert_eq!(bench.statuses().len(), COUNT);
+}

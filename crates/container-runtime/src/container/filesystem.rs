@@ -1,0 +1,330 @@
+//! The container's root: image layers below, what it writes above, kernel filesystems and binds on top.
+//!
+//! It is put together on a private `tmpfs` (the stage) in a new mount namespace, out of detached mounts. Layers get
+//! short names there so that hundreds of them fit into overlayfs's option page. When the finished tree has become the
+//! root, the stage and every other mount of the machine are gone from this namespace.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use super::missing::{self, Kind, Place};
+use super::sources::Sources;
+use super::{Common, Stopwatch};
+use crate::network::resolvers;
+use crate::spec::Network;
+use crate::sys::mount::{NODEV, NOEXEC, NOSUID, RDONLY};
+use crate::sys::{self, At, Doing, Failure, mount, process};
+use crate::wire::{Job, Phases};
+
+/// `/proc`, `/sys` and `/dev` of one container, made ahead of time and attached when its root exists.
+pub struct KernelMounts {
+    proc: OwnedFd,
+    sys: OwnedFd,
+    dev: OwnedFd,
+    pts: OwnedFd,
+    mqueue: OwnedFd,
+}
+
+/// The devices that every program may expect, with their numbers.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+const DEVICE_FOLDERS: [&str; 3] = ["pts", "shm", "mqueue"];
+/// The group that owns terminals in every distribution.
+const TTY_GROUP: u32 = 5;
+
+impl KernelMounts {
+    pub fn make(common: &Common) -> Doing<Self> {
+        let make = |kind: &std::ffi::CStr, options: &[(&str, &str)], flags| {
+            mount::new_mount(kind, options, flags).at(format_args!("make a `{}` mount", kind.to_string_lossy()))
+        };
+        let tty_group = common.host_id(TTY_GROUP).to_string();
+        let dev = make(c"tmpfs", &[("mode", "755"), ("size", "65536")], NOSUID | NOEXEC)?;
+        fill_dev(common, dev.as_fd()).at("fill `/dev`")?;
+        Ok(Self {
+            proc: make(c"proc", &[], NOSUID | NODEV | NOEXEC)?,
+            sys: make(c"sysfs", &[], RDONLY | NOSUID | NODEV | NOEXEC)?,
+            pts: make(c"devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", &tty_group)], NOSUID | NOEXEC)?,
+            mqueue: make(c"mqueue", &[], NOSUID | NODEV | NOEXEC)?,
+            dev,
+        })
+    }
+}
+
+fn fill_dev(common: &Common, dev: BorrowedFd<'_>) -> std::io::Result<()> {
+    let root = common.host_id(0);
+    for (name, major, minor) in DEVICES {
+        sys::mknod_char(dev, name, major, minor)?;
+        sys::chmodat(dev, name, 0o666)?;
+    }
+    for (name, target) in DEVICE_LINKS {
+        sys::symlinkat(target, dev, name)?;
+    }
+    for name in DEVICE_FOLDERS {
+        sys::mkdirat(Some(dev), name, 0o755)?;
+    }
+    let names = DEVICES.iter().map(|device| device.0).chain(DEVICE_LINKS.map(|link| link.0)).chain(DEVICE_FOLDERS);
+    for name in names.chain([""]) {
+        sys::chownat(Some(dev), name, root, root)?;
+    }
+    Ok(())
+}
+
+/// Builds the job's root filesystem and makes it this process's root, in a mount namespace of its own.
+pub fn become_root(
+    common: &Common,
+    job: &Job,
+    kernel: KernelMounts,
+    watch: &mut Stopwatch,
+    phases: &mut Phases,
+) -> Doing<()> {
+    process::unshare(libc::CLONE_NEWNS).at("make a mount namespace")?;
+    mount::make_everything_private().at("cut off the mount namespace")?;
+    let sources = Sources::open(common, job)?;
+    phases.sources = watch.lap();
+    enter_stage(&common.stage)?;
+    place_layers(&sources)?;
+    let root = mount_overlay(common, job)?;
+    phases.overlay = watch.lap();
+    attach_all(common, job, root.as_fd(), kernel, &sources)?;
+    std::env::set_current_dir(ROOT).at("enter the root filesystem")?;
+    mount::pivot_into_current().at("make it the root")?;
+    phases.assemble = watch.lap();
+    Ok(())
+}
+
+// Names on the stage.
+const ROOT: &str = "m";
+const SCRATCH: &str = "s";
+const EXTRA_LAYER: &str = "x";
+const FILES: &str = "f";
+const EMPTY: &str = "e";
+const VOLATILE_MARK: &str = "s/work/work/incompat";
+
+fn enter_stage(stage: &Path) -> Doing<()> {
+    let tmpfs = mount::new_mount(c"tmpfs", &[("mode", "755"), ("size", "16m")], 0).at("make the stage")?;
+    mount::attach(tmpfs.as_fd(), None, stage).at(format_args!("mount the stage on `{}`", stage.display()))?;
+    std::env::set_current_dir(stage).at("enter the stage")?;
+    for name in [ROOT, SCRATCH, EXTRA_LAYER, FILES, EMPTY] {
+        fs::create_dir(name).at("fill the stage")?;
+    }
+    Ok(())
+}
+
+fn layer_name(index: usize) -> String {
+    format!("l{index}")
+}
+
+fn place_layers(sources: &Sources) -> Doing<()> {
+    mount::attach(sources.scratch.as_fd(), None, SCRATCH).at("place the scratch folder")?;
+    for (index, layer) in sources.layers.iter().enumerate() {
+        let name = layer_name(index);
+        fs::create_dir(&name).at("fill the stage")?;
+        mount::attach(layer.as_fd(), None, &name).at("place a layer")?;
+    }
+    Ok(())
+}
+
+/// Mounts the image and the container's own writes as one tree, in which every place that a mount needs exists.
+fn mount_overlay(common: &Common, job: &Job) -> Doing<OwnedFd> {
+    let root = overlay(common, job, false)?;
+    let missing = missing::find(root.as_fd(), &places(job))?;
+    if missing.is_empty() {
+        return Ok(root);
+    }
+    missing::make(common, root.as_fd(), &missing, Path::new(EXTRA_LAYER))?;
+    drop(root);
+    mount::detach(ROOT).at("take the root filesystem down again")?;
+    // The mark by which overlayfs refuses a second `volatile` mount; nothing was written through the first.
+    fs::remove_dir_all(VOLATILE_MARK).at("clear overlayfs's mark")?;
+    overlay(common, job, true)
+}
+
+fn overlay(common: &Common, job: &Job, with_extra: bool) -> Doing<OwnedFd> {
+    let options = overlay_options(job.layers.len(), with_extra);
+    // Overlayfs keeps the identity of whoever mounts it for its own files (whiteouts, its work folder), and an
+    // id-mapped scratch folder can only store owners that are mapped.
+    process::create_files_as(common.host_id(0)).at("take the container's file owner")?;
+    let mounted = mount::mount(c"overlay", c"overlay", ROOT, 0, &options);
+    process::create_files_as(0).at("go back to the machine's file owner")?;
+    mounted.at(format_args!(
+        "mount {} layers with scratch `{}` (overlayfs needs a local filesystem such as ext4 or xfs)",
+        job.layers.len(),
+        job.scratch.display()
+    ))?;
+    sys::openat(None, ROOT, libc::O_PATH | libc::O_DIRECTORY).at("open the root filesystem")
+}
+
+/// - `volatile`: writes are not forced to disk when a program asks. A container's own writes are worth nothing after a
+///   crash of the machine, and package managers ask after every file.
+/// - `redirect_dir`, `metacopy`, `index` off: `diff` then holds nothing but whole files, whiteouts and opaque marks,
+///   which is what a layer is.
+fn overlay_options(layers: usize, with_extra: bool) -> String {
+    let mut options = String::from("lowerdir=");
+    if with_extra {
+        options.push_str(EXTRA_LAYER);
+        options.push(':');
+    }
+    for index in (0..layers).rev() {
+        // Writing to a string cannot fail.
+        let _ = write!(options, "{}{}", layer_name(index), if index > 0 { ":" } else { "" });
+    }
+    let _ = write!(options, ",upperdir={SCRATCH}/diff,workdir={SCRATCH}/work");
+    options.push_str(",volatile,redirect_dir=off,metacopy=off,index=off");
+    options
+}
+
+/// Every place inside that something gets mounted on, or that the caller was promised.
+fn places(job: &Job) -> Vec<Place> {
+    let folder = |path: &str, mode| Place { path: path.into(), kind: Kind::Folder, mode };
+    let file = |path: &str| Place { path: path.into(), kind: Kind::File, mode: 0o644 };
+    let mut places = vec![folder("/proc", 0o555), folder("/sys", 0o555), folder("/dev", 0o755)];
+    places.push(folder("/tmp", 0o1777));
+    places.extend(HOST_FILES.map(|(path, _)| file(path)));
+    places.extend(job.binds.iter().map(|bind| match bind.source.is_dir() {
+        true => folder(&bind.target, 0o755),
+        false => file(&bind.target),
+    }));
+    places.push(folder(&job.cwd, 0o755));
+    places
+}
+
+fn attach_all(
+    common: &Common,
+    job: &Job,
+    root: BorrowedFd<'_>,
+    kernel: KernelMounts,
+    sources: &Sources,
+) -> Doing<()> {
+    put(root, &kernel.proc, "/proc")?;
+    put(root, &kernel.sys, "/sys")?;
+    put(root, &kernel.dev, "/dev")?;
+    put(root, &kernel.pts, "/dev/pts")?;
+    put(root, &kernel.mqueue, "/dev/mqueue")?;
+    put(root, &shared_memory(job)?, "/dev/shm")?;
+    for (path, content) in HOST_FILES {
+        put(root, &host_file(common, path, &content(job))?, path)?;
+    }
+    hide(root)?;
+    for (bind, source) in job.binds.iter().zip(&sources.binds) {
+        put(root, source, &bind.target)?;
+    }
+    Ok(())
+}
+
+fn put(root: BorrowedFd<'_>, mount: &OwnedFd, target: &str) -> Doing<()> {
+    let place = sys::open_in_root(root, target, libc::O_PATH).at(format_args!("find `{target}`"))?;
+    mount::attach(mount.as_fd(), Some(place.as_fd()), "").at(format_args!("mount on `{target}`"))
+}
+
+/// What tells about the whole machine, or lets root change it. Most of it is closed by belonging to the machine's root;
+/// hiding it as well is what protects where there is no user namespace.
+const HIDDEN: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 4] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
+
+fn hide(root: BorrowedFd<'_>) -> Doing<()> {
+    for path in HIDDEN {
+        let Ok(place) = sys::open_in_root(root, path, libc::O_PATH) else { continue };
+        let folder = sys::is_folder(place.as_fd()).at(format_args!("look at `{path}`"))?;
+        let cover = if folder { mount::clone_tree(None, EMPTY) } else { copy_inside(root, "/dev/null") };
+        put_read_only(root, cover, path).at(format_args!("hide `{path}`"))?;
+    }
+    for path in READ_ONLY {
+        match copy_inside(root, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            copy => put_read_only(root, copy, path).at(format_args!("protect `{path}`"))?,
+        }
+    }
+    Ok(())
+}
+
+fn copy_inside(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    mount::clone_tree(Some(sys::open_in_root(root, path, libc::O_PATH)?.as_fd()), "")
+}
+
+fn put_read_only(root: BorrowedFd<'_>, mount: io::Result<OwnedFd>, path: &str) -> io::Result<()> {
+    let mount = mount?;
+    mount::set_read_only(mount.as_fd())?;
+    mount::attach(mount.as_fd(), Some(sys::open_in_root(root, path, libc::O_PATH)?.as_fd()), "")
+}
+
+/// Half the memory limit, as Linux itself gives by default, but never too little for a browser or a data loader.
+fn shared_memory(job: &Job) -> Doing<OwnedFd> {
+    const LEAST: u64 = 64 << 20;
+    let size = match job.limits.memory_bytes {
+        Some(limit) => (limit / 2).max(LEAST).to_string(),
+        None => "50%".to_string(),
+    };
+    mount::new_mount(c"tmpfs", &[("mode", "1777"), ("size", &size)], NOSUID | NODEV).at("make `/dev/shm`")
+}
+
+type Content = fn(&Job) -> String;
+
+/// Files that describe this machine and this container, rather than the image.
+const HOST_FILES: [(&str, Content); 3] =
+    [("/etc/resolv.conf", resolv_conf), ("/etc/hosts", hosts), ("/etc/hostname", hostname)];
+
+fn resolv_conf(job: &Job) -> String {
+    match job.network {
+        Network::None => String::new(),
+        Network::Nat => resolvers::choose(&job.resolvers).file(),
+    }
+}
+
+fn hosts(job: &Job) -> String {
+    // The traditional second loopback address: the container's own name works without any network.
+    let own = Ipv4Addr::new(127, 0, 1, 1);
+    format!("127.0.0.1\tlocalhost\n{own}\t{}\n::1\tlocalhost ip6-localhost ip6-loopback\n", job.hostname)
+}
+
+fn hostname(job: &Job) -> String {
+    format!("{}\n", job.hostname)
+}
+
+fn host_file(common: &Common, path: &str, content: &str) -> Doing<OwnedFd> {
+    let name = path.rsplit('/').next().ok_or_else(|| Failure(format!("`{path}` has no name")))?;
+    let here = Path::new(FILES).join(name);
+    let root = common.host_id(0);
+    fs::write(&here, content).at(format_args!("write `{path}`"))?;
+    sys::chownat(None, &here, root, root).at(format_args!("give `{path}` its owner"))?;
+    mount::clone_tree(None, &here).at(format_args!("copy `{path}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_layer_comes_first_and_the_extra_one_before_it() {
+        let options = overlay_options(3, true);
+        assert!(options.starts_with("lowerdir=x:l2:l1:l0,upperdir=s/diff,workdir=s/work,"));
+    }
+
+    #[test]
+    fn four_hundred_layers_fit_into_one_page() {
+        assert!(overlay_options(400, true).len() < 4096);
+    }
+}

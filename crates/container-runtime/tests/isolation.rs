@@ -1,0 +1,249 @@
+//! What a container can see, and what it cannot do.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use common::{Machine, Spec, run};
+use dorian_container_runtime::Bind;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_inside_is_nobody_outside_but_files_on_disk_belong_to_root() {
+    let machine = Machine::new();
+    let spec = machine.shell("echo mine > /file; chown 1000:1000 /file2 2>/dev/null; touch /file2; chown 1000 /file2; id -u; sleep 1000");
+    let diff = spec.inner.scratch.join("diff");
+    let run = machine.start(spec).await;
+    common::until("the files are there", || diff.join("file2").exists().then_some(()), || ());
+    let status = fs::read_to_string(format!("/proc/{}/status", run.container.pid())).unwrap();
+    assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", machine.config.uid_base)), "{status}");
+    run.container.kill();
+    assert_eq!(run.end().await.output, "0\n");
+    assert_eq!(fs::metadata(diff.join("file")).unwrap().uid(), 0);
+    assert_eq!(fs::metadata(diff.join("file2")).unwrap().uid(), 1000);
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_is_a_layer_and_nothing_else_is_in_it() {
+    let machine = Machine::new();
+    let spec = machine.shell("mkdir -p /data/sub; echo one > /data/sub/file; rm /etc/passwd; rm -r /bin/sort").build();
+    let spec = spec.change(|spec| {
+        spec.cwd = "/work/here".into();
+        spec.binds = vec![Bind { source: "/etc".into(), target: "/somewhere/else".into(), read_only: true }];
+    });
+    let diff = spec.inner.scratch.join("diff");
+    machine.run(spec).await.ok();
+    let mut names = listing(&diff);
+    names.sort();
+    assert_eq!(names, ["bin", "bin/sort", "data", "data/sub", "data/sub/file", "etc", "etc/passwd"]);
+    for whiteout in ["bin/sort", "etc/passwd"] {
+        let meta = fs::symlink_metadata(diff.join(whiteout)).unwrap();
+        assert!(meta.file_type().is_char_device() && meta.rdev() == 0, "{whiteout}");
+    }
+
+    let upper = machine.shell("cat /data/sub/file; ls /etc/passwd /bin/sort; exit 0").change(|spec| spec.layers.push(diff));
+    let output = machine.run(upper).await.ok();
+    assert!(output.starts_with("one\n") && output.matches("No such file").count() == 2, "{output}");
+    machine.leave_nothing().await;
+}
+
+fn listing(folder: &Path) -> Vec<String> {
+    let output = std::process::Command::new("find").arg(folder).args(["-mindepth", "1", "-printf", "%P\n"]).output();
+    String::from_utf8(output.unwrap().stdout).unwrap().lines().map(String::from).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whiteout_and_an_opaque_folder_hide_lower_layers() {
+    let machine = Machine::new();
+    let layer = |name: &str| -> PathBuf {
+        let path = machine.dir.path().join(name);
+        fs::create_dir_all(path.join("d/old")).unwrap();
+        path
+    };
+    let (low, high) = (layer("low"), layer("high"));
+    fs::write(low.join("d/old/file"), "low").unwrap();
+    fs::write(low.join("gone"), "low").unwrap();
+    run(std::process::Command::new("mknod").arg(high.join("gone")).args(["c", "0", "0"]));
+    common::mark_opaque(&high.join("d/old"));
+    let spec = machine.shell("ls /d/old; ls /gone").change(|spec| spec.layers.extend([low.clone(), high.clone()]));
+    let output = machine.run(spec).await.output;
+    assert_eq!(output, "ls: /gone: No such file or directory\n");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_hundred_layers_are_one_root() {
+    let machine = Machine::new();
+    let mut layers = vec![common::rootfs()];
+    for number in 1..400 {
+        let layer = machine.dir.path().join(format!("a-layer-with-a-rather-long-name-{number}/of/the/kind/that/caches/use"));
+        fs::create_dir_all(layer.join("many")).unwrap();
+        fs::write(layer.join(format!("many/{number}")), "").unwrap();
+        layers.push(layer);
+    }
+    let output = machine.run(machine.shell("ls /many | wc -l").change(|spec| spec.layers = layers)).await.ok();
+    assert_eq!(output.trim(), "399");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_its_own_processes_are_visible() {
+    let machine = Machine::new();
+    let output = machine.sh("ls /proc | grep -c '^[0-9]'; cat /proc/1/environ; ls -l /proc/1/root").await.output;
+    // The first process, the shell, and the two of the pipeline.
+    assert!(output.starts_with("4\n") || output.starts_with("3\n"), "{output}");
+    assert_eq!(output.matches("Permission denied").count(), 2, "{output}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_mount_of_the_machine_is_visible() {
+    let machine = Machine::new();
+    let output = machine.run(Spec::new(machine.dir.path(), ["cat", "/proc/self/mountinfo"])).await.ok();
+    let dir = machine.dir.path().to_str().unwrap();
+    assert!(!output.contains(dir) && !output.contains("ext4"), "{output}");
+    assert!(output.lines().count() < 30, "{output}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_usual_devices_and_folders_exist() {
+    let machine = Machine::new();
+    let script = "set -e; cd /dev; ls; head -c 3 zero | wc -c; echo x > null; head -c 1 urandom > null; [ -c tty ]; \
+                  [ -d /proc/self/fd ]; echo y > /dev/shm/y; [ -d mqueue ]; [ -e ptmx ]; echo z > /dev/stdout; \
+                  df -m /dev/shm | tail -1 | awk '{print $2}'";
+    let limits = dorian_container_runtime::Limits { memory_bytes: Some(400 << 20), ..Default::default() };
+    let output = machine.run(machine.shell(script).limits(limits)).await.ok();
+    let words: Vec<&str> = output.split_whitespace().collect();
+    assert_eq!(
+        words.join(" "),
+        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero 3 z 200"
+    );
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_name_and_its_files_are_the_containers_own() {
+    let machine = Machine::new();
+    let output = machine.sh("hostname; cat /etc/hostname; grep box /etc/hosts; stat -c %u:%a /etc/hosts").await.ok();
+    assert_eq!(output, "box\nbox\n127.0.1.1\tbox\n0:644\n");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_working_folder_is_made_and_entered() {
+    let machine = Machine::new();
+    let spec = machine.shell("pwd; touch here && stat -c %u .").change(|spec| spec.cwd = "/some/new/place".into());
+    assert_eq!(machine.run(spec).await.ok(), "/some/new/place\n0\n");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environment_is_exactly_what_was_given() {
+    let machine = Machine::new();
+    let spec = Spec::new(machine.dir.path(), ["env"]).change(|spec| spec.env.push(("A".into(), "b=c d".into())));
+    assert_eq!(machine.run(spec).await.ok(), "PATH=/bin\nA=b=c d\n");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binds_show_files_folders_and_sockets_with_mapped_owners() {
+    let machine = Machine::new();
+    let host = machine.dir.path().join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("file"), "content\n").unwrap();
+    fs::set_permissions(host.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(host.join("socket")).unwrap();
+    let bind = |source: &str, target: &str, read_only| Bind { source: host.join(source), target: target.into(), read_only };
+    let spec = machine
+        .shell("cat /a/file; echo new > /a/new; echo no > /b/no; cat /run/f; echo no > /run/f; test -S /run/s && echo socket; nc -w 1 local:/run/s </dev/null && echo connected")
+        .change(|spec| {
+            spec.binds = vec![
+                bind("", "/a", false),
+                bind("", "/b", true),
+                bind("file", "/run/f", true),
+                bind("socket", "/run/s", false),
+            ];
+        });
+    let output = machine.run(spec).await.output;
+    assert!(output.starts_with("content\n"), "{output}");
+    assert_eq!(output.matches("Read-only file system").count(), 2, "{output}");
+    assert!(output.contains("content\n") && output.contains("socket\n"), "{output}");
+    assert_eq!(fs::metadata(host.join("new")).unwrap().uid(), 0);
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_in_the_image_cannot_send_a_bind_out_of_the_container() {
+    let machine = Machine::new();
+    let layer = machine.dir.path().join("evil");
+    fs::create_dir(&layer).unwrap();
+    let victim = machine.dir.path().join("victim");
+    std::os::unix::fs::symlink(&victim, layer.join("link")).unwrap();
+    let spec = machine.shell("cat /link/passwd | head -1").change(|spec| {
+        spec.layers.push(layer);
+        spec.binds = vec![Bind { source: "/etc".into(), target: "/link".into(), read_only: true }];
+    });
+    assert!(machine.run(spec).await.ok().starts_with("root:"));
+    assert!(!victim.exists());
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_and_namespaces_are_refused() {
+    let machine = Machine::new();
+    for build in [false, true] {
+        for command in ["mount -t tmpfs none /tmp", "unshare -U true", "unshare -m true", "chroot / mount -o bind /bin /tmp"] {
+            let spec = machine.shell(command);
+            let ended = machine.run(if build { spec.build() } else { spec }).await;
+            assert_ne!(ended.exit.code, Some(0), "{command}: {}", ended.output);
+            assert!(ended.output.contains("not permitted") || ended.output.contains("denied"), "{command}: {}", ended.output);
+        }
+    }
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_are_the_listed_ones_and_no_more() {
+    let machine = Machine::new();
+    let status = |build: bool| {
+        let spec = Spec::new(machine.dir.path(), ["grep", "-E", "^(Cap|NoNewPrivs|Seccomp:)", "/proc/self/status"]);
+        if build { spec.build() } else { spec }
+    };
+    let task = machine.run(status(false)).await.ok();
+    let sets = |bits: &str| {
+        format!("CapInh:\t0000000000000000\nCapPrm:\t{bits}\nCapEff:\t{bits}\nCapBnd:\t{bits}\nCapAmb:\t0000000000000000\n")
+    };
+    // chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service.
+    assert_eq!(task, sets("00000000000004fb") + "NoNewPrivs:\t1\nSeccomp:\t2\n");
+    // The same and setpcap, sys_chroot, audit_write, setfcap.
+    let build = machine.run(status(true)).await.ok();
+    assert_eq!(build, sets("00000000a00405fb") + "NoNewPrivs:\t0\nSeccomp:\t2\n");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernel_settings_and_secrets_are_out_of_reach() {
+    let machine = Machine::new();
+    let script = "echo 1 > /proc/sys/kernel/panic; echo 1 > /proc/sys/net/ipv4/ip_forward; echo b > /proc/sysrq-trigger; \
+                  mknod /dev/sda b 8 0; mknod /x c 1 1; touch /sys/x; hostname evil; cat /proc/kcore | wc -c; \
+                  cat /proc/keys | wc -c; ls /sys/firmware | wc -l; dmesg; date -s 2000-01-01; echo end";
+    let output = machine.sh(script).await.ok();
+    assert!(output.ends_with("end\n"), "{output}");
+    let refused = ["panic", "ip_forward", "sysrq-trigger", "/dev/sda", "/x", "/sys/x", "hostname", "klogctl", "can't set date"];
+    for word in refused {
+        assert!(output.lines().any(|line| line.contains(word)), "{word} was not refused: {output}");
+    }
+    assert!(output.contains("\n0\n0\n0\n"), "{output}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_users_exist_and_are_not_root() {
+    let machine = Machine::new();
+    let output = machine.sh("echo secret > /s; chmod 600 /s; su user -c 'id -u; cat /s'; ls -ln /s | awk '{print $3}'").await.output;
+    assert!(output.starts_with("1000\ncat: can't open '/s': Permission denied\n0\n"), "{output}");
+    machine.leave_nothing().await;
+}

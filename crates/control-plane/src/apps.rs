@@ -1,0 +1,125 @@
+//! Apps: what is known of each, and how one ends.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use calls::Millis;
+use metadata_store::{AppRecord, AppState};
+use parking_lot::Mutex;
+use types::ids::{AppId, EnvironmentId, FunctionId};
+
+use crate::logs::AppLog;
+
+/// A client sends a heartbeat every 15 s. After four missed ones it is taken for dead: long enough for a laptop's
+/// network change, short enough that forgotten containers do not run for long.
+pub const HEARTBEAT_PATIENCE_MS: Millis = 60_000;
+
+pub struct App {
+    pub id: AppId,
+    pub environment: EnvironmentId,
+    record: Mutex<AppRecord>,
+    pub log: AppLog,
+    last_heartbeat: AtomicU64,
+}
+
+impl App {
+    pub fn new(record: AppRecord, now: Millis) -> Self {
+        Self {
+            id: record.id.clone(),
+            environment: record.environment.clone(),
+            record: Mutex::new(record),
+            log: AppLog::default(),
+            last_heartbeat: AtomicU64::new(now),
+        }
+    }
+
+    pub fn record(&self) -> AppRecord {
+        self.record.lock().clone()
+    }
+
+    /// Changes the record and returns it as it is now, to be stored.
+    pub fn update(&self, change: impl FnOnce(&mut AppRecord)) -> AppRecord {
+        let mut record = self.record.lock();
+        change(&mut record);
+        record.clone()
+    }
+
+    pub fn state(&self) -> AppState {
+        self.record.lock().state
+    }
+
+    /// Functions of this app may run.
+    pub fn is_running(&self) -> bool {
+        !matches!(self.state(), AppState::Stopping | AppState::Stopped)
+    }
+
+    pub fn heartbeat(&self, now: Millis) {
+        self.last_heartbeat.store(now, Ordering::Relaxed);
+    }
+
+    pub fn is_abandoned(&self, now: Millis) -> bool {
+        now > self.last_heartbeat.load(Ordering::Relaxed) + HEARTBEAT_PATIENCE_MS
+    }
+
+    pub fn function_ids(&self) -> BTreeMap<String, FunctionId> {
+        self.record.lock().function_ids.clone()
+    }
+}
+
+/// What an app does when its client is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    Stop,
+    /// Goes on until its last call has ended.
+    RunOut,
+    Nothing,
+}
+
+/// How the client left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    Completed,
+    Failed,
+    Interrupted,
+    /// Deploying failed.
+    DeploymentFailed,
+    /// Heartbeats stopped.
+    Silent,
+}
+
+/// Decides what becomes of an app in `state` whose client leaves so.
+pub fn decide_departure(state: AppState, leaving: Leaving) -> Departure {
+    match (state, leaving) {
+        (AppState::Initializing, _) => Departure::Stop,
+        (AppState::Ephemeral, Leaving::DeploymentFailed) => Departure::Nothing,
+        (AppState::Ephemeral, _) => Departure::Stop,
+        // A detached app outlives its client by the user's wish.
+        (AppState::Detached, Leaving::Failed) => Departure::Stop,
+        (AppState::Detached, _) => Departure::RunOut,
+        _ => Departure::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ephemeral_app_ends_with_its_client_however_it_leaves() {
+        for leaving in [Leaving::Completed, Leaving::Failed, Leaving::Interrupted, Leaving::Silent] {
+            assert_eq!(decide_departure(AppState::Ephemeral, leaving), Departure::Stop);
+        }
+    }
+
+    #[test]
+    fn a_detached_app_survives_an_interrupt_and_runs_out() {
+        assert_eq!(decide_departure(AppState::Detached, Leaving::Interrupted), Departure::RunOut);
+        assert_eq!(decide_departure(AppState::Detached, Leaving::Silent), Departure::RunOut);
+    }
+
+    #[test]
+    fn a_failed_deployment_ends_only_what_it_began() {
+        assert_eq!(decide_departure(AppState::Initializing, Leaving::DeploymentFailed), Departure::Stop);
+        assert_eq!(decide_departure(AppState::Deployed, Leaving::DeploymentFailed), Departure::Nothing);
+    }
+}

@@ -1,0 +1,194 @@
+//! A function's definition: the bytes as the client sent them, and what the platform reads out of them.
+
+use bytes::Bytes;
+use calls::{Policy, RetryPolicy};
+use client_protocol::Passthrough;
+use client_protocol::wire;
+use tonic::Status;
+use types::ids::{DefinitionId, ImageId, MountId};
+
+use crate::caller::ClientVersion;
+
+/// The client's documented defaults where a definition leaves a field at zero.
+const DEFAULT_TIMEOUT_SECS: u32 = 300;
+const DEFAULT_SCALEDOWN_SECS: u32 = 60;
+const DEFAULT_MILLI_CPU: u32 = 125;
+const DEFAULT_MEMORY_MIB: u32 = 128;
+
+#[derive(Debug, Clone)]
+pub struct Definition {
+    pub id: DefinitionId,
+    pub raw: Passthrough<wire::Function>,
+    pub view: wire::Function,
+    /// The client that defined it; containers run this version.
+    pub client: ClientVersion,
+    pub image: Option<ImageId>,
+    pub mounts: Vec<MountId>,
+}
+
+/// What the autoscaler may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scaling {
+    pub min: u32,
+    pub max: Option<u32>,
+    pub buffer: u32,
+    pub scaledown_ms: u64,
+    pub concurrency: u32,
+}
+
+impl Definition {
+    /// # Errors
+    /// `INVALID_ARGUMENT` when the bytes are no definition or name objects of the wrong kind, `UNIMPLEMENTED` for
+    /// options that would otherwise be accepted and ignored.
+    pub fn new(id: DefinitionId, raw: Passthrough<wire::Function>, client: ClientVersion) -> Result<Self, Status> {
+        let view = raw.view().map_err(|e| Status::invalid_argument(format!("malformed function definition: {e}")))?;
+        refuse_unserved(&view)?;
+        let bad = |what: &str, id: &str| Status::invalid_argument(format!("`{id}` is not the id of {what}"));
+        let image = match view.image_id.as_str() {
+            "" => None,
+            id => Some(ImageId::parse(id).ok_or_else(|| bad("an image", id))?),
+        };
+        let mounts: Result<Vec<MountId>, Status> =
+            view.mount_ids.iter().map(|id| MountId::parse(id).ok_or_else(|| bad("a mount", id))).collect();
+        Ok(Self { id, raw, image, mounts: mounts?, view, client })
+    }
+
+    pub fn bytes(&self) -> Bytes {
+        self.raw.to_bytes()
+    }
+
+    pub fn timeout_ms(&self) -> u64 {
+        u64::from(non_zero(self.view.timeout_secs).unwrap_or(DEFAULT_TIMEOUT_SECS)) * 1000
+    }
+
+    pub fn startup_timeout_ms(&self) -> u64 {
+        non_zero(self.view.startup_timeout_secs).map_or(self.timeout_ms(), |s| u64::from(s) * 1000)
+    }
+
+    pub fn policy(&self) -> Policy {
+        let retry = self.view.retry_policy.as_ref().map_or(RetryPolicy::default(), |p| RetryPolicy {
+            retries: p.retries,
+            initial_delay_ms: u64::from(p.initial_delay_ms),
+            backoff_coefficient: p.backoff_coefficient,
+            max_delay_ms: u64::from(p.max_delay_ms),
+        });
+        let generator = self.view.function_type() == wire::function::FunctionType::Generator;
+        // A generator's items may have reached the caller: running it again would repeat them.
+        let retry = if generator { RetryPolicy { retries: 0, ..retry } } else { retry };
+        Policy { retry, timeout_ms: self.timeout_ms(), ..Policy::default() }
+    }
+
+    pub fn scaling(&self) -> Scaling {
+        let settings = self.view.autoscaler_settings.clone().unwrap_or_default();
+        let max = settings.max_containers.or(non_zero(self.view.concurrency_limit)).filter(|m| *m > 0);
+        let scaledown = settings.scaledown_window.or(non_zero(self.view.task_idle_timeout_secs));
+        Scaling {
+            min: settings.min_containers.unwrap_or(self.view.warm_pool_size),
+            max,
+            buffer: settings.buffer_containers.unwrap_or(self.view.experimental_buffer_containers),
+            scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
+            concurrency: non_zero(self.view.target_concurrent_inputs).unwrap_or_else(|| self.max_concurrency()),
+        }
+    }
+
+    pub fn max_concurrency(&self) -> u32 {
+        self.view.max_concurrent_inputs.max(1)
+    }
+
+    pub fn resources(&self) -> Resources {
+        let r = self.view.resources.clone().unwrap_or_default();
+        Resources {
+            milli_cpu: non_zero(r.milli_cpu).unwrap_or(DEFAULT_MILLI_CPU),
+            milli_cpu_max: non_zero(r.milli_cpu_max),
+            memory_mib: non_zero(r.memory_mb).unwrap_or(DEFAULT_MEMORY_MIB),
+            memory_mib_max: non_zero(r.memory_mb_max),
+            disk_mib: non_zero(r.ephemeral_disk_mb),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    pub milli_cpu: u32,
+    pub milli_cpu_max: Option<u32>,
+    pub memory_mib: u32,
+    pub memory_mib_max: Option<u32>,
+    pub disk_mib: Option<u32>,
+}
+
+fn non_zero(value: u32) -> Option<u32> {
+    (value != 0).then_some(value)
+}
+
+/// What we cannot honour we refuse: an option that is accepted and ignored is found out in production.
+fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
+    let gpu = f.resources.as_ref().and_then(|r| r.gpu_config.as_ref()).is_some_and(|g| g.count > 0);
+    let unserved = [
+        (gpu, "GPUs (`gpu=`)"),
+        (f.is_class, "classes (`@app.cls`)"),
+        (f.webhook_config.as_ref().is_some_and(|w| w.r#type != 0), "web endpoints"),
+        (!f.volume_mounts.is_empty(), "volumes (`volumes=`)"),
+        (!f.shared_volume_mounts.is_empty(), "network file systems"),
+        (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
+        (!f.secret_ids.is_empty(), "secrets (`secrets=`, `env=`)"),
+        (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
+        (f.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()), "schedules (`schedule=`)"),
+        (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
+        (f.checkpointing_enabled, "memory snapshots (`enable_memory_snapshot=`)"),
+        (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
+        (f.is_server, "server classes (`@app.server`)"),
+        (f.untrusted, "`restrict_modal_access=`"),
+        (f.pty_info.as_ref().is_some_and(|p| p.enabled), "interactive functions (`modal run -i`)"),
+    ];
+    match unserved.iter().find(|(present, _)| *present) {
+        Some((_, what)) => Err(Status::unimplemented(format!(
+            "function `{}` uses {what}, which this version of Dorian does not serve yet",
+            f.function_name
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn define(function: &wire::Function) -> Result<Definition, Status> {
+        Definition::new(DefinitionId::random(), Passthrough::from_message(function), ClientVersion(1, 6, 4))
+    }
+
+    #[test]
+    fn an_unset_timeout_is_five_minutes_and_start_up_takes_the_same() {
+        let definition = define(&wire::Function::default()).unwrap();
+        assert_eq!((definition.timeout_ms(), definition.startup_timeout_ms()), (300_000, 300_000));
+    }
+
+    #[test]
+    fn an_option_that_is_not_served_is_refused_by_name() {
+        let gpu = wire::GpuConfig { count: 1, ..Default::default() };
+        let resources = wire::Resources { gpu_config: Some(gpu), ..Default::default() };
+        let error = define(&wire::Function { resources: Some(resources), ..Default::default() }).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Unimplemented);
+        assert!(error.message().contains("gpu="));
+        let empty = wire::Resources { gpu_config: Some(wire::GpuConfig::default()), ..Default::default() };
+        assert!(define(&wire::Function { resources: Some(empty), ..Default::default() }).is_ok());
+    }
+
+    #[test]
+    fn generators_are_never_run_again() {
+        let retry = wire::FunctionRetryPolicy { retries: 3, ..Default::default() };
+        let function = wire::Function {
+            function_type: wire::function::FunctionType::Generator as i32,
+            retry_policy: Some(retry),
+            ..Default::default()
+        };
+        assert_eq!(define(&function).unwrap().policy().retry.retries, 0);
+    }
+
+    #[test]
+    fn legacy_scaling_fields_count_where_the_new_ones_are_missing() {
+        let function = wire::Function { warm_pool_size: 2, concurrency_limit: 5, ..Default::default() };
+        let scaling = define(&function).unwrap().scaling();
+        assert_eq!((scaling.min, scaling.max), (2, Some(5)));
+    }
+}

@@ -1,0 +1,98 @@
+//! The control plane: the client's API, and everything that is decided for it.
+//!
+//! `rpc/` has one file per resource; `owner` is the shell around a function's state machine; `shared` is what the
+//! handlers share; decisions live in `calls`, `scheduler` and the small pure functions beside their data here
+//! (`apps::decide_departure`, `tasks::decide_ending`).
+
+mod apps;
+mod caller;
+mod capacity;
+mod clock;
+mod convert;
+mod definition;
+mod generators;
+mod handles;
+mod images;
+mod logs;
+mod mounts;
+mod owner;
+mod restore;
+mod rpc;
+mod server;
+mod shared;
+mod start;
+mod status;
+mod tasks;
+
+use std::sync::Arc;
+
+use blob_store::DiskBlobs;
+use blob_store::sign::UrlKey;
+use image_builder::ImageBuilder;
+use metadata_store::{MetadataStore, StoreError};
+use tokio::sync::mpsc;
+use worker_protocol::{WorkerEvent, WorkerHandle};
+
+pub use server::{ContainerEndpoint, Server};
+pub use shared::Config;
+pub use start::host_environment;
+
+/// What a control plane is made of.
+pub struct Parts {
+    pub config: Config,
+    pub store: MetadataStore,
+    pub blobs: DiskBlobs,
+    pub blob_key: UrlKey,
+    pub builder: ImageBuilder,
+    pub worker: WorkerHandle,
+    pub events: mpsc::Receiver<WorkerEvent>,
+}
+
+/// A control plane at work.
+pub struct ControlPlane {
+    shared: Arc<shared::Shared>,
+    pub server: Arc<Server>,
+}
+
+impl ControlPlane {
+    /// Takes up what the store knows and begins to work.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn start(parts: Parts) -> Result<Self, StoreError> {
+        let events = parts.events;
+        let (blobs, blob_key) = (parts.blobs.clone(), parts.blob_key.clone());
+        let shared = Arc::new(shared::Shared {
+            capacity: capacity::CapacityPool::new(parts.worker.capacity),
+            config: parts.config,
+            store: parts.store,
+            blobs: parts.blobs,
+            blob_key: parts.blob_key,
+            worker: parts.worker,
+            environments: Default::default(),
+            apps: Default::default(),
+            owners: Default::default(),
+            calls: Default::default(),
+            children: Default::default(),
+            tasks: Default::default(),
+            tasks_changed: Default::default(),
+            images: images::Images::new(parts.builder),
+            mounts: Default::default(),
+            generators: Default::default(),
+            delivered: Default::default(),
+        });
+        restore::restore(&shared).await?;
+        tokio::spawn(shared.clone().worker_event_loop(events));
+        tokio::spawn(shared.clone().app_reaper_loop());
+        let http = blob_store::http::router(Arc::new(blobs), blob_key);
+        let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
+        Ok(Self { shared, server })
+    }
+
+    /// Writes down what is still on its way to the disk.
+    pub async fn shut_down(&self) {
+        if let Err(error) = self.shared.store.close().await {
+            tracing::error!(%error, "the metadata store did not close cleanly");
+        }
+    }
+}

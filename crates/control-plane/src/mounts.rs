@@ -1,0 +1,112 @@
+//! Mounts: sets of read-only files from the client, and the client package itself, which every function mounts.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use blob_store::{BlobStore, DiskBlobs, Sha256Digest};
+use dashmap::DashMap;
+use image_builder::{ImageBuilder, TreeEntry};
+use metadata_store::{MountFileRecord, MountRecord};
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+use types::ids::MountId;
+
+/// Name under which clients look up the mount with their own package; the version follows.
+pub const CLIENT_MOUNT_PREFIX: &str = "modal-client-mount-";
+
+#[derive(Default)]
+pub struct Mounts {
+    by_id: DashMap<MountId, Arc<Mount>>,
+    by_content: DashMap<String, MountId>,
+    by_name: DashMap<String, MountId>,
+}
+
+pub struct Mount {
+    pub record: MountRecord,
+    layer: OnceCell<String>,
+}
+
+impl Mounts {
+    pub fn insert(&self, record: MountRecord) -> Arc<Mount> {
+        match &record.name {
+            Some(name) => self.by_name.insert(name.clone(), record.id.clone()),
+            None => self.by_content.insert(record.content_digest.clone(), record.id.clone()),
+        };
+        let mount = Arc::new(Mount { record, layer: OnceCell::new() });
+        self.by_id.insert(mount.record.id.clone(), mount.clone());
+        mount
+    }
+
+    pub fn get(&self, id: &MountId) -> Option<Arc<Mount>> {
+        self.by_id.get(id).map(|m| m.clone())
+    }
+
+    pub fn by_content(&self, digest: &str) -> Option<Arc<Mount>> {
+        let id = self.by_content.get(digest)?.clone();
+        self.get(&id)
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<Arc<Mount>> {
+        let id = self.by_name.get(name)?.clone();
+        self.get(&id)
+    }
+}
+
+impl Mount {
+    /// The client version whose package this mount is, if it is one.
+    pub fn client_version(&self) -> Option<&str> {
+        self.record.name.as_deref()?.strip_prefix(CLIENT_MOUNT_PREFIX)
+    }
+
+    /// Key of the layer that holds the files, made at first use.
+    pub async fn layer(&self, builder: &ImageBuilder, blobs: &DiskBlobs) -> Result<String, String> {
+        let make = || async {
+            let mut files = Vec::with_capacity(self.record.files.len());
+            for file in &self.record.files {
+                files.push(tree_entry(file, blobs).await?);
+            }
+            let made = builder.tree_layer(&files).await;
+            made.map(|key| key.to_string()).map_err(|e| format!("could not lay out mount `{}`: {e}", self.record.id))
+        };
+        self.layer.get_or_try_init(make).await.cloned()
+    }
+}
+
+async fn tree_entry(file: &MountFileRecord, blobs: &DiskBlobs) -> Result<TreeEntry, String> {
+    Ok(TreeEntry {
+        path: file.path.clone(),
+        mode: file.mode,
+        digest: file.sha256.clone(),
+        source: content_path(blobs, &file.sha256).await?,
+    })
+}
+
+/// Where a file's content lies on this machine.
+pub async fn content_path(blobs: &DiskBlobs, sha256: &str) -> Result<PathBuf, String> {
+    let digest = Sha256Digest::from_hex(sha256).ok_or_else(|| format!("`{sha256}` is not a SHA-256"))?;
+    blobs.content_path(&digest).await.map_err(|e| e.to_string())
+}
+
+/// Equal for equal sets of files, in whatever order they come.
+pub fn content_digest(files: &[MountFileRecord]) -> String {
+    let mut lines: Vec<String> = files.iter().map(|f| format!("{:o} {} {}\n", f.mode, f.sha256, f.path)).collect();
+    lines.sort_unstable();
+    let mut hasher = Sha256::new();
+    for line in lines {
+        hasher.update(line);
+    }
+    hex::encode(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_files_does_not_change_a_mount() {
+        let file = |path: &str| MountFileRecord { path: path.into(), sha256: "00".into(), mode: 0o644, size: 1 };
+        let forward = content_digest(&[file("/a"), file("/b")]);
+        assert_eq!(forward, content_digest(&[file("/b"), file("/a")]));
+        assert_ne!(forward, content_digest(&[file("/a")]));
+    }
+}

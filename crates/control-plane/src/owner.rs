@@ -1,0 +1,455 @@
+//! The owner of one function: its state machine, who waits on it, and its containers.
+//!
+//! The state machine is pure (`calls`); this is the shell that gives it the time, performs its effects and runs the
+//! autoscaler when something changed. A small lock per function, held for microseconds and never across an await,
+//! replaces a task with a mailbox: a call then passes through without waking another thread, which is most of the
+//! latency there is. No lock is shared between functions.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
+use parking_lot::{Mutex, RwLock};
+use scheduler::autoscaler::{
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
+};
+use tokio::sync::{Notify, oneshot};
+use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
+
+use crate::apps::App;
+use crate::clock::now_ms;
+use crate::definition::{Definition, Scaling};
+use crate::shared::Shared;
+
+/// Over this span the autoscaler measures how fast inputs complete.
+const THROUGHPUT_WINDOW_MS: Millis = 2_000;
+/// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.
+const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
+/// Containers that fail to start one after the other before the waiting inputs are given up.
+const MAX_START_FAILURES: u32 = 3;
+const START_BACKOFF_MS: u64 = 500;
+
+pub struct Owner {
+    pub id: FunctionId,
+    /// Its name in the app.
+    pub tag: String,
+    pub app: Arc<App>,
+    pub created_at: Millis,
+    definition: RwLock<Arc<Definition>>,
+    state: Mutex<State>,
+    wake: Notify,
+    /// When the loop looks again by itself; events that make something due earlier wake it.
+    sleeping_until: AtomicU64,
+    loop_runs: AtomicBool,
+}
+
+struct State {
+    calls: FunctionCalls,
+    polls: HashMap<u64, oneshot::Sender<PollReply>>,
+    next_poll: u64,
+    watchers: HashMap<FunctionCallId, Arc<Notify>>,
+    tasks: BTreeMap<TaskId, TaskPhase>,
+    start_failures: u32,
+    starts_blocked_until: Option<Millis>,
+    startup_estimate_ms: u64,
+    /// (time, inputs completed until then), oldest first.
+    throughput: VecDeque<(Millis, u64)>,
+    /// Set by `update_autoscaler` until the next deployment.
+    scaling_override: Option<Scaling>,
+    /// The app is stopped: nothing starts any more.
+    closed: bool,
+}
+
+/// What a container's request for inputs is answered with.
+#[derive(Debug)]
+pub enum PollReply {
+    Inputs(Vec<Assignment>),
+    /// Finish what runs and exit.
+    Leave,
+}
+
+/// What an event asks of the world outside the lock.
+#[derive(Default)]
+struct Outside {
+    records: Vec<(FunctionCallId, FinishedOutput)>,
+    cancels: Vec<(TaskId, Vec<InputId>)>,
+    stops: Vec<(TaskId, String)>,
+}
+
+impl Owner {
+    pub fn new(id: FunctionId, tag: String, app: Arc<App>, definition: Definition, created_at: Millis) -> Self {
+        let calls = FunctionCalls::new(definition.policy());
+        Self {
+            id,
+            tag,
+            app,
+            created_at,
+            definition: RwLock::new(Arc::new(definition)),
+            state: Mutex::new(State {
+                calls,
+                polls: HashMap::new(),
+                next_poll: 0,
+                watchers: HashMap::new(),
+                tasks: BTreeMap::new(),
+                start_failures: 0,
+                starts_blocked_until: None,
+                startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
+                throughput: VecDeque::new(),
+                scaling_override: None,
+                closed: false,
+            }),
+            wake: Notify::new(),
+            sleeping_until: AtomicU64::new(u64::MAX),
+            loop_runs: AtomicBool::new(false),
+        }
+    }
+
+    pub fn definition(&self) -> Arc<Definition> {
+        self.definition.read().clone()
+    }
+
+    /// Switches to another definition. Containers of the old one finish what they run and leave.
+    pub fn set_definition(self: &Arc<Self>, shared: &Arc<Shared>, definition: Definition) {
+        let policy = definition.policy();
+        let changed = {
+            let mut current = self.definition.write();
+            let changed = current.id != definition.id;
+            *current = Arc::new(definition);
+            changed
+        };
+        let tasks: Vec<TaskId> = {
+            let mut state = self.state.lock();
+            state.calls.set_policy(policy);
+            state.scaling_override = None;
+            state.start_failures = 0;
+            state.tasks.keys().cloned().collect()
+        };
+        if changed {
+            for task in tasks {
+                self.drain_task(shared, &task);
+            }
+        }
+    }
+
+    /// Runs an event through the state machine and performs what follows from it.
+    pub fn apply<R>(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        event: impl FnOnce(&mut FunctionCalls, Millis, &mut Vec<Effect>) -> R,
+    ) -> R {
+        let mut outside = Outside::default();
+        let mut effects = Vec::new();
+        let now = now_ms();
+        let (result, look_again) = {
+            let mut state = self.state.lock();
+            let result = event(&mut state.calls, now, &mut effects);
+            // A delivery that finds its container gone makes new effects: until there are none.
+            while !effects.is_empty() {
+                for effect in std::mem::take(&mut effects) {
+                    state.perform(effect, now, &mut effects, &mut outside);
+                }
+            }
+            let due = state.calls.next_due().unwrap_or(u64::MAX);
+            (result, state.calls.load().ready > 0 || due < self.sleeping_until.load(Ordering::Relaxed))
+        };
+        if look_again {
+            self.wake(shared);
+        }
+        self.perform_outside(shared, outside);
+        result
+    }
+
+    fn perform_outside(self: &Arc<Self>, shared: &Arc<Shared>, outside: Outside) {
+        for (call, output) in outside.records {
+            tokio::spawn(record_output(self.clone(), shared.clone(), call, output));
+        }
+        for (task, inputs) in outside.cancels {
+            shared.tasks.cancel_inputs(&task, inputs);
+        }
+        for (task, why) in outside.stops {
+            shared.stop_task(&task, crate::tasks::STOP_GRACE_MS, why);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- containers
+
+    /// Registers a container's request; the reply comes through the receiver, maybe at once.
+    pub fn poll(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, max: usize) -> PendingPoll {
+        let (sender, receiver) = oneshot::channel();
+        let number = {
+            let mut state = self.state.lock();
+            state.next_poll += 1;
+            let number = state.next_poll;
+            state.polls.insert(number, sender);
+            let phase = state.tasks.entry(task.clone()).or_insert(TaskPhase::Active { since: now_ms() });
+            if matches!(phase, TaskPhase::Starting { .. }) {
+                *phase = TaskPhase::Active { since: now_ms() };
+            }
+            state.start_failures = 0;
+            number
+        };
+        self.apply(shared, |calls, now, effects| calls.poll(task, number, max, now, effects));
+        PendingPoll { owner: self.clone(), shared: shared.clone(), task: task.clone(), number, receiver }
+    }
+
+    /// A container was told to start.
+    pub fn add_task(&self, task: TaskId) {
+        self.state.lock().tasks.insert(task, TaskPhase::Starting { since: now_ms() });
+    }
+
+    /// How long a start took; recent ones count more.
+    pub fn on_task_ready(&self, took_ms: u64) {
+        let mut state = self.state.lock();
+        state.startup_estimate_ms = (state.startup_estimate_ms + took_ms) / 2;
+    }
+
+    pub fn drain_task(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
+        self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
+        self.apply(shared, |calls, _, effects| calls.drain(task, effects));
+    }
+
+    pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, end: &TaskEnd) {
+        self.state.lock().tasks.remove(task);
+        self.apply(shared, |calls, now, effects| calls.on_task_end(task, end, now, effects));
+        self.wake(shared);
+    }
+
+    /// User code failed before it could take an input. Trying again would fail again, once for each container:
+    /// the failure is the answer to everything that waits.
+    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
+        self.apply(shared, |calls, now, effects| calls.fail_waiting(outcome, now, effects));
+    }
+
+    /// The platform could not start a container. That may pass, so it is tried again, a little later each time.
+    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
+        let give_up = {
+            let mut state = self.state.lock();
+            state.start_failures += 1;
+            let delay = START_BACKOFF_MS << state.start_failures.min(6);
+            state.starts_blocked_until = Some(now_ms() + delay);
+            state.start_failures >= MAX_START_FAILURES
+        };
+        if give_up {
+            self.on_init_failure(shared, outcome);
+        }
+        self.wake(shared);
+    }
+
+    pub fn task_ids(&self) -> Vec<TaskId> {
+        self.state.lock().tasks.keys().cloned().collect()
+    }
+
+    // ------------------------------------------------------------------------------------------- callers
+
+    /// Wakes when the call has news. Ask before reading, so that nothing falls between.
+    pub fn watcher(&self, call: &FunctionCallId) -> Arc<Notify> {
+        self.state.lock().watchers.entry(call.clone()).or_default().clone()
+    }
+
+    /// Reads the state machine.
+    pub fn read<R>(&self, look: impl FnOnce(&FunctionCalls) -> R) -> R {
+        look(&self.state.lock().calls)
+    }
+
+    pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
+        self.apply(shared, |calls, now, effects| calls.forget_call(call, now, effects));
+        if let Some(watcher) = self.state.lock().watchers.remove(call) {
+            watcher.notify_waiters();
+        }
+        shared.calls.remove(call);
+        shared.generators.forget(call);
+    }
+
+    /// The app is stopped: what waits ends, nothing starts.
+    pub fn close(self: &Arc<Self>, shared: &Arc<Shared>) {
+        self.state.lock().closed = true;
+        let open: Vec<FunctionCallId> = self.read(|c| c.call_ids().cloned().collect());
+        for call in open {
+            self.apply(shared, |calls, now, effects| calls.cancel_call(&call, now, effects));
+        }
+        self.wake(shared);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        !self.read(FunctionCalls::has_unfinished_calls)
+    }
+
+    pub fn scaling(&self) -> Scaling {
+        self.state.lock().scaling_override.unwrap_or_else(|| self.definition.read().scaling())
+    }
+
+    pub fn override_scaling(self: &Arc<Self>, shared: &Arc<Shared>, scaling: Scaling) {
+        self.state.lock().scaling_override = Some(scaling);
+        self.wake(shared);
+    }
+
+    // ------------------------------------------------------------------------------------------- autoscaling
+
+    /// Makes the owner's loop look at the function; starts the loop with the first need for it.
+    pub fn wake(self: &Arc<Self>, shared: &Arc<Shared>) {
+        if !self.loop_runs.swap(true, Ordering::AcqRel) {
+            tokio::spawn(owner_loop(self.clone(), shared.clone()));
+        }
+        self.wake.notify_one();
+    }
+
+    fn plan(&self, shared: &Shared) -> (AutoscalerPlan, bool) {
+        let scaling = self.scaling();
+        let now = now_ms();
+        let mut state = self.state.lock();
+        let tasks = state.task_views();
+        let completed_recently = state.measure_throughput(now);
+        let view = AutoscalerView {
+            now,
+            load: state.calls.load(),
+            completed_recently,
+            tasks,
+            settings: AutoscalerSettings {
+                min_containers: scaling.min,
+                max_containers: scaling.max,
+                buffer_containers: scaling.buffer,
+                scaleup_window_ms: 0,
+                scaledown_window_ms: scaling.scaledown_ms,
+                concurrency: scaling.concurrency,
+            },
+            startup_estimate_ms: state.startup_estimate_ms,
+            cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
+            app_active: !state.closed && self.app.is_running(),
+            starts_blocked_until: state.starts_blocked_until,
+        };
+        let closed = state.closed;
+        drop(state);
+        (plan_autoscale(&view), closed)
+    }
+}
+
+impl State {
+    fn perform(&mut self, effect: Effect, now: Millis, more: &mut Vec<Effect>, outside: &mut Outside) {
+        match effect {
+            Effect::Deliver { task, poll, inputs } => {
+                let ids: Vec<InputId> = inputs.iter().map(|i| i.input.clone()).collect();
+                let sent = self.polls.remove(&poll).is_some_and(|p| p.send(PollReply::Inputs(inputs)).is_ok());
+                if !sent {
+                    self.calls.on_undelivered(&task, &ids, now, more);
+                }
+            }
+            Effect::Drain { poll, .. } => {
+                if let Some(poll) = self.polls.remove(&poll) {
+                    let _ = poll.send(PollReply::Leave);
+                }
+            }
+            Effect::OutputReady { call } => {
+                if let Some(watcher) = self.watchers.get(&call) {
+                    watcher.notify_waiters();
+                }
+            }
+            Effect::Record { call, output } => outside.records.push((call, output)),
+            Effect::CancelInputs { task, inputs } => outside.cancels.push((task, inputs)),
+            Effect::StopTask { task, why } => {
+                self.tasks.insert(task.clone(), TaskPhase::Draining);
+                outside.stops.push((task, why));
+            }
+        }
+    }
+
+    fn task_views(&self) -> Vec<TaskView> {
+        let view = |(id, phase): (&TaskId, &TaskPhase)| TaskView {
+            id: id.clone(),
+            phase: *phase,
+            idle_since: self.calls.idle_since(id),
+            running: self.calls.running_on(id),
+        };
+        self.tasks.iter().map(view).collect()
+    }
+
+    /// Inputs completed in the recent past, and how long that past is.
+    fn measure_throughput(&mut self, now: Millis) -> RecentCompletions {
+        let completed = self.calls.completed();
+        self.throughput.push_back((now, completed));
+        while self.throughput.len() > 2 && self.throughput[1].0 + THROUGHPUT_WINDOW_MS < now {
+            self.throughput.pop_front();
+        }
+        let (since, before) = self.throughput[0];
+        RecentCompletions { count: completed - before, window_ms: now - since }
+    }
+}
+
+/// A container's waiting request. Dropping it (the connection broke) takes back what was assigned but not sent.
+pub struct PendingPoll {
+    owner: Arc<Owner>,
+    shared: Arc<Shared>,
+    task: TaskId,
+    number: u64,
+    receiver: oneshot::Receiver<PollReply>,
+}
+
+impl PendingPoll {
+    /// The reply, or `None` after `patience`.
+    pub async fn reply(mut self, patience: Duration) -> Option<PollReply> {
+        tokio::time::timeout(patience, &mut self.receiver).await.ok()?.ok()
+    }
+}
+
+impl Drop for PendingPoll {
+    fn drop(&mut self) {
+        let Self { owner, shared, task, number, receiver } = self;
+        owner.state.lock().polls.remove(number);
+        match receiver.try_recv() {
+            Ok(PollReply::Inputs(inputs)) => {
+                let ids: Vec<InputId> = inputs.iter().map(|i| i.input.clone()).collect();
+                owner.apply(shared, |calls, now, effects| calls.on_undelivered(task, &ids, now, effects));
+            }
+            Ok(PollReply::Leave) | Err(oneshot::error::TryRecvError::Closed) => {}
+            Err(oneshot::error::TryRecvError::Empty) => owner.state.lock().calls.cancel_poll(task, *number),
+        }
+    }
+}
+
+/// Looks at the function whenever something changed or became due, until its app is stopped.
+async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
+    loop {
+        owner.sleeping_until.store(0, Ordering::Relaxed);
+        owner.apply(&shared, |calls, now, effects| calls.tick(now, effects));
+        let (plan, closed) = owner.plan(&shared);
+        if plan.start > 0 || !plan.stop.is_empty() {
+            tracing::debug!(function = %owner.id, start = plan.start, stop = plan.stop.len(), why = %plan.why, "autoscale");
+        }
+        for _ in 0..plan.start {
+            shared.clone().start_task(&owner);
+        }
+        for (task, _) in &plan.stop {
+            owner.drain_task(&shared, task);
+        }
+        if closed && owner.task_ids().is_empty() && owner.is_idle() {
+            owner.loop_runs.store(false, Ordering::Release);
+            return;
+        }
+        let due = owner.read(FunctionCalls::next_due).into_iter().chain(plan.reconsider_at).min();
+        owner.sleeping_until.store(due.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let nap = due.map_or(Duration::MAX, |at| Duration::from_millis(at.saturating_sub(now_ms()).max(1)));
+        tokio::select! {
+            () = owner.wake.notified() => {}
+            () = tokio::time::sleep(nap.min(Duration::from_secs(3600))) => {}
+        }
+    }
+}
+
+/// Writes a durable output down, then lets it be seen. A full disk delays it; nothing is lost meanwhile, since the
+/// input stays unfinished in the store.
+async fn record_output(owner: Arc<Owner>, shared: Arc<Shared>, call: FunctionCallId, output: FinishedOutput) {
+    let input = output.input.clone();
+    let mut delay = Duration::from_millis(100);
+    loop {
+        match shared.record_output(&call, &output).await {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::error!(%call, %input, %error, "could not record an output; trying again");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(10));
+            }
+        }
+    }
+    owner.apply(&shared, |calls, _, effects| calls.on_recorded(&input, effects));
+}

@@ -1,0 +1,95 @@
+//! Taking up where the last server left off.
+
+use std::sync::Arc;
+
+use client_protocol::Passthrough;
+use image_builder::BuiltImage;
+use metadata_store::{AppState, EnvironmentRecord, FunctionRecord, StoreError, StoredCall, Write};
+use types::ids::EnvironmentId;
+
+use crate::apps::App;
+use crate::caller::ClientVersion;
+use crate::clock::{now_ms, unique_now_ms};
+use crate::definition::Definition;
+use crate::owner::Owner;
+use crate::rpc::environments::DEFAULT_ENVIRONMENT;
+use crate::shared::Shared;
+
+/// Loads everything. Clients of apps that were running have a heartbeat's patience to come back; durable inputs
+/// that were running start over, since their containers died with the last server.
+pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
+    let state = shared.store.load().await?;
+    for environment in state.environments {
+        shared.environments.write().insert(environment.name.clone(), environment);
+    }
+    ensure_default_environment(shared).await?;
+    for image in state.images {
+        match serde_json::from_str::<BuiltImage>(&image.built_json) {
+            Ok(built) if shared.images.builder.has_layers(&built) => {
+                shared.images.restore(image.id, image.key, image.builder_version, built);
+            }
+            Ok(_) => tracing::warn!(image = %image.id, "an image lost layers and will be built again when asked for"),
+            Err(error) => tracing::warn!(image = %image.id, %error, "an image's record cannot be read"),
+        }
+    }
+    for mount in state.mounts {
+        shared.mounts.insert(mount);
+    }
+    for app in state.apps {
+        // An app that was stopping has nothing left that runs.
+        let mut app = app;
+        if app.state == AppState::Stopping {
+            app.state = AppState::Stopped;
+            app.stopped_at_ms = Some(now_ms());
+            shared.store.write_later(vec![Write::App(app.clone())]);
+        }
+        let app = Arc::new(App::new(app, now_ms()));
+        if !app.is_running() {
+            app.log.close();
+        }
+        shared.apps.insert(app.id.clone(), app);
+    }
+    for function in state.functions {
+        restore_function(shared, function);
+    }
+    for call in state.calls {
+        restore_call(shared, call);
+    }
+    for owner in shared.owners.iter() {
+        owner.wake(shared);
+    }
+    Ok(())
+}
+
+async fn ensure_default_environment(shared: &Shared) -> Result<(), StoreError> {
+    if shared.environments.read().contains_key(DEFAULT_ENVIRONMENT) {
+        return Ok(());
+    }
+    let record = EnvironmentRecord {
+        id: EnvironmentId::random(),
+        name: DEFAULT_ENVIRONMENT.to_owned(),
+        created_at_ms: unique_now_ms(),
+    };
+    shared.store.write(vec![Write::Environment(record.clone())]).await?;
+    shared.environments.write().insert(record.name.clone(), record);
+    Ok(())
+}
+
+fn restore_function(shared: &Arc<Shared>, record: FunctionRecord) {
+    let Some(app) = shared.apps.get(&record.app).map(|a| a.clone()).filter(|a| a.is_running()) else { return };
+    let raw = Passthrough::from_bytes(&record.definition);
+    match Definition::new(record.definition_id, raw, ClientVersion::parse(&record.client_version)) {
+        Ok(definition) => {
+            let owner = Owner::new(record.id.clone(), record.tag, app, definition, record.created_at_ms);
+            shared.owners.insert(record.id, Arc::new(owner));
+        }
+        Err(error) => tracing::warn!(function = %record.id, error = error.message(), "a function cannot be restored"),
+    }
+}
+
+fn restore_call(shared: &Arc<Shared>, stored: StoredCall) {
+    let Some(owner) = shared.owners.get(&stored.record.function).map(|o| o.clone()) else { return };
+    let id = stored.record.spec.id.clone();
+    shared.calls.insert(id, owner.clone());
+    owner.apply(shared, |calls, now, _| calls.restore(stored.restored(), now));
+}

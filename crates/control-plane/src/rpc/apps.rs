@@ -1,0 +1,390 @@
+//! Apps from creation to their end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use client_protocol::wire;
+use metadata_store::{AppRecord, AppState, Write};
+use tonic::{Request, Response, Status};
+use types::ids::{AppId, ClassId, EnvironmentId, FunctionId};
+
+use crate::apps::{App, Leaving};
+use crate::caller::Caller;
+use crate::clock::{now_ms, seconds, unique_now_ms};
+use crate::handles;
+use crate::rpc::{Api, store_status};
+
+/// Stopped apps stay in lists this long.
+const STOPPED_LISTED_MS: u64 = 24 * 3_600_000;
+
+impl Api {
+    pub(crate) async fn app_create(
+        &self,
+        request: Request<wire::AppCreateRequest>,
+    ) -> Result<Response<wire::AppCreateResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = self.stable_suffix(&caller, "AppCreate").and_then(|s| AppId::parse(&format!("ap-{s}")));
+        let id = id.unwrap_or_else(AppId::random);
+        let request = request.into_inner();
+        let environment = self.environment(&caller, &request.environment_name)?;
+        if !self.shared.apps.contains_key(&id) {
+            let state = match request.app_state() {
+                wire::AppState::Detached => AppState::Detached,
+                wire::AppState::Initializing => AppState::Initializing,
+                _ => AppState::Ephemeral,
+            };
+            let record = AppRecord {
+                description: request.description,
+                tags: request.tags.into_iter().collect(),
+                client_version: caller.version.to_string(),
+                ..new_record(id.clone(), environment.id, state)
+            };
+            self.create_app(record).await?;
+        }
+        let page = format!("http://{}/apps/{id}", caller.authority);
+        Ok(Response::new(wire::AppCreateResponse {
+            app_id: id.into(),
+            app_logs_url: format!("{page}/logs"),
+            app_page_url: page,
+        }))
+    }
+
+    async fn create_app(&self, record: AppRecord) -> Result<Arc<App>, Status> {
+        self.shared.store.write(vec![Write::App(record.clone())]).await.map_err(|e| store_status(&e))?;
+        let app = Arc::new(App::new(record, now_ms()));
+        self.shared.apps.insert(app.id.clone(), app.clone());
+        Ok(app)
+    }
+
+    pub(crate) fn app_heartbeat(&self, id: &str) -> Result<Response<()>, Status> {
+        let app = self.app(id)?;
+        app.heartbeat(now_ms());
+        Ok(Response::new(()))
+    }
+
+    pub(crate) async fn app_publish(
+        &self,
+        request: Request<wire::AppPublishRequest>,
+    ) -> Result<Response<wire::AppPublishResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let app = self.app(&request.app_id)?;
+        if request.staged || request.rollback_version != 0 {
+            return Err(Status::unimplemented("staged deployments and rollbacks are not served yet"));
+        }
+        let function_ids = self.layout_functions(&app, &request.function_ids)?;
+        let class_ids = parse_class_ids(&request.class_ids)?;
+        let deployed_at = unique_now_ms();
+        let state = request.app_state();
+        if state == wire::AppState::Deployed {
+            self.retire_previous_deployment(&app, &request.name).await;
+        }
+        let record = app.update(|r| {
+            r.function_ids = function_ids;
+            r.class_ids = class_ids;
+            r.client_version = caller.version.to_string();
+            if !request.tags.is_empty() {
+                r.tags = request.tags.into_iter().collect();
+            }
+            match state {
+                wire::AppState::Deployed => {
+                    r.state = AppState::Deployed;
+                    r.name = Some(request.name);
+                    r.deployed_at_ms = Some(deployed_at);
+                }
+                wire::AppState::Detached => r.state = AppState::Detached,
+                wire::AppState::Ephemeral => r.state = AppState::Ephemeral,
+                _ => {}
+            }
+        });
+        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
+        for owner in self.shared.owners_of(&app.id) {
+            owner.wake(&self.shared);
+        }
+        let url = format!("http://{}/apps/{}", caller.authority, app.id);
+        Ok(Response::new(wire::AppPublishResponse { url, deployed_at: seconds(deployed_at), ..Default::default() }))
+    }
+
+    /// Another app may hold the name that is deployed now (it was stopped and created anew): it gives way.
+    async fn retire_previous_deployment(&self, app: &App, name: &str) {
+        let taken = self.deployed_app(&app.environment, name).filter(|other| other.id != app.id);
+        if let Some(other) = taken {
+            tokio::spawn(self.shared.clone().stop_app(other, "another app was deployed under its name"));
+        }
+    }
+
+    fn layout_functions(
+        &self,
+        app: &App,
+        ids: &HashMap<String, String>,
+    ) -> Result<BTreeMap<String, FunctionId>, Status> {
+        let mut layout = BTreeMap::new();
+        for (tag, id) in ids {
+            let owner = self.owner(id)?;
+            if owner.app.id != app.id {
+                return Err(Status::invalid_argument(format!("function `{id}` belongs to another app")));
+            }
+            layout.insert(tag.clone(), owner.id.clone());
+        }
+        Ok(layout)
+    }
+
+    pub(crate) fn app_client_disconnect(
+        &self,
+        request: &wire::AppClientDisconnectRequest,
+    ) -> Result<Response<()>, Status> {
+        use wire::AppDisconnectReason as Reason;
+        let app = self.app(&request.app_id)?;
+        let leaving = match request.reason() {
+            Reason::KeyboardInterrupt => Leaving::Interrupted,
+            Reason::DeploymentException => Leaving::DeploymentFailed,
+            Reason::LocalException | Reason::RemoteException => Leaving::Failed,
+            Reason::EntrypointCompleted | Reason::Unspecified => Leaving::Completed,
+        };
+        self.shared.depart(&app, leaving);
+        Ok(Response::new(()))
+    }
+
+    pub(crate) fn app_stop(&self, id: &str) -> Result<Response<()>, Status> {
+        let app = self.app(id)?;
+        tokio::spawn(self.shared.clone().stop_app(app, "stopped by the user"));
+        Ok(Response::new(()))
+    }
+
+    /// The running deployment with this name.
+    pub(crate) fn deployed_app(&self, environment: &EnvironmentId, name: &str) -> Option<Arc<App>> {
+        let mine = |app: &App| {
+            let record = app.record();
+            record.environment == *environment && record.state == AppState::Deployed && record.name.as_deref() == Some(name)
+        };
+        self.shared.apps.iter().find(|a| mine(a)).map(|a| a.clone())
+    }
+
+    pub(crate) fn app_get_by_deployment_name(
+        &self,
+        request: Request<wire::AppGetByDeploymentNameRequest>,
+    ) -> Result<Response<wire::AppGetByDeploymentNameResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let environment = self.environment(&caller, &request.environment_name)?;
+        let app = self.deployed_app(&environment.id, &request.name);
+        Ok(Response::new(wire::AppGetByDeploymentNameResponse {
+            app_id: app.as_ref().map(|a| a.id.to_string()).unwrap_or_default(),
+            environment_name: environment.name,
+            lifecycle: app.map(|a| lifecycle(&a.record())),
+            ..Default::default()
+        }))
+    }
+
+    pub(crate) async fn app_get_or_create(
+        &self,
+        request: Request<wire::AppGetOrCreateRequest>,
+    ) -> Result<Response<wire::AppGetOrCreateResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let environment = self.environment(&caller, &request.environment_name)?;
+        let name = request.app_name.clone();
+        let known = match AppId::parse(&name) {
+            Some(id) => self.shared.apps.get(&id).map(|a| a.clone()),
+            None => self.deployed_app(&environment.id, &name),
+        };
+        let app = match known {
+            Some(app) => app,
+            None if request.object_creation_type() == wire::ObjectCreationType::Unspecified => {
+                return Err(Status::not_found(format!("no app `{name}` is deployed in environment `{}`", environment.name)));
+            }
+            None => {
+                let record = AppRecord {
+                    description: name.clone(),
+                    name: Some(name),
+                    deployed_at_ms: Some(now_ms()),
+                    client_version: caller.version.to_string(),
+                    ..new_record(AppId::random(), environment.id, AppState::Deployed)
+                };
+                self.create_app(record).await?
+            }
+        };
+        let metadata = self.app_metadata(&app);
+        Ok(Response::new(wire::AppGetOrCreateResponse { app_id: app.id.to_string(), handle_metadata: Some(metadata) }))
+    }
+
+    fn app_metadata(&self, app: &App) -> wire::AppHandleMetadata {
+        let record = app.record();
+        wire::AppHandleMetadata {
+            app_id: app.id.to_string(),
+            environment_name: self.shared.environment_name(&app.environment),
+            lifecycle: Some(lifecycle(&record)),
+            functions: record.function_ids.iter().map(|(tag, id)| (tag.clone(), id.to_string())).collect(),
+            description: record.description,
+            ..Default::default()
+        }
+    }
+
+    pub(crate) fn app_get_lifecycle(&self, id: &str) -> Result<Response<wire::AppGetLifecycleResponse>, Status> {
+        let lifecycle = lifecycle(&self.app(id)?.record());
+        Ok(Response::new(wire::AppGetLifecycleResponse { lifecycle: Some(lifecycle) }))
+    }
+
+    pub(crate) fn app_list(
+        &self,
+        request: Request<wire::AppListRequest>,
+    ) -> Result<Response<wire::AppListResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let environment = self.environment(&caller, &request.get_ref().environment_name)?;
+        let now = now_ms();
+        let mut apps: Vec<_> = self
+            .shared
+            .apps
+            .iter()
+            .filter(|a| a.environment == environment.id)
+            .filter(|a| a.record().stopped_at_ms.is_none_or(|at| at + STOPPED_LISTED_MS > now))
+            .map(|a| self.list_item(&a))
+            .collect();
+        apps.sort_by(|a, b| b.created_at.total_cmp(&a.created_at));
+        Ok(Response::new(wire::AppListResponse { apps }))
+    }
+
+    fn list_item(&self, app: &App) -> wire::app_list_response::AppListItem {
+        let record = app.record();
+        wire::app_list_response::AppListItem {
+            app_id: app.id.to_string(),
+            description: record.name.clone().unwrap_or(record.description),
+            state: wire_state(record.state) as i32,
+            created_at: seconds(record.created_at_ms),
+            stopped_at: record.stopped_at_ms.map_or(0.0, seconds),
+            n_running_tasks: self.shared.tasks_of(&app.id).len() as i32,
+            name: record.name.unwrap_or_default(),
+            // Field 11 is a number in the oldest clients; nobody reads it here.
+            metadata: None,
+        }
+    }
+
+    pub(crate) fn app_get_layout(&self, id: &str) -> Result<Response<wire::AppGetLayoutResponse>, Status> {
+        let app = self.app(id)?;
+        let mut layout = handles::app_layout(&self.shared, &app, None);
+        let published = app.function_ids();
+        layout.function_ids.retain(|tag, _| published.contains_key(tag));
+        Ok(Response::new(wire::AppGetLayoutResponse { app_layout: Some(layout) }))
+    }
+
+    /// The old clients' layout: a list, in which what has no name is a dependency of something.
+    pub(crate) fn app_get_objects(
+        &self,
+        request: &wire::AppGetObjectsRequest,
+    ) -> Result<Response<wire::AppGetObjectsResponse>, Status> {
+        let app = self.app(&request.app_id)?;
+        let mut items: Vec<wire::AppGetObjectsItem> = Vec::new();
+        for owner in self.shared.owners_of(&app.id) {
+            let object = Some(handles::function_object(&owner));
+            items.push(wire::AppGetObjectsItem { tag: owner.tag.clone(), object });
+        }
+        if request.include_unindexed {
+            let mut seen = std::collections::BTreeSet::new();
+            for owner in self.shared.owners_of(&app.id) {
+                let layout = handles::app_layout(&self.shared, &app, Some(&owner.definition()));
+                for object in layout.objects {
+                    if !object.object_id.starts_with("fu-") && seen.insert(object.object_id.clone()) {
+                        items.push(wire::AppGetObjectsItem { tag: String::new(), object: Some(object) });
+                    }
+                }
+            }
+        }
+        Ok(Response::new(wire::AppGetObjectsResponse { items }))
+    }
+
+    /// The old clients' publishing: names to ids, and the state the app goes to.
+    pub(crate) async fn app_set_objects(&self, request: wire::AppSetObjectsRequest) -> Result<Response<()>, Status> {
+        let app = self.app(&request.app_id)?;
+        let state = request.new_app_state();
+        let functions: HashMap<String, String> =
+            request.indexed_object_ids.into_iter().filter(|(_, id)| id.starts_with("fu-")).collect();
+        let function_ids = self.layout_functions(&app, &functions)?;
+        let record = app.update(|r| {
+            r.function_ids = function_ids;
+            match state {
+                wire::AppState::Detached => r.state = AppState::Detached,
+                wire::AppState::Ephemeral => r.state = AppState::Ephemeral,
+                _ => {}
+            }
+        });
+        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(()))
+    }
+
+    pub(crate) async fn app_deploy(
+        &self,
+        request: Request<wire::AppDeployRequest>,
+    ) -> Result<Response<wire::AppDeployResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let app = self.app(&request.app_id)?;
+        self.retire_previous_deployment(&app, &request.name).await;
+        let record = app.update(|r| {
+            r.state = AppState::Deployed;
+            r.name = Some(request.name);
+            r.deployed_at_ms = Some(unique_now_ms());
+        });
+        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(wire::AppDeployResponse { url: format!("http://{}/apps/{}", caller.authority, app.id) }))
+    }
+
+    pub(crate) async fn app_set_tags(&self, request: wire::AppSetTagsRequest) -> Result<Response<()>, Status> {
+        let app = self.app(&request.app_id)?;
+        let record = app.update(|r| r.tags = request.tags.into_iter().collect());
+        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(()))
+    }
+
+    pub(crate) fn app_get_tags(&self, id: &str) -> Result<Response<wire::AppGetTagsResponse>, Status> {
+        let tags = self.app(id)?.record().tags.into_iter().collect();
+        Ok(Response::new(wire::AppGetTagsResponse { tags }))
+    }
+}
+
+fn new_record(id: AppId, environment: EnvironmentId, state: AppState) -> AppRecord {
+    AppRecord {
+        id,
+        environment,
+        name: None,
+        description: String::new(),
+        state,
+        created_at_ms: unique_now_ms(),
+        deployed_at_ms: None,
+        stopped_at_ms: None,
+        tags: BTreeMap::new(),
+        function_ids: BTreeMap::new(),
+        class_ids: BTreeMap::new(),
+        client_version: String::new(),
+    }
+}
+
+fn parse_class_ids(ids: &HashMap<String, String>) -> Result<BTreeMap<String, ClassId>, Status> {
+    let parse = |(tag, id): (&String, &String)| {
+        let id = ClassId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a class id")))?;
+        Ok((tag.clone(), id))
+    };
+    ids.iter().map(parse).collect()
+}
+
+fn wire_state(state: AppState) -> wire::AppState {
+    match state {
+        AppState::Initializing => wire::AppState::Initializing,
+        AppState::Ephemeral => wire::AppState::Ephemeral,
+        AppState::Detached => wire::AppState::Detached,
+        AppState::DetachedDisconnected => wire::AppState::DetachedDisconnected,
+        AppState::Deployed => wire::AppState::Deployed,
+        AppState::Stopping => wire::AppState::Stopping,
+        AppState::Stopped => wire::AppState::Stopped,
+    }
+}
+
+fn lifecycle(record: &AppRecord) -> wire::AppLifecycle {
+    wire::AppLifecycle {
+        app_state: wire_state(record.state) as i32,
+        created_at: seconds(record.created_at_ms),
+        deployed_at: record.deployed_at_ms.map_or(0.0, seconds),
+        stopped_at: record.stopped_at_ms.map_or(0.0, seconds),
+        version: i32::from(record.deployed_at_ms.is_some()),
+        ..Default::default()
+    }
+}

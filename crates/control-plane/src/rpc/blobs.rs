@@ -1,0 +1,84 @@
+//! Payloads that travel by HTTP: where to put them and where to get them.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use blob_store::urls::BlobUrls;
+use blob_store::{BlobError, BlobStore, Sha256Digest};
+use client_protocol::wire;
+use tonic::{Request, Response, Status};
+use wire::blob_create_response::{UploadTypeOneof, UploadTypesOneof};
+
+use crate::caller::{Caller, Principal};
+use crate::clock::now_ms;
+use crate::convert;
+use crate::rpc::Api;
+
+/// How long a link works. Uploads of many gigabytes on slow lines take hours.
+const LINK_LIFE_SECS: u64 = 24 * 3600;
+/// Where a container reaches the blobs: a port on its own loopback that the worker serves.
+const IN_CONTAINER: &str = "127.0.0.1:48999";
+
+impl Api {
+    fn blob_urls(&self, caller: &Caller) -> BlobUrls {
+        let host = match caller.principal {
+            Principal::Container(_) => IN_CONTAINER,
+            Principal::Client => &caller.authority,
+        };
+        BlobUrls::new(format!("http://{host}"), self.shared.blob_key.clone())
+    }
+
+    pub(crate) async fn blob_create(
+        &self,
+        request: Request<wire::BlobCreateRequest>,
+    ) -> Result<Response<wire::BlobCreateResponse>, Status> {
+        let urls = self.blob_urls(&Caller::of(&request)?);
+        let request = request.into_inner();
+        let length = u64::try_from(request.content_length)
+            .map_err(|_| Status::invalid_argument("the content's length is negative"))?;
+        let sha256 = STANDARD.decode(&request.content_sha256_base64).ok().and_then(|b| Sha256Digest::from_bytes(&b));
+        let upload = self.shared.blobs.create(length, sha256).await.map_err(|e| blob_status(&e))?;
+        let links = urls.upload(&upload, now_ms() / 1000 + LINK_LIFE_SECS);
+        // Always in parts, even one: for single uploads clients accept only hosts that they know.
+        let multipart = wire::MultiPartUpload {
+            part_length: upload.parts.part_length as i64,
+            upload_urls: links.parts,
+            completion_url: links.complete,
+        };
+        let blob_id = upload.blob.to_string();
+        Ok(Response::new(wire::BlobCreateResponse {
+            blob_id: blob_id.clone(),
+            blob_ids: vec![blob_id],
+            upload_type_oneof: Some(UploadTypeOneof::Multipart(multipart.clone())),
+            upload_types_oneof: Some(UploadTypesOneof::Multiparts(wire::MultiPartUploadList {
+                items: vec![multipart],
+            })),
+        }))
+    }
+
+    pub(crate) async fn blob_get(
+        &self,
+        request: Request<wire::BlobGetRequest>,
+    ) -> Result<Response<wire::BlobGetResponse>, Status> {
+        let urls = self.blob_urls(&Caller::of(&request)?);
+        let blob = convert::blob_id(&request.get_ref().blob_id)?;
+        self.shared.blobs.length(&blob).await.map_err(|e| blob_status(&e))?;
+        let download_url = urls.download(&blob, now_ms() / 1000 + LINK_LIFE_SECS);
+        Ok(Response::new(wire::BlobGetResponse { download_url }))
+    }
+}
+
+pub(crate) fn blob_status(error: &BlobError) -> Status {
+    let text = error.to_string();
+    match error {
+        BlobError::NotFound(_) | BlobError::NoContent(_) => Status::not_found(text),
+        BlobError::TooLarge { .. } | BlobError::WrongDigest { .. } => Status::invalid_argument(text),
+        BlobError::NoSpace(_) => Status::resource_exhausted(text),
+        BlobError::BrokenOff(_) | BlobError::Io { .. } => Status::internal(text),
+        _ => Status::failed_precondition(text),
+    }
+}
+
+pub(crate) fn parse_sha256(text: &str) -> Result<Sha256Digest, Status> {
+    Sha256Digest::from_hex(text)
+        .ok_or_else(|| Status::invalid_argument(format!("`{text}` is not a SHA-256 in hexadecimal")))
+}

@@ -1,0 +1,409 @@
+//! Function calls: inputs in, outputs out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use calls::{Accepted, CallKind, CallSpec, NewInput, OutputPage, PageRequest};
+use client_protocol::wire;
+use futures::{Stream, StreamExt};
+use metadata_store::{CallRecord, InputRecord, StoredCall, Write};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+use types::ids::{FunctionCallId, InputId};
+use wire::function_call_get_data_request::CallInfo as GetInfo;
+use wire::function_call_put_data_request::CallInfo as PutInfo;
+
+use crate::caller::Caller;
+use crate::clock::now_ms;
+use crate::convert;
+use crate::owner::Owner;
+use crate::rpc::{Api, derive_suffix, store_status};
+
+pub type ChunkStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::DataChunk, Status>> + Send>>;
+
+/// The client waits at most 55 s for outputs and then asks again.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Outputs per reply. With results of 2 MiB each a reply stays at the 100 MiB that clients take.
+const OUTPUTS_PER_REPLY: usize = 48;
+/// Inline arguments above the client's own limit of 2 MiB come from no client of ours.
+const MAX_INLINE: usize = 4 << 20;
+/// Positions in one call.
+const MAX_INDEX: i32 = 10_000_000;
+/// Unfinished inputs that a map's client keeps sending against.
+const MAX_OUTSTANDING: u32 = 1_000;
+/// A call with its inputs' bytes is answered with this back-off when the queue is full.
+const QUEUE_RETRY_SECS: f32 = 1.0;
+
+impl Api {
+    pub(crate) async fn function_map(
+        &self,
+        request: Request<wire::FunctionMapRequest>,
+    ) -> Result<Response<wire::FunctionMapResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let suffix = self.stable_suffix(&caller, "FunctionMap");
+        let request = request.into_inner();
+        let owner = self.owner(&request.function_id)?;
+        if !owner.app.is_running() {
+            return Err(Status::failed_precondition(format!("app `{}` is stopped", owner.app.id)));
+        }
+        let id = suffix.and_then(|s| FunctionCallId::parse(&format!("fc-{s}"))).unwrap_or_else(FunctionCallId::random);
+        let spec = call_spec(&request, id.clone());
+        let inputs = self.new_inputs(&id, request.pipelined_inputs)?;
+        let reply = wire::FunctionMapResponse {
+            function_call_id: id.to_string(),
+            pipelined_inputs: self.receipts(&id, &inputs),
+            retry_policy: owner.definition().view.retry_policy,
+            function_call_jwt: self.ticket(&id, None),
+            max_inputs_outstanding: MAX_OUTSTANDING,
+            sync_client_retries_enabled: false,
+        };
+        if self.shared.calls.contains_key(&id) {
+            return Ok(Response::new(reply));
+        }
+        self.refuse_if_full(&owner, &inputs)?;
+        if spec.durable {
+            let record = CallRecord {
+                inputs_complete: spec.kind == CallKind::Unary,
+                spec: spec.clone(),
+                app: owner.app.id.clone(),
+                function: owner.id.clone(),
+            };
+            let mut writes = vec![Write::Call(record)];
+            writes.extend(input_records(&id, &inputs));
+            self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
+        }
+        if let Some(parent) = spec.parent_input.clone() {
+            self.shared.children.entry(parent).or_default().push(id.clone());
+        }
+        self.shared.calls.insert(id.clone(), owner.clone());
+        owner.apply(&self.shared, |calls, now, effects| {
+            calls.create_call(spec);
+            calls.add_inputs(&id, inputs, now, effects)
+        });
+        Ok(Response::new(reply))
+    }
+
+    /// Ids of inputs follow from call and position, so that a repeated request names the same inputs.
+    fn new_inputs(
+        &self,
+        call: &FunctionCallId,
+        items: Vec<wire::FunctionPutInputsItem>,
+    ) -> Result<Vec<NewInput>, Status> {
+        items.into_iter().map(|item| self.new_input(call, item)).collect()
+    }
+
+    fn new_input(&self, call: &FunctionCallId, item: wire::FunctionPutInputsItem) -> Result<NewInput, Status> {
+        if !(0..MAX_INDEX).contains(&item.idx) {
+            return Err(Status::invalid_argument(format!(
+                "input index {} is out of range; one call takes up to {MAX_INDEX} inputs",
+                item.idx
+            )));
+        }
+        let input = item.input.unwrap_or_default();
+        let payload = convert::payload(input.args_oneof)?;
+        if payload.resident_bytes() > MAX_INLINE {
+            return Err(Status::invalid_argument(format!(
+                "input {} carries {} bytes inline; larger arguments than {MAX_INLINE} bytes go through a blob",
+                item.idx,
+                payload.resident_bytes()
+            )));
+        }
+        Ok(NewInput {
+            id: self.input_id(call, item.idx),
+            idx: item.idx,
+            payload,
+            data_format: input.data_format,
+            method_name: input.method_name.unwrap_or_default(),
+        })
+    }
+
+    fn input_id(&self, call: &FunctionCallId, idx: i32) -> InputId {
+        let suffix = derive_suffix("", &[call.as_str(), &idx.to_string()]);
+        InputId::parse(&format!("in-{suffix}")).unwrap_or_else(InputId::random)
+    }
+
+    fn refuse_if_full(&self, owner: &Owner, inputs: &[NewInput]) -> Result<(), Status> {
+        let bytes = inputs.iter().map(|i| i.payload.resident_bytes()).sum();
+        if owner.read(|c| c.has_room(inputs.len(), bytes)) { Ok(()) } else { Err(queue_full(owner)) }
+    }
+
+    fn receipts(&self, call: &FunctionCallId, inputs: &[NewInput]) -> Vec<wire::FunctionPutInputsResponseItem> {
+        let receipt = |input: &NewInput| wire::FunctionPutInputsResponseItem {
+            idx: input.idx,
+            input_id: input.id.to_string(),
+            input_jwt: self.ticket(call, Some(input.idx)),
+        };
+        inputs.iter().map(receipt).collect()
+    }
+
+    /// Shaped like a JWT, since the client reads `idx` out of it. It grants nothing: the call is named beside it.
+    fn ticket(&self, call: &FunctionCallId, idx: Option<i32>) -> String {
+        let payload = match idx {
+            Some(idx) => format!(r#"{{"idx":{idx},"call":"{call}"}}"#),
+            None => format!(r#"{{"call":"{call}"}}"#),
+        };
+        // The header is `{"alg":"none"}`.
+        format!("eyJhbGciOiJub25lIn0.{}.e30", URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    pub(crate) async fn function_put_inputs(
+        &self,
+        request: wire::FunctionPutInputsRequest,
+    ) -> Result<Response<wire::FunctionPutInputsResponse>, Status> {
+        let call = parse_call(&request.function_call_id)?;
+        let owner = self.owner_of_call(&call)?;
+        let inputs = self.new_inputs(&call, request.inputs)?;
+        let receipts = self.receipts(&call, &inputs);
+        let durable = owner.read(|c| c.call_spec(&call).is_some_and(|s| s.durable));
+        self.refuse_if_full(&owner, &inputs)?;
+        if durable {
+            self.shared.store.write(input_records(&call, &inputs)).await.map_err(|e| store_status(&e))?;
+        }
+        match owner.apply(&self.shared, |calls, now, effects| calls.add_inputs(&call, inputs, now, effects)) {
+            Accepted::Yes => Ok(Response::new(wire::FunctionPutInputsResponse { inputs: receipts })),
+            Accepted::QueueFull => Err(queue_full(&owner)),
+            Accepted::NoSuchCall => Err(unknown_call(&call)),
+        }
+    }
+
+    pub(crate) async fn function_finish_inputs(
+        &self,
+        request: wire::FunctionFinishInputsRequest,
+    ) -> Result<Response<()>, Status> {
+        let call = parse_call(&request.function_call_id)?;
+        let owner = self.owner_of_call(&call)?;
+        self.shared.store.write(vec![Write::FinishInputs(call.clone())]).await.map_err(|e| store_status(&e))?;
+        owner.apply(&self.shared, |calls, _, _| calls.finish_inputs(&call));
+        Ok(Response::new(()))
+    }
+
+    pub(crate) fn owner_of_call(&self, call: &FunctionCallId) -> Result<Arc<Owner>, Status> {
+        self.shared.calls.get(call).map(|o| o.clone()).ok_or_else(|| unknown_call(call))
+    }
+
+    pub(crate) async fn function_get_outputs(
+        &self,
+        request: wire::FunctionGetOutputsRequest,
+    ) -> Result<Response<wire::FunctionGetOutputsResponse>, Status> {
+        let call = parse_call(&request.function_call_id)?;
+        let page = page_request(&request);
+        let Some(owner) = self.shared.calls.get(&call).map(|o| o.clone()) else {
+            return self.stored_outputs(&call, page).await;
+        };
+        let wait = Duration::from_secs_f32(request.timeout.clamp(0.0, MAX_WAIT.as_secs_f32()));
+        let deadline = Instant::now() + wait;
+        let found = loop {
+            let watcher = owner.watcher(&call);
+            let news = watcher.notified();
+            tokio::pin!(news);
+            // From here on a publication wakes us, so nothing falls between the look and the wait.
+            news.as_mut().enable();
+            match owner.read(|c| c.outputs(&call, page)) {
+                None => return self.stored_outputs(&call, page).await,
+                Some(found) if !found.outputs.is_empty() || wait.is_zero() => break found,
+                Some(found) if found.unfinished == 0 => break found,
+                Some(found) => {
+                    if tokio::time::timeout_at(deadline, news).await.is_err() {
+                        break found;
+                    }
+                }
+            }
+        };
+        if request.clear_on_success && (found.unfinished == 0 || wait.is_zero()) {
+            let durable = owner.read(|c| c.call_spec(&call).is_none_or(|s| s.durable));
+            if !durable {
+                self.shared.on_delivered(&call);
+            }
+        }
+        Ok(Response::new(outputs_reply(found)))
+    }
+
+    /// A durable call that is not in memory: its app was stopped, or the server restarted since.
+    async fn stored_outputs(
+        &self,
+        call: &FunctionCallId,
+        page: PageRequest,
+    ) -> Result<Response<wire::FunctionGetOutputsResponse>, Status> {
+        let stored = self.shared.store.call(call).await.map_err(|e| store_status(&e))?;
+        let stored = stored.ok_or_else(|| unknown_call(call))?;
+        Ok(Response::new(outputs_reply(stored_page(stored, page))))
+    }
+
+    pub(crate) async fn function_call_from_id(
+        &self,
+        id: &str,
+    ) -> Result<Response<wire::FunctionCallFromIdResponse>, Status> {
+        let call = parse_call(id)?;
+        let owner = self.shared.calls.get(&call).map(|o| o.clone());
+        let (inputs, app_id, function_id) = match owner {
+            Some(owner) => {
+                let inputs = owner.read(|c| c.input_count(&call)).unwrap_or(0);
+                (inputs, owner.app.id.to_string(), owner.id.to_string())
+            }
+            None => {
+                let stored = self.shared.store.call(&call).await.map_err(|e| store_status(&e))?;
+                let stored = stored.ok_or_else(|| unknown_call(&call))?;
+                let inputs = stored.pending.len() + stored.finished.len();
+                (inputs, stored.record.app.to_string(), stored.record.function.to_string())
+            }
+        };
+        Ok(Response::new(wire::FunctionCallFromIdResponse {
+            function_call_id: call.to_string(),
+            num_inputs: inputs as i32,
+            metadata: Some(wire::FunctionCallHandleMetadata { app_id, function_id }),
+        }))
+    }
+
+    pub(crate) fn function_call_cancel(
+        &self,
+        request: &wire::FunctionCallCancelRequest,
+    ) -> Result<Response<()>, Status> {
+        let call = parse_call(&request.function_call_id)?;
+        let owner = self.owner_of_call(&call)?;
+        let tasks: Vec<_> =
+            owner.read(|c| c.call_inputs(&call)).into_iter().filter(|i| i.1.is_none()).filter_map(|i| i.2).collect();
+        owner.apply(&self.shared, |calls, now, effects| calls.cancel_call(&call, now, effects));
+        if request.terminate_containers {
+            for task in tasks {
+                owner.drain_task(&self.shared, &task);
+                self.shared.stop_task(&task, 0, format!("call `{call}` was cancelled with its containers"));
+            }
+        }
+        Ok(Response::new(()))
+    }
+
+    pub(crate) fn function_call_graph(&self, id: &str) -> Result<Response<wire::FunctionGetCallGraphResponse>, Status> {
+        let call = parse_call(id)?;
+        self.owner_of_call(&call)?;
+        let mut graph = wire::FunctionGetCallGraphResponse::default();
+        let mut open = vec![call];
+        while let Some(call) = open.pop() {
+            let Ok(owner) = self.owner_of_call(&call) else { continue };
+            let parent = owner.read(|c| c.call_spec(&call).and_then(|s| s.parent_input.clone()));
+            graph.function_calls.push(wire::FunctionCallCallGraphInfo {
+                function_call_id: call.to_string(),
+                parent_input_id: parent.map(String::from).unwrap_or_default(),
+                function_name: owner.tag.clone(),
+                module_name: owner.definition().view.module_name.clone(),
+            });
+            for (input, status, task) in owner.read(|c| c.call_inputs(&call)) {
+                if let Some(children) = self.shared.children.get(&input) {
+                    open.extend(children.iter().cloned());
+                }
+                graph.inputs.push(wire::InputCallGraphInfo {
+                    input_id: input.to_string(),
+                    status: status.map_or(0, |s| convert::generic_status(s) as i32),
+                    function_call_id: call.to_string(),
+                    task_id: task.map(String::from).unwrap_or_default(),
+                });
+            }
+        }
+        Ok(Response::new(graph))
+    }
+
+    pub(crate) fn put_data_out(&self, request: wire::FunctionCallPutDataRequest) -> Result<Response<()>, Status> {
+        let Some(PutInfo::FunctionCallId(id)) = &request.call_info else { return Err(no_call()) };
+        let call = parse_call(id)?;
+        self.owner_of_call(&call)?;
+        let pushed = self.shared.generators.of(&call).push(request.data_chunks);
+        pushed.map_err(|e| Status::failed_precondition(e.to_string()))?;
+        Ok(Response::new(()))
+    }
+
+    pub(crate) fn get_data_out(&self, request: &wire::FunctionCallGetDataRequest) -> Result<ChunkStream, Status> {
+        let Some(GetInfo::FunctionCallId(id)) = &request.call_info else { return Err(no_call()) };
+        let call = parse_call(id)?;
+        self.owner_of_call(&call)?;
+        let chunks = self.shared.generators.of(&call);
+        let pages = futures::stream::unfold((chunks, request.last_index), |(chunks, index)| async move {
+            let page = chunks.after(index, 64).await;
+            let last = page.last()?.index;
+            Some((futures::stream::iter(page), (chunks, last)))
+        });
+        Ok(Box::pin(pages.flatten().map(Ok)))
+    }
+}
+
+fn call_spec(request: &wire::FunctionMapRequest, id: FunctionCallId) -> CallSpec {
+    use wire::FunctionCallInvocationType as Invocation;
+    let invocation = request.function_call_invocation_type();
+    // A legacy client marks a map with no type at all.
+    let kind = match request.function_call_type() {
+        wire::FunctionCallType::Unary => CallKind::Unary,
+        _ => CallKind::Map,
+    };
+    CallSpec {
+        id,
+        kind,
+        durable: matches!(invocation, Invocation::Async | Invocation::AsyncLegacy),
+        parent_input: InputId::parse(&request.parent_input_id),
+        created_at: now_ms(),
+        invocation_type: invocation as i32,
+    }
+}
+
+fn parse_call(id: &str) -> Result<FunctionCallId, Status> {
+    FunctionCallId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function call id")))
+}
+
+fn no_call() -> Status {
+    Status::invalid_argument("the request names no function call")
+}
+
+fn unknown_call(call: &FunctionCallId) -> Status {
+    Status::not_found(format!(
+        "function call `{call}` is not known: it was never made, its results have expired, or the server was restarted \
+         while its caller waited (calls made with `.spawn()` survive that)"
+    ))
+}
+
+/// A full queue passes: the trailer tells the client when to come back, and it does so by itself.
+fn queue_full(owner: &Owner) -> Status {
+    let policy = owner.read(|c| *c.policy());
+    let message = format!(
+        "function `{}` has too many inputs waiting (at most {} inputs or {} MiB of arguments)",
+        owner.tag,
+        policy.max_inputs,
+        policy.max_input_bytes >> 20
+    );
+    crate::status::retry_later(tonic::Code::ResourceExhausted, message, QUEUE_RETRY_SECS)
+}
+
+fn input_records(call: &FunctionCallId, inputs: &[NewInput]) -> Vec<Write> {
+    let record = |input: &NewInput| InputRecord { call: call.clone(), input: input.clone() };
+    if inputs.is_empty() { Vec::new() } else { vec![Write::Inputs(inputs.iter().map(record).collect())] }
+}
+
+fn page_request(request: &wire::FunctionGetOutputsRequest) -> PageRequest {
+    let after = request.last_entry_id.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let range = request.start_idx.map(|start| (start, request.end_idx.unwrap_or(start)));
+    PageRequest { after, range, limit: OUTPUTS_PER_REPLY }
+}
+
+fn stored_page(stored: StoredCall, page: PageRequest) -> OutputPage {
+    let unfinished = stored.pending.len();
+    let wanted = |idx: i32| page.range.is_none_or(|(from, to)| (from..=to).contains(&idx));
+    let mut next = page.after.min(stored.finished.len());
+    let mut outputs = Vec::new();
+    for output in stored.finished.into_iter().skip(next) {
+        if outputs.len() == page.limit {
+            break;
+        }
+        next += 1;
+        if wanted(output.idx) {
+            outputs.push(output);
+        }
+    }
+    OutputPage { outputs, next, unfinished }
+}
+
+fn outputs_reply(page: OutputPage) -> wire::FunctionGetOutputsResponse {
+    wire::FunctionGetOutputsResponse {
+        outputs: page.outputs.into_iter().map(convert::output_item).collect(),
+        last_entry_id: format!("{}-0", page.next),
+        num_unfinished_inputs: page.unfinished as i32,
+        ..Default::default()
+    }
+}

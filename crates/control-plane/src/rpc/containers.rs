@@ -1,0 +1,166 @@
+//! What the runner inside a container asks and reports.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use calls::{Assignment, OutcomeStatus};
+use client_protocol::wire;
+use tonic::{Request, Response, Status};
+use types::ids::{InputId, TaskId};
+
+use crate::caller::Caller;
+use crate::clock::{now_ms, seconds};
+use crate::convert;
+use crate::owner::PollReply;
+use crate::rpc::Api;
+use crate::tasks::{STOP_GRACE_MS, Task};
+
+/// A request for inputs is answered empty after this; the runner asks again at once.
+const POLL_PATIENCE: Duration = Duration::from_secs(50);
+/// Held so long, a heartbeat is still answered within the 15 s that the runner allows.
+const HEARTBEAT_HOLD: Duration = Duration::from_secs(12);
+
+impl Api {
+    /// The task behind the connection.
+    fn task<T>(&self, request: &Request<T>) -> Result<(Caller, Arc<Task>), Status> {
+        let caller = Caller::of(request)?;
+        let id = caller.task()?.clone();
+        let task = self.shared.tasks.get(&id);
+        let task = task.ok_or_else(|| Status::failed_precondition(format!("task `{id}` is not running any more")))?;
+        Ok((caller, task))
+    }
+
+    pub(crate) async fn container_heartbeat(
+        &self,
+        request: Request<wire::ContainerHeartbeatRequest>,
+    ) -> Result<Response<wire::ContainerHeartbeatResponse>, Status> {
+        let (_, task) = self.task(&request)?;
+        let mut cancelled = task.take_cancelled();
+        if cancelled.is_empty() {
+            let _ = tokio::time::timeout(HEARTBEAT_HOLD, task.cancel_news.notified()).await;
+            cancelled = task.take_cancelled();
+        }
+        let event = (!cancelled.is_empty()).then(|| wire::CancelInputEvent {
+            input_ids: cancelled.into_iter().map(String::from).collect(),
+            ..Default::default()
+        });
+        Ok(Response::new(wire::ContainerHeartbeatResponse { cancel_input_event: event }))
+    }
+
+    pub(crate) async fn function_get_inputs(
+        &self,
+        request: Request<wire::FunctionGetInputsRequest>,
+    ) -> Result<Response<wire::FunctionGetInputsResponse>, Status> {
+        let (_, task) = self.task(&request)?;
+        if task.set_ready(now_ms()) {
+            task.owner.on_task_ready(now_ms().saturating_sub(task.enqueued_at));
+        }
+        // A runner of `single_use_containers` or `max_inputs` leaves by itself; one input per request is what all
+        // runners but batched ones ask for.
+        let pending = task.owner.poll(&self.shared, &task.id, 1);
+        let inputs = match pending.reply(POLL_PATIENCE).await {
+            None => Vec::new(),
+            Some(PollReply::Leave) => vec![wire::FunctionGetInputsItem { kill_switch: true, ..Default::default() }],
+            Some(PollReply::Inputs(inputs)) => inputs.into_iter().map(input_item).collect(),
+        };
+        Ok(Response::new(wire::FunctionGetInputsResponse { inputs, rate_limit_sleep_duration: 0.0 }))
+    }
+
+    pub(crate) fn function_put_outputs(
+        &self,
+        request: Request<wire::FunctionPutOutputsRequest>,
+    ) -> Result<Response<()>, Status> {
+        let (caller, task) = self.task(&request)?;
+        for item in request.into_inner().outputs {
+            let input = InputId::parse(&item.input_id)
+                .ok_or_else(|| Status::invalid_argument(format!("`{}` is not an input id", item.input_id)))?;
+            let result = item.result.unwrap_or_default();
+            let times = (item.input_started_at, item.output_created_at);
+            let outcome = convert::outcome(result, item.data_format, times)?;
+            let attempt = (!caller.version.is_legacy_runner()).then_some(item.retry_count);
+            let taken = task.owner.apply(&self.shared, |calls, now, effects| {
+                calls.on_output(&task.id, &input, attempt, outcome, now, effects)
+            });
+            if !taken {
+                tracing::debug!(%input, task = %task.id, "an output came for an attempt that is over");
+            }
+        }
+        Ok(Response::new(()))
+    }
+
+    /// The runner failed outside of any input: import, hydration, hooks.
+    pub(crate) fn task_result(&self, request: Request<wire::TaskResultRequest>) -> Result<Response<()>, Status> {
+        let (_, task) = self.task(&request)?;
+        let result = request.into_inner().result.unwrap_or_default();
+        let mut outcome = convert::outcome(result, wire::DataFormat::Pickle as i32, (0.0, 0.0))?;
+        if outcome.status == OutcomeStatus::Success {
+            return Ok(Response::new(()));
+        }
+        // The exception travels like that of an input, so that the caller gets it with type and traceback.
+        outcome.status = OutcomeStatus::Failure;
+        *task.reported.lock() = Some(outcome);
+        Ok(Response::new(()))
+    }
+
+    pub(crate) fn container_stop(&self, request: &wire::ContainerStopRequest) -> Result<Response<()>, Status> {
+        let id = &request.task_id;
+        let task = TaskId::parse(id).and_then(|id| self.shared.tasks.get(&id));
+        let task = task.ok_or_else(|| {
+            Status::not_found(format!("container `{id}` is not running; `modal container list` shows those that are"))
+        })?;
+        task.owner.drain_task(&self.shared, &task.id);
+        if !request.graceful {
+            self.shared.stop_task(&task.id, STOP_GRACE_MS, "the container was stopped by the user".to_owned());
+        }
+        Ok(Response::new(()))
+    }
+
+    pub(crate) fn task_list(
+        &self,
+        request: Request<wire::TaskListRequest>,
+    ) -> Result<Response<wire::TaskListResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let environment = self.environment(&caller, &request.environment_name)?;
+        let mut tasks: BTreeMap<TaskId, wire::TaskStats> = BTreeMap::new();
+        for task in self.shared.tasks.all() {
+            let app = &task.owner.app;
+            if app.environment != environment.id || (!request.app_id.is_empty() && app.id.as_str() != request.app_id) {
+                continue;
+            }
+            let record = app.record();
+            let started_at = task.started_at.load(Ordering::Relaxed);
+            tasks.insert(
+                task.id.clone(),
+                wire::TaskStats {
+                    task_id: task.id.to_string(),
+                    app_id: app.id.to_string(),
+                    app_description: record.name.unwrap_or(record.description),
+                    started_at: seconds(started_at),
+                    enqueued_at: seconds(task.enqueued_at),
+                },
+            );
+        }
+        Ok(Response::new(wire::TaskListResponse { tasks: tasks.into_values().rev().collect() }))
+    }
+}
+
+fn input_item(assignment: Assignment) -> wire::FunctionGetInputsItem {
+    let input = wire::FunctionInput {
+        args_oneof: Some(convert::args(assignment.payload)),
+        data_format: assignment.data_format,
+        method_name: (!assignment.method_name.is_empty()).then_some(assignment.method_name),
+        ..Default::default()
+    };
+    wire::FunctionGetInputsItem {
+        input_id: assignment.input.into(),
+        input: Some(input),
+        function_call_id: assignment.call.into(),
+        function_call_invocation_type: assignment.invocation_type,
+        retry_count: assignment.attempt,
+        function_map_idx: Some(assignment.idx),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,205 @@
+//! Defining functions and finding them.
+
+use std::sync::Arc;
+
+use client_protocol::wire;
+use metadata_store::{FunctionRecord, Write};
+use tonic::{Request, Response, Status};
+use types::ids::{DefinitionId, FunctionId};
+
+use crate::apps::App;
+use crate::caller::Caller;
+use crate::clock::now_ms;
+use crate::definition::{Definition, Scaling};
+use crate::handles;
+use crate::owner::Owner;
+use crate::rpc::{Api, derive_suffix, store_status};
+
+impl Api {
+    /// Ids must be there before functions are pickled. The id follows from app and name, so that nothing is stored
+    /// and a repeated request gets the same.
+    pub(crate) fn function_precreate(
+        &self,
+        request: &wire::FunctionPrecreateRequest,
+    ) -> Result<Response<wire::FunctionPrecreateResponse>, Status> {
+        let app = self.app(&request.app_id)?;
+        if request.webhook_config.as_ref().is_some_and(|w| w.r#type != 0) {
+            return Err(Status::unimplemented("web endpoints are not served by this version of Dorian yet"));
+        }
+        let function_id = match request.existing_function_id.as_str() {
+            "" => self.function_id(&app, &request.function_name).to_string(),
+            existing => existing.to_owned(),
+        };
+        let metadata = handles::precreated(request, &function_id);
+        Ok(Response::new(wire::FunctionPrecreateResponse { function_id, handle_metadata: Some(metadata) }))
+    }
+
+    fn function_id(&self, app: &App, tag: &str) -> FunctionId {
+        let suffix = derive_suffix(&self.shared.config.salt, &["function", app.id.as_str(), tag]);
+        FunctionId::parse(&format!("fu-{suffix}")).unwrap_or_else(FunctionId::random)
+    }
+
+    pub(crate) async fn function_create(
+        &self,
+        request: Request<wire::FunctionCreateRequest>,
+    ) -> Result<Response<wire::FunctionCreateResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let app = self.app(&request.app_id)?;
+        if request.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()) {
+            return Err(Status::unimplemented("schedules are not served by this version of Dorian yet"));
+        }
+        let raw = match (request.function, request.function_data) {
+            (Some(function), _) => function,
+            (None, Some(data)) => handles::preferred(data)
+                .ok_or_else(|| Status::invalid_argument("the function data names no function"))?,
+            (None, None) => return Err(Status::invalid_argument("the request has no function")),
+        };
+        let definition = Definition::new(DefinitionId::random(), raw, caller.version)?;
+        self.check_objects(&definition)?;
+        let tag = definition.view.function_name.clone();
+        let id = match request.existing_function_id.as_str() {
+            "" => self.function_id(&app, &tag),
+            id => FunctionId::parse(id)
+                .ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function id")))?,
+        };
+        let record = FunctionRecord {
+            id: id.clone(),
+            app: app.id.clone(),
+            tag: tag.clone(),
+            definition_id: definition.id.clone(),
+            definition: definition.bytes(),
+            client_version: caller.version.to_string(),
+            created_at_ms: now_ms(),
+        };
+        self.shared.store.write(vec![Write::Function(record)]).await.map_err(|e| store_status(&e))?;
+        let owner = self.install(id, tag, app, definition);
+        Ok(Response::new(created(&owner)))
+    }
+
+    fn install(&self, id: FunctionId, tag: String, app: Arc<App>, definition: Definition) -> Arc<Owner> {
+        let known = self.shared.owners.get(&id).map(|o| o.clone());
+        match known {
+            Some(owner) => {
+                owner.set_definition(&self.shared, definition);
+                owner
+            }
+            None => {
+                let owner = Arc::new(Owner::new(id.clone(), tag, app, definition, now_ms()));
+                self.shared.owners.insert(id, owner.clone());
+                owner
+            }
+        }
+    }
+
+    /// Objects that a definition names must be there: otherwise the first container would find out.
+    fn check_objects(&self, definition: &Definition) -> Result<(), Status> {
+        let missing = |what: &str, id: String| Err(Status::not_found(format!("{what} `{id}` does not exist")));
+        if let Some(image) = definition.image.as_ref().filter(|id| self.shared.images.get(id).is_none()) {
+            return missing("image", image.to_string());
+        }
+        match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
+            Some(mount) => missing("mount", mount.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn function_get(
+        &self,
+        request: Request<wire::FunctionGetRequest>,
+    ) -> Result<Response<wire::FunctionGetResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        if request.app_version > 0 {
+            return Err(Status::unimplemented("looking up a function at a given deployment version is not served yet"));
+        }
+        let environment = self.environment(&caller, &request.environment_name)?;
+        let (app, tag) = (&request.app_name, &request.object_tag);
+        let found = self.deployed_app(&environment.id, app).ok_or_else(|| {
+            Status::not_found(format!("app `{app}` is not deployed in environment `{}`", environment.name))
+        })?;
+        let id = found.function_ids().get(tag).cloned();
+        let owner = id.and_then(|id| self.shared.owners.get(&id).map(|o| o.clone()));
+        let owner = owner.ok_or_else(|| {
+            let names: Vec<String> = found.function_ids().into_keys().collect();
+            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}", names.join(", ")))
+        })?;
+        Ok(Response::new(wire::FunctionGetResponse {
+            function_id: owner.id.to_string(),
+            handle_metadata: Some(handles::metadata(&owner)),
+            function: Some(handles::function_data(&owner.definition())),
+            ..Default::default()
+        }))
+    }
+
+    pub(crate) fn function_get_by_id(&self, id: &str) -> Result<Response<wire::FunctionGetByIdResponse>, Status> {
+        let owner = self.owner(id)?;
+        Ok(Response::new(wire::FunctionGetByIdResponse {
+            function: Some(handles::function_data(&owner.definition())),
+            handle_metadata: Some(handles::metadata(&owner)),
+        }))
+    }
+
+    pub(crate) fn function_get_serialized(
+        &self,
+        id: &str,
+    ) -> Result<Response<wire::FunctionGetSerializedResponse>, Status> {
+        let definition = self.owner(id)?.definition();
+        Ok(Response::new(wire::FunctionGetSerializedResponse {
+            function_serialized: definition.view.function_serialized.clone(),
+            class_serialized: definition.view.class_serialized.clone(),
+        }))
+    }
+
+    pub(crate) fn function_stats(&self, id: &str) -> Result<Response<wire::FunctionStats>, Status> {
+        let owner = self.owner(id)?;
+        let load = owner.read(calls::FunctionCalls::load);
+        let tasks = owner.task_ids().len() as u32;
+        Ok(Response::new(wire::FunctionStats {
+            backlog: (load.ready + load.delayed) as u32,
+            num_active_tasks: tasks,
+            num_total_tasks: tasks,
+            num_running_inputs: load.running as u32,
+            input_headroom: (tasks * owner.definition().max_concurrency()).saturating_sub(load.running as u32),
+        }))
+    }
+
+    pub(crate) fn update_scheduling(
+        &self,
+        request: wire::FunctionUpdateSchedulingParamsRequest,
+    ) -> Result<Response<wire::FunctionUpdateSchedulingParamsResponse>, Status> {
+        let owner = self.owner(&request.function_id)?;
+        let now = owner.scaling();
+        let wanted = request.settings.unwrap_or_default();
+        let legacy = (request.warm_pool_size_override > 0).then_some(request.warm_pool_size_override);
+        let scaling = Scaling {
+            min: wanted.min_containers.or(legacy).unwrap_or(now.min),
+            // An explicit 0 takes the limit away.
+            max: wanted.max_containers.map_or(now.max, |max| (max > 0).then_some(max)),
+            buffer: wanted.buffer_containers.unwrap_or(now.buffer),
+            scaledown_ms: wanted.scaledown_window.map_or(now.scaledown_ms, |s| u64::from(s) * 1000),
+            concurrency: now.concurrency,
+        };
+        owner.override_scaling(&self.shared, scaling);
+        let current_settings = wire::AutoscalerSettings {
+            min_containers: Some(scaling.min),
+            max_containers: scaling.max,
+            buffer_containers: Some(scaling.buffer),
+            scaledown_window: Some((scaling.scaledown_ms / 1000) as u32),
+            ..Default::default()
+        };
+        let reply = wire::FunctionUpdateSchedulingParamsResponse { current_settings: Some(current_settings) };
+        Ok(Response::new(reply))
+    }
+}
+
+fn created(owner: &Owner) -> wire::FunctionCreateResponse {
+    let definition = owner.definition();
+    wire::FunctionCreateResponse {
+        function_id: owner.id.to_string(),
+        function: Some(definition.raw.clone()),
+        handle_metadata: Some(handles::metadata(owner)),
+        function_data: Some(handles::function_data(&definition)),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,204 @@
+//! Following an app's output, and its recent history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client_protocol::wire;
+use futures::Stream;
+use prost_types::Timestamp;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use types::ids::{FunctionId, TaskId};
+use worker_protocol::Descriptor;
+
+use crate::apps::App;
+use crate::clock::seconds;
+use crate::logs::LogEntry;
+use crate::rpc::Api;
+
+pub type LogStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::TaskLogsBatch, Status>> + Send>>;
+
+/// Entries per message: large enough to be quick, small enough to stay far below message limits.
+const PAGE: usize = 256;
+/// Longest that one stream stays open; the client opens the next one at once.
+const MAX_FOLLOW: Duration = Duration::from_secs(60);
+/// History is given in one reply of at most this many entries, the client's own limit.
+const MAX_FETCH: usize = 20_000;
+
+/// Which entries a request wants.
+#[derive(Clone, Default)]
+struct Filter {
+    task: Option<TaskId>,
+    function: Option<FunctionId>,
+    descriptor: Option<Descriptor>,
+    search: String,
+    since_ms: u64,
+    until_ms: u64,
+}
+
+impl Filter {
+    fn accepts(&self, entry: &LogEntry) -> bool {
+        self.task.as_ref().is_none_or(|t| entry.task.as_ref() == Some(t))
+            && self.function.as_ref().is_none_or(|f| entry.function.as_ref() == Some(f))
+            && self.descriptor.is_none_or(|d| entry.descriptor == d)
+            && (self.search.is_empty() || entry.text.contains(&self.search))
+            && entry.at >= self.since_ms
+            && entry.at <= self.until_ms
+    }
+}
+
+impl Api {
+    pub(crate) fn app_get_logs(&self, request: wire::AppGetLogsRequest) -> Result<LogStream, Status> {
+        let mut filter = Filter {
+            function: FunctionId::parse(&request.function_id),
+            descriptor: descriptor(request.file_descriptor()),
+            search: request.search_text,
+            until_ms: u64::MAX,
+            ..Filter::default()
+        };
+        let app = if request.task_id.is_empty() {
+            self.app(&request.app_id)?
+        } else {
+            let task = TaskId::parse(&request.task_id).and_then(|id| self.shared.tasks.get(&id));
+            let gone = || Status::not_found(format!("container `{}` is not running", request.task_id));
+            let task = task.ok_or_else(gone)?;
+            filter.task = Some(task.id.clone());
+            task.owner.app.clone()
+        };
+        let position = request.last_entry_id.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let patience = Duration::from_secs_f32(request.timeout.clamp(0.0, MAX_FOLLOW.as_secs_f32()));
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(follow(app, filter, position, patience, sender));
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+
+    pub(crate) fn app_fetch_logs(
+        &self,
+        request: &wire::AppFetchLogsRequest,
+    ) -> Result<wire::AppFetchLogsResponse, Status> {
+        let app = self.app(&request.app_id)?;
+        let filter = Filter {
+            task: TaskId::parse(&request.task_id),
+            function: FunctionId::parse(&request.function_id),
+            descriptor: descriptor(request.source()),
+            search: request.search_text.clone(),
+            since_ms: request.since.map_or(0, milliseconds),
+            until_ms: request.until.map_or(u64::MAX, milliseconds),
+        };
+        let limit = if request.limit == 0 { MAX_FETCH } else { (request.limit as usize).min(MAX_FETCH) };
+        let entries: Vec<LogEntry> =
+            app.log.after(0, usize::MAX).entries.into_iter().filter(|e| filter.accepts(e)).collect();
+        let newest = entries.len().saturating_sub(limit);
+        let batches = entries[newest..].iter().map(batch).collect();
+        Ok(wire::AppFetchLogsResponse { batches })
+    }
+
+    pub(crate) fn app_count_logs(
+        &self,
+        request: &wire::AppCountLogsRequest,
+    ) -> Result<wire::AppCountLogsResponse, Status> {
+        use wire::app_count_logs_response::LogBucket;
+        let app = self.app(&request.app_id)?;
+        let filter = Filter {
+            task: TaskId::parse(&request.task_id),
+            function: FunctionId::parse(&request.function_id),
+            descriptor: descriptor(request.source()),
+            search: request.search_text.clone(),
+            since_ms: request.since.map_or(0, milliseconds),
+            until_ms: request.until.map_or(u64::MAX, milliseconds),
+        };
+        let width = u64::from(request.bucket_secs.max(1));
+        let mut buckets: std::collections::BTreeMap<u64, LogBucket> = std::collections::BTreeMap::new();
+        for entry in app.log.after(0, usize::MAX).entries.iter().filter(|e| filter.accepts(e)) {
+            let start = entry.at / 1000 / width * width;
+            let bucket = buckets.entry(start).or_insert_with(|| LogBucket {
+                bucket_start_at: Some(Timestamp { seconds: start as i64, nanos: 0 }),
+                ..Default::default()
+            });
+            match entry.descriptor {
+                Descriptor::Stdout => bucket.stdout_logs += 1,
+                Descriptor::Stderr => bucket.stderr_logs += 1,
+                Descriptor::System => bucket.system_logs += 1,
+            }
+        }
+        Ok(wire::AppCountLogsResponse { app_id: app.id.to_string(), buckets: buckets.into_values().collect() })
+    }
+}
+
+/// Sends what is there and what comes, until the patience or the app ends.
+async fn follow(
+    app: Arc<App>,
+    filter: Filter,
+    mut position: u64,
+    patience: Duration,
+    sender: mpsc::Sender<Result<wire::TaskLogsBatch, Status>>,
+) {
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        let page = app.log.after(position, PAGE);
+        if page.missed > 0 && position > 0 {
+            let text = format!("[dorian] {} pieces of output came faster than they were read and are cut here\n", page.missed);
+            let notice = wire::TaskLogsBatch { items: vec![item(Descriptor::System, text, 0)], ..Default::default() };
+            if sender.send(Ok(notice)).await.is_err() {
+                return;
+            }
+        }
+        for entry in &page.entries {
+            position = entry.sequence;
+            if filter.accepts(entry) && sender.send(Ok(batch(entry))).await.is_err() {
+                return;
+            }
+        }
+        if page.closed {
+            let _ = sender.send(Ok(wire::TaskLogsBatch { app_done: true, ..Default::default() })).await;
+            return;
+        }
+        if page.entries.len() == PAGE {
+            continue;
+        }
+        tokio::select! {
+            () = app.log.wait_after(position) => {}
+            () = tokio::time::sleep_until(deadline) => return,
+            () = sender.closed() => return,
+        }
+    }
+}
+
+fn batch(entry: &LogEntry) -> wire::TaskLogsBatch {
+    wire::TaskLogsBatch {
+        task_id: entry.task.as_ref().map(ToString::to_string).unwrap_or_default(),
+        function_id: entry.function.as_ref().map(ToString::to_string).unwrap_or_default(),
+        entry_id: format!("{}-0", entry.sequence),
+        items: vec![item(entry.descriptor, entry.text.clone(), entry.at)],
+        ..Default::default()
+    }
+}
+
+fn item(descriptor: Descriptor, data: String, at: u64) -> wire::TaskLogs {
+    let file_descriptor = match descriptor {
+        Descriptor::Stdout => wire::FileDescriptor::Stdout,
+        // What the platform says about a container goes where a person will see it without asking.
+        Descriptor::Stderr | Descriptor::System => wire::FileDescriptor::Stderr,
+    };
+    wire::TaskLogs {
+        data,
+        file_descriptor: file_descriptor as i32,
+        timestamp: seconds(at),
+        timestamp_ns: at * 1_000_000,
+        ..Default::default()
+    }
+}
+
+fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {
+    match wanted {
+        wire::FileDescriptor::Stdout => Some(Descriptor::Stdout),
+        wire::FileDescriptor::Stderr => Some(Descriptor::Stderr),
+        wire::FileDescriptor::Info => Some(Descriptor::System),
+        _ => None,
+    }
+}
+
+fn milliseconds(at: Timestamp) -> u64 {
+    (at.seconds.max(0) as u64) * 1000 + (at.nanos.max(0) as u64) / 1_000_000
+}

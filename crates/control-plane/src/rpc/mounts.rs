@@ -1,0 +1,134 @@
+//! Files from the user's machine.
+
+use blob_store::BlobStore;
+use client_protocol::wire;
+use metadata_store::{MountFileRecord, MountRecord, Write};
+use tonic::{Response, Status};
+use types::ids::MountId;
+use wire::mount_put_file_request::DataOneof;
+
+use crate::clock::now_ms;
+use crate::convert;
+use crate::mounts::{CLIENT_MOUNT_PREFIX, Mount, content_digest};
+use crate::rpc::blobs::{blob_status, parse_sha256};
+use crate::rpc::{Api, store_status};
+
+/// Files in one mount. Above this a volume or an image layer serves better.
+const MAX_FILES: usize = 200_000;
+
+impl Api {
+    pub(crate) async fn mount_check_existence(
+        &self,
+        request: wire::MountBatchedCheckExistenceRequest,
+    ) -> Result<Response<wire::MountBatchedCheckExistenceResponse>, Status> {
+        let mut missing = Vec::new();
+        for hash in request.sha256_hex_hashes {
+            if !self.has_content(&hash).await? {
+                missing.push(hash);
+            }
+        }
+        Ok(Response::new(wire::MountBatchedCheckExistenceResponse {
+            missing_sha256_hex_hashes: missing,
+            ..Default::default()
+        }))
+    }
+
+    async fn has_content(&self, hash: &str) -> Result<bool, Status> {
+        let digest = parse_sha256(hash)?;
+        self.shared.blobs.has_content(&digest).await.map_err(|e| blob_status(&e))
+    }
+
+    /// Without data it is the old clients' question whether the file is there.
+    pub(crate) async fn mount_put_file(
+        &self,
+        request: wire::MountPutFileRequest,
+    ) -> Result<Response<wire::MountPutFileResponse>, Status> {
+        let hash = request.sha256_hex;
+        if !self.has_content(&hash).await? {
+            let digest = parse_sha256(&hash)?;
+            let stored = match request.data_oneof {
+                None => return Ok(Response::new(wire::MountPutFileResponse { exists: false, checked_at: None })),
+                Some(DataOneof::Data(data)) => self.shared.blobs.put_content(&digest, data).await,
+                Some(DataOneof::DataBlobId(id)) => {
+                    self.shared.blobs.put_content_from_blob(&digest, &convert::blob_id(&id)?).await
+                }
+            };
+            stored.map_err(|e| blob_status(&e))?;
+        }
+        Ok(Response::new(wire::MountPutFileResponse { exists: true, checked_at: None }))
+    }
+
+    pub(crate) async fn mount_get_or_create(
+        &self,
+        request: wire::MountGetOrCreateRequest,
+    ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
+        let name = request.deployment_name.clone();
+        if !name.is_empty() {
+            if let Some(mount) = self.shared.mounts.by_name(&name) {
+                return Ok(reply(&mount));
+            }
+            if request.object_creation_type() == wire::ObjectCreationType::Unspecified {
+                return self.global_mount(&name).await;
+            }
+        }
+        let files = self.mount_files(request.files).await?;
+        let digest = content_digest(&files);
+        if let (true, Some(mount)) = (name.is_empty(), self.shared.mounts.by_content(&digest)) {
+            return Ok(reply(&mount));
+        }
+        self.create_mount((!name.is_empty()).then_some(name), digest, files).await
+    }
+
+    /// A lookup in the global name space: only the client's own package is published there.
+    async fn global_mount(&self, name: &str) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
+        let Some(version) = name.strip_prefix(CLIENT_MOUNT_PREFIX) else {
+            return Err(Status::not_found(format!("mount `{name}` does not exist")));
+        };
+        if version.is_empty() || !version.bytes().all(|b| b.is_ascii_alphanumeric() || b".".contains(&b)) {
+            return Err(Status::invalid_argument(format!("`{version}` is not a version of the client")));
+        }
+        self.create_mount(Some(name.to_owned()), content_digest(&[]), Vec::new()).await
+    }
+
+    async fn create_mount(
+        &self,
+        name: Option<String>,
+        content_digest: String,
+        files: Vec<MountFileRecord>,
+    ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
+        let record = MountRecord { id: MountId::random(), name, content_digest, files, created_at_ms: now_ms() };
+        self.shared.store.write(vec![Write::Mount(record.clone())]).await.map_err(|e| store_status(&e))?;
+        Ok(reply(&self.shared.mounts.insert(record)))
+    }
+
+    async fn mount_files(&self, files: Vec<wire::MountFile>) -> Result<Vec<MountFileRecord>, Status> {
+        if files.len() > MAX_FILES {
+            return Err(Status::invalid_argument(format!(
+                "the mount has {} files, and at most {MAX_FILES} are taken; ignore what is not needed",
+                files.len()
+            )));
+        }
+        let mut records = Vec::with_capacity(files.len());
+        for file in files {
+            if !self.has_content(&file.sha256_hex).await? {
+                return Err(Status::failed_precondition(format!("file `{}` was never uploaded", file.filename)));
+            }
+            records.push(MountFileRecord {
+                path: file.filename,
+                sha256: file.sha256_hex,
+                mode: file.mode.unwrap_or(0o644) & 0o7777,
+                size: file.size.unwrap_or(0),
+            });
+        }
+        Ok(records)
+    }
+}
+
+fn reply(mount: &Mount) -> Response<wire::MountGetOrCreateResponse> {
+    let metadata =
+        wire::MountHandleMetadata { content_checksum_sha256_hex: mount.record.content_digest.clone() };
+    Response::new(wire::MountGetOrCreateResponse {
+        mount_id: mount.record.id.to_string(),
+        handle_metadata: Some(metadata),
+    })
+}

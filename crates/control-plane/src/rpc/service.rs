@@ -1,0 +1,263 @@
+//! The methods of the client's service, each handed to its resource's file.
+
+use client_protocol::{ModalClient, wire};
+use tonic::{Request, Response, Status};
+
+use crate::rpc::Api;
+use crate::rpc::calls::ChunkStream;
+use crate::rpc::images::JoinStream;
+use crate::rpc::logs::LogStream;
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn unserved(method: &str, why: &str) -> Status {
+    Status::unimplemented(format!("`{method}` is not served: {why}"))
+}
+
+#[tonic::async_trait]
+impl ModalClient for Api {
+    type AppGetLogsStream = LogStream;
+    type ImageJoinStreamingStream = JoinStream;
+    type FunctionCallGetDataOutStream = ChunkStream;
+    type FunctionCallGetDataInStream = ChunkStream;
+
+    async fn app_create(&self, request: Request<wire::AppCreateRequest>) -> Reply<wire::AppCreateResponse> {
+        self.app_create(request).await
+    }
+
+    async fn app_heartbeat(&self, request: Request<wire::AppHeartbeatRequest>) -> Reply<()> {
+        self.app_heartbeat(&request.get_ref().app_id)
+    }
+
+    async fn app_publish(&self, request: Request<wire::AppPublishRequest>) -> Reply<wire::AppPublishResponse> {
+        self.app_publish(request).await
+    }
+
+    async fn app_client_disconnect(&self, request: Request<wire::AppClientDisconnectRequest>) -> Reply<()> {
+        self.app_client_disconnect(request.get_ref())
+    }
+
+    async fn app_get_by_deployment_name(&self, request: Request<wire::AppGetByDeploymentNameRequest>) -> Reply<wire::AppGetByDeploymentNameResponse> {
+        self.app_get_by_deployment_name(request)
+    }
+
+    async fn app_get_layout(&self, request: Request<wire::AppGetLayoutRequest>) -> Reply<wire::AppGetLayoutResponse> {
+        self.app_get_layout(&request.get_ref().app_id)
+    }
+
+    async fn app_get_objects(&self, request: Request<wire::AppGetObjectsRequest>) -> Reply<wire::AppGetObjectsResponse> {
+        self.app_get_objects(request.get_ref())
+    }
+
+    async fn app_set_objects(&self, request: Request<wire::AppSetObjectsRequest>) -> Reply<()> {
+        self.app_set_objects(request.into_inner()).await
+    }
+
+    async fn app_deploy(&self, request: Request<wire::AppDeployRequest>) -> Reply<wire::AppDeployResponse> {
+        self.app_deploy(request).await
+    }
+
+    async fn app_list(&self, request: Request<wire::AppListRequest>) -> Reply<wire::AppListResponse> {
+        self.app_list(request)
+    }
+
+    async fn app_stop(&self, request: Request<wire::AppStopRequest>) -> Reply<()> {
+        self.app_stop(&request.get_ref().app_id)
+    }
+
+    async fn app_get_lifecycle(&self, request: Request<wire::AppGetLifecycleRequest>) -> Reply<wire::AppGetLifecycleResponse> {
+        self.app_get_lifecycle(&request.get_ref().app_id)
+    }
+
+    async fn app_get_or_create(&self, request: Request<wire::AppGetOrCreateRequest>) -> Reply<wire::AppGetOrCreateResponse> {
+        self.app_get_or_create(request).await
+    }
+
+    async fn app_set_tags(&self, request: Request<wire::AppSetTagsRequest>) -> Reply<()> {
+        self.app_set_tags(request.into_inner()).await
+    }
+
+    async fn app_get_tags(&self, request: Request<wire::AppGetTagsRequest>) -> Reply<wire::AppGetTagsResponse> {
+        self.app_get_tags(&request.get_ref().app_id)
+    }
+
+    async fn app_get_logs(&self, request: Request<wire::AppGetLogsRequest>) -> Reply<Self::AppGetLogsStream> {
+        self.app_get_logs(request.into_inner()).map(Response::new)
+    }
+
+    async fn app_fetch_logs(&self, request: Request<wire::AppFetchLogsRequest>) -> Reply<wire::AppFetchLogsResponse> {
+        self.app_fetch_logs(request.get_ref()).map(Response::new)
+    }
+
+    async fn app_count_logs(&self, request: Request<wire::AppCountLogsRequest>) -> Reply<wire::AppCountLogsResponse> {
+        self.app_count_logs(request.get_ref()).map(Response::new)
+    }
+
+    async fn environment_get_or_create(&self, request: Request<wire::EnvironmentGetOrCreateRequest>) -> Reply<wire::EnvironmentGetOrCreateResponse> {
+        self.environment_get_or_create(request).await
+    }
+
+    async fn environment_list(&self, _request: Request<()>) -> Reply<wire::EnvironmentListResponse> {
+        Ok(Response::new(self.list_environments()))
+    }
+
+    async fn environment_create(&self, request: Request<wire::EnvironmentCreateRequest>) -> Reply<()> {
+        self.create_environment(&request.get_ref().name).await.map(|_| Response::new(()))
+    }
+
+    async fn environment_delete(&self, request: Request<wire::EnvironmentDeleteRequest>) -> Reply<()> {
+        self.delete_environment(&request.get_ref().name).await
+    }
+
+    async fn environment_update(&self, request: Request<wire::EnvironmentUpdateRequest>) -> Reply<wire::EnvironmentListItem> {
+        self.update_environment(request.into_inner()).await
+    }
+
+    async fn function_precreate(&self, request: Request<wire::FunctionPrecreateRequest>) -> Reply<wire::FunctionPrecreateResponse> {
+        self.function_precreate(request.get_ref())
+    }
+
+    async fn function_create(&self, request: Request<wire::FunctionCreateRequest>) -> Reply<wire::FunctionCreateResponse> {
+        self.function_create(request).await
+    }
+
+    async fn function_get(&self, request: Request<wire::FunctionGetRequest>) -> Reply<wire::FunctionGetResponse> {
+        self.function_get(request)
+    }
+
+    async fn function_get_by_id(&self, request: Request<wire::FunctionGetByIdRequest>) -> Reply<wire::FunctionGetByIdResponse> {
+        self.function_get_by_id(&request.get_ref().function_id)
+    }
+
+    async fn function_get_serialized(&self, request: Request<wire::FunctionGetSerializedRequest>) -> Reply<wire::FunctionGetSerializedResponse> {
+        self.function_get_serialized(&request.get_ref().function_id)
+    }
+
+    async fn function_get_current_stats(&self, request: Request<wire::FunctionGetCurrentStatsRequest>) -> Reply<wire::FunctionStats> {
+        self.function_stats(&request.get_ref().function_id)
+    }
+
+    async fn function_update_scheduling_params(&self, request: Request<wire::FunctionUpdateSchedulingParamsRequest>) -> Reply<wire::FunctionUpdateSchedulingParamsResponse> {
+        self.update_scheduling(request.into_inner())
+    }
+
+    async fn function_map(&self, request: Request<wire::FunctionMapRequest>) -> Reply<wire::FunctionMapResponse> {
+        self.function_map(request).await
+    }
+
+    async fn function_put_inputs(&self, request: Request<wire::FunctionPutInputsRequest>) -> Reply<wire::FunctionPutInputsResponse> {
+        self.function_put_inputs(request.into_inner()).await
+    }
+
+    async fn function_get_outputs(&self, request: Request<wire::FunctionGetOutputsRequest>) -> Reply<wire::FunctionGetOutputsResponse> {
+        self.function_get_outputs(request.into_inner()).await
+    }
+
+    async fn function_retry_inputs(&self, _request: Request<wire::FunctionRetryInputsRequest>) -> Reply<wire::FunctionRetryInputsResponse> {
+        Err(unserved("FunctionRetryInputs", "retries are made by the server"))
+    }
+
+    async fn function_call_cancel(&self, request: Request<wire::FunctionCallCancelRequest>) -> Reply<()> {
+        self.function_call_cancel(request.get_ref())
+    }
+
+    async fn function_call_from_id(&self, request: Request<wire::FunctionCallFromIdRequest>) -> Reply<wire::FunctionCallFromIdResponse> {
+        self.function_call_from_id(&request.get_ref().function_call_id).await
+    }
+
+    async fn function_finish_inputs(&self, request: Request<wire::FunctionFinishInputsRequest>) -> Reply<()> {
+        self.function_finish_inputs(request.into_inner()).await
+    }
+
+    async fn function_get_call_graph(&self, request: Request<wire::FunctionGetCallGraphRequest>) -> Reply<wire::FunctionGetCallGraphResponse> {
+        self.function_call_graph(&request.get_ref().function_call_id)
+    }
+
+    async fn function_call_get_data_in(&self, _request: Request<wire::FunctionCallGetDataRequest>) -> Reply<Self::FunctionCallGetDataInStream> {
+        Err(unserved("FunctionCallGetDataIn", "web endpoints are not served yet"))
+    }
+
+    async fn function_call_get_data_out(&self, request: Request<wire::FunctionCallGetDataRequest>) -> Reply<Self::FunctionCallGetDataOutStream> {
+        self.get_data_out(request.get_ref()).map(Response::new)
+    }
+
+    async fn function_call_put_data_out(&self, request: Request<wire::FunctionCallPutDataRequest>) -> Reply<()> {
+        self.put_data_out(request.into_inner())
+    }
+
+    async fn container_hello(&self, _request: Request<()>) -> Reply<()> {
+        Ok(Response::new(()))
+    }
+
+    async fn container_heartbeat(&self, request: Request<wire::ContainerHeartbeatRequest>) -> Reply<wire::ContainerHeartbeatResponse> {
+        self.container_heartbeat(request).await
+    }
+
+    async fn function_get_inputs(&self, request: Request<wire::FunctionGetInputsRequest>) -> Reply<wire::FunctionGetInputsResponse> {
+        self.function_get_inputs(request).await
+    }
+
+    async fn function_put_outputs(&self, request: Request<wire::FunctionPutOutputsRequest>) -> Reply<()> {
+        self.function_put_outputs(request)
+    }
+
+    async fn task_result(&self, request: Request<wire::TaskResultRequest>) -> Reply<()> {
+        self.task_result(request)
+    }
+
+    async fn function_get_dynamic_concurrency(&self, request: Request<wire::FunctionGetDynamicConcurrencyRequest>) -> Reply<wire::FunctionGetDynamicConcurrencyResponse> {
+        Ok(Response::new(wire::FunctionGetDynamicConcurrencyResponse { concurrency: request.get_ref().target_concurrency }))
+    }
+
+    async fn container_stop(&self, request: Request<wire::ContainerStopRequest>) -> Reply<wire::ContainerStopResponse> {
+        self.container_stop(request.get_ref()).map(|_| Response::new(wire::ContainerStopResponse {}))
+    }
+
+    async fn task_list(&self, request: Request<wire::TaskListRequest>) -> Reply<wire::TaskListResponse> {
+        self.task_list(request)
+    }
+
+    async fn image_get_or_create(&self, request: Request<wire::ImageGetOrCreateRequest>) -> Reply<wire::ImageGetOrCreateResponse> {
+        self.image_get_or_create(request).await
+    }
+
+    async fn image_join_streaming(&self, request: Request<wire::ImageJoinStreamingRequest>) -> Reply<Self::ImageJoinStreamingStream> {
+        self.image_join(request.get_ref()).map(Response::new)
+    }
+
+    async fn image_from_id(&self, request: Request<wire::ImageFromIdRequest>) -> Reply<wire::ImageFromIdResponse> {
+        self.image_from_id(&request.get_ref().image_id)
+    }
+
+    async fn mount_get_or_create(&self, request: Request<wire::MountGetOrCreateRequest>) -> Reply<wire::MountGetOrCreateResponse> {
+        self.mount_get_or_create(request.into_inner()).await
+    }
+
+    async fn mount_put_file(&self, request: Request<wire::MountPutFileRequest>) -> Reply<wire::MountPutFileResponse> {
+        self.mount_put_file(request.into_inner()).await
+    }
+
+    async fn mount_batched_check_existence(&self, request: Request<wire::MountBatchedCheckExistenceRequest>) -> Reply<wire::MountBatchedCheckExistenceResponse> {
+        self.mount_check_existence(request.into_inner()).await
+    }
+
+    async fn blob_create(&self, request: Request<wire::BlobCreateRequest>) -> Reply<wire::BlobCreateResponse> {
+        self.blob_create(request).await
+    }
+
+    async fn blob_get(&self, request: Request<wire::BlobGetRequest>) -> Reply<wire::BlobGetResponse> {
+        self.blob_get(request).await
+    }
+
+    async fn client_hello(&self, request: Request<()>) -> Reply<wire::ClientHelloResponse> {
+        self.hello(&request)
+    }
+
+    async fn auth_token_get(&self, _request: Request<wire::AuthTokenGetRequest>) -> Reply<wire::AuthTokenGetResponse> {
+        Ok(Response::new(self.auth_token()))
+    }
+
+    async fn workspace_name_lookup(&self, _request: Request<()>) -> Reply<wire::WorkspaceNameLookupResponse> {
+        Ok(Response::new(wire::WorkspaceNameLookupResponse { workspace_name: "dorian".to_owned(), username: "dorian".to_owned() }))
+    }
+}

@@ -1,0 +1,196 @@
+//! Connections: from clients over TCP, from containers through their own sockets, both onto the same handlers.
+//!
+//! A connection's origin decides who its caller is. Over TCP every call carries the token. Through a task's socket
+//! nothing is carried, and nothing could be: whoever can open that socket is that task.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::body::Body;
+use client_protocol::ModalClientServer;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tonic::{Code, Status};
+use tower::ServiceExt;
+use types::ids::TaskId;
+use worker_protocol::{ContainerApi, ContainerStream};
+
+use crate::caller::{Caller, ClientVersion, Principal};
+use crate::rpc::Api;
+
+const SERVICE: &str = "/modal.client.ModalClient/";
+/// The client puts up to 49 inputs of 2 MiB into one request; its own limit for a message is 100 MiB.
+const MAX_MESSAGE: usize = 128 << 20;
+/// Calls open at once on one connection. The client uploads with hundreds of calls in parallel over a single one.
+const MAX_STREAMS: u32 = 10_000;
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+pub struct Server {
+    service: ModalClientServer<Api>,
+    http: Router,
+    token_id: String,
+    token_secret: String,
+}
+
+impl Server {
+    pub fn new(api: Api, http: Router) -> Self {
+        let config = &api.shared.config;
+        let (token_id, token_secret) = (config.token_id.clone(), config.token_secret.clone());
+        let service = ModalClientServer::new(api).max_decoding_message_size(MAX_MESSAGE);
+        Self { service: service.max_encoding_message_size(MAX_MESSAGE), http, token_id, token_secret }
+    }
+
+    /// Accepts clients until the future is dropped.
+    pub async fn serve_clients(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    tokio::spawn(self.clone().serve_connection(stream, None));
+                }
+                Err(error) => {
+                    // Out of descriptors, mostly: existing connections go on, and some will close.
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    pub async fn serve_connection(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        task: Option<TaskId>,
+    ) {
+        let handle = service_fn(move |request| {
+            let (server, task) = (self.clone(), task.clone());
+            async move { Ok::<_, Infallible>(server.handle(request, task).await) }
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        if let Err(error) = builder.serve_connection(TokioIo::new(stream), handle).await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+
+    async fn handle(&self, mut request: Request<Incoming>, task: Option<TaskId>) -> Response<Body> {
+        let path = request.uri().path();
+        let is_grpc = path.starts_with(SERVICE);
+        if !is_grpc && request.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")) {
+            return unimplemented(path);
+        }
+        if !is_grpc {
+            let answer = self.http.clone().oneshot(request.map(Body::new)).await;
+            return answer.unwrap_or_else(|never| match never {});
+        }
+        let path = path.to_owned();
+        match self.identify(request.headers(), request.uri().authority().map(|a| a.as_str()), task) {
+            Ok(caller) => request.extensions_mut().insert(caller),
+            Err(status) => return status.into_http(),
+        };
+        let mut service = self.service.clone();
+        let answer = tower::Service::call(&mut service, request).await;
+        let mut answer = answer.unwrap_or_else(|never| match never {}).map(Body::new);
+        name_unimplemented(answer.headers_mut(), &path);
+        answer
+    }
+
+    fn identify(
+        &self,
+        headers: &HeaderMap,
+        authority: Option<&str>,
+        task: Option<TaskId>,
+    ) -> Result<Caller, Box<Status>> {
+        let host = headers.get("host").and_then(|h| h.to_str().ok());
+        let authority = authority.or(host).unwrap_or_default().to_owned();
+        let principal = match task {
+            Some(task) => Principal::Container(task),
+            None => {
+                self.check_token(headers)?;
+                Principal::Client
+            }
+        };
+        let caller = Caller::from_headers(headers, principal, authority);
+        if caller.version < ClientVersion::OLDEST {
+            return Err(Box::new(Status::failed_precondition(format!(
+                "this client is modal {}, and Dorian serves 0.63 and newer; upgrade with `pip install -U modal`",
+                caller.version
+            ))));
+        }
+        Ok(caller)
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), Box<Status>> {
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let (id, secret) = (text("x-modal-token-id"), text("x-modal-token-secret"));
+        if id.is_empty() || secret.is_empty() {
+            return Err(Box::new(Status::unauthenticated(
+                "this server wants a token; `dorian env` prints the settings that carry it, `dorian login` stores them",
+            )));
+        }
+        if id != self.token_id || !same(secret, &self.token_secret) {
+            return Err(Box::new(Status::unauthenticated(format!(
+                "token `{id}` is not a token of this server; `dorian env` prints the right one, `dorian login` stores it"
+            ))));
+        }
+        Ok(())
+    }
+}
+
+/// Compares digests, so that the time taken says nothing about the secret.
+fn same(given: &str, secret: &str) -> bool {
+    Sha256::digest(given) == Sha256::digest(secret)
+}
+
+fn unimplemented(path: &str) -> Response<Body> {
+    let mut answer = Status::unimplemented("").into_http();
+    name_unimplemented(answer.headers_mut(), path);
+    answer
+}
+
+/// A method that is not served says which one it is.
+fn name_unimplemented(headers: &mut HeaderMap, path: &str) {
+    let code = Code::Unimplemented as i32;
+    let is_unimplemented = headers.get("grpc-status").is_some_and(|s| s.as_bytes() == code.to_string().as_bytes());
+    if !is_unimplemented || headers.get("grpc-message").is_some_and(|m| !m.is_empty()) {
+        return;
+    }
+    let method = path.rsplit('/').next().unwrap_or(path);
+    // The header's text is percent-encoded; of what a method's name may hold, only the spaces matter.
+    let text = format!("`{method}` is not served by this version of Dorian").replace(' ', "%20");
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert("grpc-message", value);
+    }
+}
+
+/// Where workers bring containers' connections. Made before the server, because the worker is.
+#[derive(Default)]
+pub struct ContainerEndpoint {
+    server: OnceLock<Arc<Server>>,
+}
+
+impl ContainerEndpoint {
+    pub fn open(&self, server: Arc<Server>) {
+        let _ = self.server.set(server);
+    }
+}
+
+impl ContainerApi for ContainerEndpoint {
+    fn serve(&self, task: TaskId, stream: Box<dyn ContainerStream>) {
+        if let Some(server) = self.server.get() {
+            tokio::spawn(server.clone().serve_connection(stream, Some(task)));
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Everything the API's handlers and the loops share, and the acts that span several of its parts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use blob_store::DiskBlobs;
+use blob_store::sign::UrlKey;
+use calls::{FinishedOutput, Millis, Outcome, OutcomeStatus};
+use dashmap::DashMap;
+use metadata_store::{AppState, EnvironmentRecord, MetadataStore, OutputRecord, StoreError, Write};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
+use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHandle};
+
+use crate::apps::App;
+use crate::capacity::CapacityPool;
+use crate::clock::now_ms;
+use crate::generators::Generators;
+use crate::images::Images;
+use crate::logs::MAX_TASK_BYTES;
+use crate::mounts::Mounts;
+use crate::owner::Owner;
+use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
+
+/// Calls whose outputs were delivered are kept this long, and at most so many of them: the reply may have been lost,
+/// and then the client asks again.
+const DELIVERED_KEPT_MS: Millis = 30_000;
+const DELIVERED_KEPT: usize = 4_096;
+
+/// What the operator chose.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub token_id: String,
+    pub token_secret: String,
+    /// Random text of this data directory, from which keys are derived.
+    pub salt: String,
+    /// Variables that every container gets from the host: proxies, certificate settings.
+    pub host_env: Vec<(String, String)>,
+}
+
+pub struct Shared {
+    pub config: Config,
+    pub store: MetadataStore,
+    pub blobs: DiskBlobs,
+    pub blob_key: UrlKey,
+    pub worker: WorkerHandle,
+    pub capacity: CapacityPool,
+    pub environments: RwLock<BTreeMap<String, EnvironmentRecord>>,
+    pub apps: DashMap<AppId, Arc<App>>,
+    pub owners: DashMap<FunctionId, Arc<Owner>>,
+    pub calls: DashMap<FunctionCallId, Arc<Owner>>,
+    /// Calls made by the code of an input, for the call graph.
+    pub children: DashMap<InputId, Vec<FunctionCallId>>,
+    pub tasks: Tasks,
+    pub tasks_changed: Notify,
+    pub images: Images,
+    pub mounts: Mounts,
+    pub generators: Generators,
+    pub delivered: Mutex<VecDeque<(Millis, FunctionCallId)>>,
+}
+
+impl Shared {
+    // ------------------------------------------------------------------------------------------- tasks
+
+    /// Begins a container for a function, if the machine has room; otherwise the function is woken when it has.
+    pub fn start_task(self: Arc<Self>, owner: &Arc<Owner>) {
+        let resources = owner.definition().resources();
+        let request = (resources.milli_cpu, u64::from(resources.memory_mib));
+        if let Err(sentence) = self.capacity.could_ever_fit(request) {
+            owner.on_init_failure(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
+            return;
+        }
+        if !self.capacity.reserve(request, owner) {
+            return;
+        }
+        let now = now_ms();
+        let task = Arc::new(Task::new(TaskId::at(now), owner.clone(), now, request));
+        owner.add_task(task.id.clone());
+        self.tasks.insert(task.clone());
+        tokio::spawn(async move {
+            let spec = match crate::start::task_spec(&self, &task).await {
+                Ok(spec) => spec,
+                Err(error) => return self.on_task_end(&task.id, &not_started(error)),
+            };
+            let patience = Duration::from_millis(task.owner.definition().startup_timeout_ms());
+            if self.worker.commands.send(WorkerCommand::Start(Box::new(spec))).await.is_err() {
+                return self.on_task_end(&task.id, &not_started("the worker is gone".to_owned()));
+            }
+            tokio::time::sleep(patience).await;
+            if !task.is_ready() && self.tasks.get(&task.id).is_some() {
+                let seconds = patience.as_secs_f64();
+                let text = format!("the container did not become ready within {seconds} s; raise it with `startup_timeout=`");
+                task.reported.lock().get_or_insert(Outcome::of(OutcomeStatus::InitFailure, text.clone()));
+                self.stop_task(&task.id, STOP_GRACE_MS, text);
+            }
+        });
+    }
+
+    pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
+        let Some(task) = self.tasks.get(id) else { return };
+        task.stop_reason.lock().get_or_insert(why);
+        let (shared, task) = (self.clone(), id.clone());
+        tokio::spawn(async move {
+            let _ = shared.worker.commands.send(WorkerCommand::Stop { task, grace_ms }).await;
+        });
+    }
+
+    /// Takes events from the worker until it is gone. One consumer keeps a task's output in order.
+    pub async fn worker_event_loop(self: Arc<Self>, mut events: tokio::sync::mpsc::Receiver<WorkerEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                WorkerEvent::Started { task, create_us } => {
+                    tracing::debug!(%task, create_us, "container runs");
+                    if let Some(task) = self.tasks.get(&task) {
+                        task.started_at.store(now_ms(), Ordering::Relaxed);
+                    }
+                }
+                WorkerEvent::Output { task, descriptor, text } => self.on_output(&task, descriptor, text),
+                WorkerEvent::Ended { task, end } => self.on_task_end(&task, &end),
+            }
+        }
+    }
+
+    fn on_output(&self, id: &TaskId, descriptor: Descriptor, text: String) {
+        let Some(task) = self.tasks.get(id) else { return };
+        let before = task.printed_bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
+        if before > MAX_TASK_BYTES {
+            return;
+        }
+        let cut = before + text.len() as u64 > MAX_TASK_BYTES;
+        let function = Some(task.owner.id.clone());
+        let log = &task.owner.app.log;
+        log.append(now_ms(), Some(id.clone()), function.clone(), descriptor, text);
+        if cut {
+            let limit = MAX_TASK_BYTES >> 20;
+            let text = format!("[dorian] container {id} printed more than {limit} MiB; the rest of its output is cut\n");
+            log.append(now_ms(), Some(id.clone()), function, Descriptor::System, text);
+        }
+    }
+
+    fn on_task_end(self: &Arc<Self>, id: &TaskId, exit: &TaskExit) {
+        let Some(task) = self.tasks.remove(id) else { return };
+        self.capacity.release(task.reserved, self);
+        let reported = task.reported.lock().clone();
+        let stop_reason = task.stop_reason.lock().clone();
+        let ending = decide_ending(exit, task.is_ready(), reported.as_ref(), stop_reason.as_deref());
+        tracing::debug!(task = %id, ?exit, ?ending, "task ended");
+        let owner = &task.owner;
+        match ending {
+            Ending::Inputs(end) => owner.on_task_end(self, id, &end),
+            Ending::InitFailure(outcome) => {
+                self.say(owner, id, &outcome.exception);
+                owner.on_init_failure(self, &outcome);
+                owner.on_task_end(self, id, &calls::TaskEnd::Left);
+            }
+            Ending::StartFailure(outcome) => {
+                self.say(owner, id, &outcome.exception);
+                owner.on_start_failure(self, &outcome);
+                owner.on_task_end(self, id, &calls::TaskEnd::Left);
+            }
+        }
+        self.tasks_changed.notify_waiters();
+    }
+
+    /// A line from the platform in the app's log.
+    fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
+        let line = format!("[dorian] function `{}`: {text}\n", owner.tag);
+        owner.app.log.append(now_ms(), Some(task.clone()), Some(owner.id.clone()), Descriptor::System, line);
+    }
+
+    // ------------------------------------------------------------------------------------------- apps
+
+    pub fn owners_of(&self, app: &AppId) -> Vec<Arc<Owner>> {
+        self.owners.iter().filter(|o| o.app.id == *app).map(|o| o.clone()).collect()
+    }
+
+    pub fn tasks_of(&self, app: &AppId) -> Vec<Arc<Task>> {
+        self.tasks.all().into_iter().filter(|t| t.owner.app.id == *app).collect()
+    }
+
+    /// Stops an app: waiting inputs end, containers are stopped, the log is closed behind the last output.
+    pub async fn stop_app(self: Arc<Self>, app: Arc<App>, why: &str) {
+        let mut begun = false;
+        let record = app.update(|r| {
+            begun = !matches!(r.state, AppState::Stopping | AppState::Stopped);
+            if begun {
+                r.state = AppState::Stopping;
+            }
+        });
+        if !begun {
+            return;
+        }
+        tracing::info!(app = %app.id, why, "stopping app");
+        self.store.write_later(vec![Write::App(record)]);
+        let owners = self.owners_of(&app.id);
+        for owner in &owners {
+            owner.close(&self);
+        }
+        loop {
+            let changed = self.tasks_changed.notified();
+            let tasks = self.tasks_of(&app.id);
+            if tasks.is_empty() {
+                break;
+            }
+            for task in tasks {
+                if task.stop_reason.lock().is_none() {
+                    self.stop_task(&task.id, STOP_GRACE_MS, format!("the app was stopped: {why}"));
+                }
+            }
+            // The timer covers a task that came to be between the look and the wait.
+            let _ = tokio::time::timeout(Duration::from_secs(1), changed).await;
+        }
+        let record = app.update(|r| {
+            r.state = AppState::Stopped;
+            r.stopped_at_ms = Some(now_ms());
+        });
+        self.store.write_later(vec![Write::App(record)]);
+        app.log.close();
+        // Late readers find outputs for a little while; then only durable ones, in the store.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        if app.state() == AppState::Stopped {
+            for owner in owners {
+                for call in owner.read(|c| c.call_ids().cloned().collect::<Vec<_>>()) {
+                    self.calls.remove(&call);
+                    self.generators.forget(&call);
+                }
+                self.owners.remove(&owner.id);
+            }
+        }
+    }
+
+    /// Looks for apps whose client fell silent and detached apps that have run out.
+    pub async fn app_reaper_loop(self: Arc<Self>) {
+        use crate::apps::{Departure, Leaving, decide_departure};
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let now = now_ms();
+            let apps: Vec<Arc<App>> = self.apps.iter().map(|a| a.clone()).collect();
+            for app in apps {
+                let state = app.state();
+                if state == AppState::DetachedDisconnected && self.has_run_out(&app) {
+                    tokio::spawn(self.clone().stop_app(app, "its last call has ended"));
+                } else if app.is_abandoned(now) && decide_departure(state, Leaving::Silent) != Departure::Nothing {
+                    self.depart(&app, Leaving::Silent);
+                }
+            }
+        }
+    }
+
+    pub fn depart(self: &Arc<Self>, app: &Arc<App>, leaving: crate::apps::Leaving) {
+        use crate::apps::{Departure, decide_departure};
+        match decide_departure(app.state(), leaving) {
+            Departure::Stop => {
+                let (shared, app) = (self.clone(), app.clone());
+                tokio::spawn(async move { shared.stop_app(app, "its client has left").await });
+            }
+            Departure::RunOut => {
+                let record = app.update(|r| r.state = AppState::DetachedDisconnected);
+                self.store.write_later(vec![Write::App(record)]);
+                if self.has_run_out(app) {
+                    tokio::spawn(self.clone().stop_app(app.clone(), "its last call has ended"));
+                }
+            }
+            Departure::Nothing => {}
+        }
+    }
+
+    fn has_run_out(&self, app: &App) -> bool {
+        self.owners_of(&app.id).iter().all(|o| o.is_idle())
+    }
+
+    // ------------------------------------------------------------------------------------------- calls
+
+    pub async fn record_output(&self, call: &FunctionCallId, output: &FinishedOutput) -> Result<(), StoreError> {
+        let record = OutputRecord { call: call.clone(), output: output.clone() };
+        self.store.write(vec![Write::Output(record)]).await
+    }
+
+    /// The caller has (or should have) every output of this call: forget it, a little later.
+    pub fn on_delivered(self: &Arc<Self>, call: &FunctionCallId) {
+        let now = now_ms();
+        let mut expired = Vec::new();
+        {
+            let mut delivered = self.delivered.lock();
+            delivered.push_back((now, call.clone()));
+            let too_old = |(at, _): &(Millis, FunctionCallId)| at + DELIVERED_KEPT_MS < now;
+            while delivered.len() > DELIVERED_KEPT || delivered.front().is_some_and(too_old) {
+                expired.extend(delivered.pop_front());
+            }
+        }
+        for (_, call) in expired {
+            let owner = self.calls.get(&call).map(|o| o.clone());
+            if let Some(owner) = owner {
+                owner.forget_call(self, &call);
+            }
+        }
+    }
+}
+
+fn not_started(error: String) -> TaskExit {
+    TaskExit {
+        code: None,
+        signal: None,
+        oom_killed: false,
+        memory_peak_bytes: 0,
+        memory_limit_bytes: None,
+        cpu_us: 0,
+        start_error: Some(error),
+        requested: false,
+    }
+}

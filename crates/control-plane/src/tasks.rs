@@ -1,0 +1,213 @@
+//! Running tasks as the control plane sees them, and what their ends mean.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use types::ids::{InputId, TaskId};
+use worker_protocol::TaskExit;
+
+use crate::owner::Owner;
+
+/// A task that is stopped may run its exit hooks this long. Below the five seconds in which a user who pressed
+/// Ctrl-C expects everything gone.
+pub const STOP_GRACE_MS: u64 = 3_000;
+
+pub struct Task {
+    pub id: TaskId,
+    pub owner: Arc<Owner>,
+    pub enqueued_at: Millis,
+    /// Milliseconds when its first request for inputs came; 0 before.
+    ready_at: AtomicU64,
+    pub started_at: AtomicU64,
+    pub printed_bytes: AtomicU64,
+    /// What the runner reported with `TaskResult`: user code failed outside of any input.
+    pub reported: Mutex<Option<Outcome>>,
+    /// Why the platform stopped it, if it did.
+    pub stop_reason: Mutex<Option<String>>,
+    cancelled: Mutex<Vec<InputId>>,
+    pub cancel_news: Notify,
+    pub reserved: (u32, u64),
+}
+
+impl Task {
+    pub fn new(id: TaskId, owner: Arc<Owner>, enqueued_at: Millis, reserved: (u32, u64)) -> Self {
+        Self {
+            id,
+            owner,
+            enqueued_at,
+            ready_at: AtomicU64::new(0),
+            started_at: AtomicU64::new(0),
+            printed_bytes: AtomicU64::new(0),
+            reported: Mutex::new(None),
+            stop_reason: Mutex::new(None),
+            cancelled: Mutex::default(),
+            cancel_news: Notify::new(),
+            reserved,
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready_at.load(Ordering::Acquire) != 0
+    }
+
+    /// Notes the first request for inputs; true the first time.
+    pub fn set_ready(&self, now: Millis) -> bool {
+        self.ready_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    pub fn take_cancelled(&self) -> Vec<InputId> {
+        std::mem::take(&mut *self.cancelled.lock())
+    }
+}
+
+#[derive(Default)]
+pub struct Tasks {
+    by_id: DashMap<TaskId, Arc<Task>>,
+}
+
+impl Tasks {
+    pub fn insert(&self, task: Arc<Task>) {
+        self.by_id.insert(task.id.clone(), task);
+    }
+
+    pub fn get(&self, id: &TaskId) -> Option<Arc<Task>> {
+        self.by_id.get(id).map(|t| t.clone())
+    }
+
+    pub fn remove(&self, id: &TaskId) -> Option<Arc<Task>> {
+        self.by_id.remove(id).map(|(_, task)| task)
+    }
+
+    pub fn all(&self) -> Vec<Arc<Task>> {
+        self.by_id.iter().map(|t| t.clone()).collect()
+    }
+
+    /// Lets the container know with its next heartbeat that these inputs are cancelled.
+    pub fn cancel_inputs(&self, id: &TaskId, inputs: Vec<InputId>) {
+        if let Some(task) = self.get(id) {
+            task.cancelled.lock().extend(inputs);
+            task.cancel_news.notify_one();
+        }
+    }
+}
+
+/// What the end of a task means for its function.
+#[derive(Debug, PartialEq)]
+pub enum Ending {
+    /// Its inputs are settled by the cause.
+    Inputs(TaskEnd),
+    /// User code cannot start; the outcome answers everything that waits.
+    InitFailure(Outcome),
+    /// The platform could not start it.
+    StartFailure(Outcome),
+}
+
+/// Decides from how a task ended (`exit`), whether it had ever asked for inputs, what the runner reported and why it
+/// was stopped.
+pub fn decide_ending(
+    exit: &TaskExit,
+    was_ready: bool,
+    reported: Option<&Outcome>,
+    stop_reason: Option<&str>,
+) -> Ending {
+    if let Some(error) = &exit.start_error {
+        let text = format!("the container could not be started: {error}");
+        return Ending::StartFailure(Outcome::of(OutcomeStatus::InitFailure, text));
+    }
+    if !was_ready {
+        if let Some(outcome) = reported {
+            return Ending::InitFailure(outcome.clone());
+        }
+        if stop_reason.is_none() {
+            let text = format!("the container ended while it was starting: {}", describe_exit(exit));
+            return Ending::InitFailure(Outcome::of(OutcomeStatus::InitFailure, text));
+        }
+    }
+    match stop_reason {
+        Some(why) => Ending::Inputs(TaskEnd::Lost(why.to_owned())),
+        None if exit.code == Some(0) && !exit.oom_killed && reported.is_none() => Ending::Inputs(TaskEnd::Left),
+        None => Ending::Inputs(TaskEnd::Crashed(describe_exit(exit))),
+    }
+}
+
+/// One sentence for the person who wrote the function.
+pub fn describe_exit(exit: &TaskExit) -> String {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    if exit.oom_killed {
+        let limit = exit.memory_limit_bytes.map_or(String::new(), |l| format!(" of {} MiB", mib(l)));
+        let peak = mib(exit.memory_peak_bytes);
+        return format!("the container exceeded its memory limit{limit} (peak {peak} MiB) and was killed; raise it with `memory=`");
+    }
+    match (exit.code, exit.signal) {
+        (_, Some(signal)) => format!("the container's process was killed by signal {signal} ({})", signal_name(signal)),
+        (Some(code), None) => format!("the container's process exited with code {code}"),
+        (None, None) => "the container ended".to_owned(),
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        2 => "SIGINT, interrupt",
+        4 => "SIGILL, illegal instruction",
+        6 => "SIGABRT, abort",
+        7 => "SIGBUS, bus error",
+        8 => "SIGFPE, arithmetic error",
+        9 => "SIGKILL, kill",
+        11 => "SIGSEGV, segmentation fault",
+        15 => "SIGTERM, termination",
+        31 => "SIGSYS, forbidden system call",
+        _ => "see `man 7 signal`",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(code: Option<i32>, signal: Option<i32>) -> TaskExit {
+        TaskExit {
+            code,
+            signal,
+            oom_killed: false,
+            memory_peak_bytes: 0,
+            memory_limit_bytes: None,
+            cpu_us: 0,
+            start_error: None,
+            requested: false,
+        }
+    }
+
+    #[test]
+    fn an_exit_in_the_middle_counts_as_the_users() {
+        let ending = decide_ending(&exit(Some(3), None), true, None, None);
+        assert_eq!(ending, Ending::Inputs(TaskEnd::Crashed("the container's process exited with code 3".into())));
+    }
+
+    #[test]
+    fn a_death_before_the_first_input_is_an_init_failure() {
+        let Ending::InitFailure(outcome) = decide_ending(&exit(None, Some(11)), false, None, None) else { panic!() };
+        assert!(outcome.exception.contains("segmentation fault"), "{}", outcome.exception);
+    }
+
+    #[test]
+    fn a_stopped_container_gives_its_inputs_back() {
+        let ending = decide_ending(&exit(Some(0), None), true, None, Some("stopped by the user"));
+        assert_eq!(ending, Ending::Inputs(TaskEnd::Lost("stopped by the user".into())));
+    }
+
+    #[test]
+    fn the_memory_limit_is_named_with_limit_and_peak() {
+        let exit = TaskExit {
+            oom_killed: true,
+            memory_peak_bytes: 300 << 20,
+            memory_limit_bytes: Some(256 << 20),
+            ..exit(None, Some(9))
+        };
+        let text = describe_exit(&exit);
+        assert!(text.contains("256 MiB") && text.contains("300 MiB"), "{text}");
+    }
+}

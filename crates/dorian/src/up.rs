@@ -1,0 +1,121 @@
+//! `dorian up`: the whole platform in one process.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use blob_store::{DiskBlobs, DiskConfig};
+use clap::Args;
+use container_runtime::{Runtime, RuntimeConfig};
+use control_plane::{Config, ContainerEndpoint, ControlPlane, Parts};
+use image_builder::{BuilderConfig, ImageBuilder};
+use metadata_store::MetadataStore;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+use worker::WorkerConfig;
+
+use crate::data_dir::{self, DataDir};
+
+/// Events from the worker that may wait. Output comes in chunks of up to 64 KiB, so this bounds it to a few MiB; a
+/// full queue slows the printing containers.
+const EVENT_QUEUE: usize = 256;
+
+#[derive(Args, Clone)]
+#[command(after_help = "Examples:\n  dorian up\n  dorian up --data ~/dorian --listen 0.0.0.0:9900")]
+pub struct UpArgs {
+    /// Folder for state, images and blobs
+    #[arg(long, value_name = "DIR", default_value = data_dir::DEFAULT, env = "DORIAN_DATA")]
+    pub data: PathBuf,
+    /// Where clients reach the server; beyond loopback only behind a network that you trust, since it is not encrypted
+    #[arg(long, value_name = "ADDR:PORT", default_value = data_dir::DEFAULT_LISTEN, env = "DORIAN_LISTEN")]
+    pub listen: String,
+}
+
+pub fn run(args: &UpArgs) -> Result<()> {
+    start_logging();
+    // SAFETY: geteuid reads a property of the process and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!("`dorian up` makes containers and must run as root; try `sudo dorian up`");
+    }
+    let listen: SocketAddr =
+        args.listen.parse().with_context(|| format!("`{}` is not an address like 127.0.0.1:9900", args.listen))?;
+    let data = DataDir::open(&args.data)?;
+    // Bound before the rest is started, so that a taken port costs nothing.
+    let listener = std::net::TcpListener::bind(listen).map_err(|error| bind_error(listen, error))?;
+    let state_dir = data.path.join("runtime");
+    // The launcher forks here, while this process has one thread.
+    let runtime = Runtime::start(RuntimeConfig::new(state_dir)).context("cannot prepare for running containers")?;
+    for warning in runtime.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    tokio.block_on(serve(data, listener, runtime))
+}
+
+fn bind_error(listen: SocketAddr, error: std::io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "something listens there already; choose another port with --listen",
+        _ => "choose another address with --listen",
+    };
+    anyhow::anyhow!("cannot listen on {listen}: {error}; {hint}")
+}
+
+/// Logs go to standard error; standard output has the one line that others wait for.
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("DORIAN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+async fn serve(data: DataDir, listener: std::net::TcpListener, runtime: Runtime) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let address = listener.local_addr()?;
+
+    let store = MetadataStore::open(&data.path.join("metadata.sqlite")).context("cannot open the metadata store")?;
+    let blobs = DiskBlobs::open(&data.path.join("blobs"), DiskConfig::default()).context("cannot open the blob store")?;
+    let blob_key = blob_store::load_or_create_key(&data.path.join("blob-url.key"))?;
+    let builder_config = BuilderConfig::new(data.path.join("images"));
+    let builder = ImageBuilder::new(builder_config, runtime.clone()).context("cannot open the image store")?;
+    let (host_env, ca_bundle) = control_plane::host_environment(std::env::vars());
+
+    let endpoint = Arc::new(ContainerEndpoint::default());
+    let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
+    let worker_config = WorkerConfig {
+        layers: data.path.join("images/layers"),
+        tasks: data.path.join("tasks"),
+        ca_bundle: ca_bundle.map(PathBuf::from),
+    };
+    let worker = worker::start(worker_config, runtime.clone(), endpoint.clone(), event_sender)?;
+    let config = Config {
+        data_dir: data.path.clone(),
+        token_id: data.identity.token_id.clone(),
+        token_secret: data.identity.token_secret.clone(),
+        salt: data.identity.salt.clone(),
+        host_env,
+    };
+    let control = ControlPlane::start(Parts { config, store, blobs, blob_key, builder, worker, events }).await?;
+    endpoint.open(control.server.clone());
+    data.write_address(&address.to_string())?;
+    println!("ready http://{address}");
+    std::io::stdout().flush()?;
+
+    tokio::select! {
+        () = control.server.clone().serve_clients(listener) => {}
+        _ = terminate.recv() => tracing::info!("asked to stop"),
+        _ = interrupt.recv() => tracing::info!("interrupted"),
+    }
+    runtime.shutdown().await;
+    control.shut_down().await;
+    Ok(())
+}

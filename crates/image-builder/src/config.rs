@@ -1,0 +1,26 @@
+//! What an operator may choose about image builds.
+
+use std::path::PathBuf;
+
+use crate::host::HostEnv;
+
+#[derive(Debug, Clone)]
+pub struct BuilderConfig {
+    /// `layers/`, `tmp/`, `cache/` and more are made below it. On a filesystem that overlayfs accepts as upper layer.
+    pub data_dir: PathBuf,
+    /// Archive for Debian bases and `apt-get` in builds; by default the one in this machine's own apt configuration.
+    pub debian_mirror: Option<String>,
+    /// Certificates, proxies and package indexes for builds.
+    pub host_env: HostEnv,
+}
+
+impl BuilderConfig {
+    /// Everything as this machine has it.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            debian_mirror: crate::bases::debian::host_mirror(),
+            host_env: HostEnv::from_process(),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Why an image could not be built, in words for the person whose build it was.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image_plan::DockerfileError;
+
+/// Cloned to everybody who waits for the same layer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BuildError {
+    #[error("{0}")]
+    Dockerfile(#[from] DockerfileError),
+    /// A step's program ended with an error.
+    #[error("step {number} (`{title}`) failed: {reason}{}{}", tail_text(tail), hint_text(hint))]
+    Step {
+        number: usize,
+        title: String,
+        /// `exit code 1`, `killed by signal 9`, `out of memory`.
+        reason: String,
+        /// The last lines that it printed.
+        tail: Vec<String>,
+        hint: Option<&'static str>,
+    },
+    #[error("step {number} (`{title}`) was stopped: the build took longer than its limit of {} s", limit.as_secs())]
+    Timeout { number: usize, title: String, limit: Duration },
+    /// Something about a base image; a whole sentence.
+    #[error("{0}")]
+    Base(String),
+    /// A request that cannot be carried out as it is; a whole sentence.
+    #[error("{0}")]
+    Refused(String),
+    #[error("cannot {action}: {source}")]
+    Io { action: String, source: Arc<io::Error> },
+    #[error("cannot start a build container: {0}")]
+    Container(#[source] Arc<container_runtime::RuntimeError>),
+    #[error("the build was abandoned: everybody who waited for it has gone")]
+    Abandoned,
+}
+
+impl BuildError {
+    /// `action` says what was attempted on what: "write `/a/b`".
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source: Arc::new(source) }
+    }
+
+    pub(crate) fn on(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        Self::io(format!("{verb} `{}`", path.display()))
+    }
+}
+
+fn tail_text(tail: &[String]) -> String {
+    tail.iter().map(|line| format!("\n  {line}")).collect()
+}
+
+fn hint_text(hint: &Option<&'static str>) -> String {
+    hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default()
+}

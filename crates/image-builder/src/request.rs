@@ -1,0 +1,125 @@
+//! What a build is asked for, and what comes out of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use image_plan::{ImageConfig, KeyHasher, LayerKey};
+use serde::{Deserialize, Serialize};
+
+/// One image to be built.
+#[derive(Clone, Default)]
+pub struct BuildRequest {
+    /// Names that FROM may use for images built before, usually one, `base`.
+    pub base_images: Vec<(String, BuiltImage)>,
+    /// The Dockerfile; an entry may hold several lines.
+    pub dockerfile_commands: Vec<String>,
+    /// Small files sent with the request, at the context's root.
+    pub context_files: Vec<(String, Bytes)>,
+    /// Files of the context mount.
+    pub context: Vec<ContextEntry>,
+    pub build_args: BTreeMap<String, String>,
+    /// Variables that only RUN sees. Their names are part of the key, their values are not.
+    pub secret_env: Vec<(String, String)>,
+    /// User and password for FROM's registry.
+    pub registry_credentials: Option<(String, String)>,
+    /// Build every layer again and use the new ones from now on.
+    pub force: bool,
+    pub timeout: Option<Duration>,
+}
+
+/// A file of the build context whose bytes are on disk already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextEntry {
+    /// Absolute within the context.
+    pub path: String,
+    /// SHA-256 in hexadecimal, or any other text that equals for equal contents.
+    pub digest: String,
+    pub mode: u32,
+    pub source: PathBuf,
+}
+
+/// A file of a tree that becomes a layer by itself, such as a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeEntry {
+    /// Absolute in the container.
+    pub path: String,
+    pub mode: u32,
+    /// As in [`ContextEntry::digest`].
+    pub digest: String,
+    pub source: PathBuf,
+}
+
+/// A finished image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltImage {
+    /// Lowest first.
+    pub layers: Vec<LayerKey>,
+    pub config: ImageConfig,
+    pub metadata: ImageMetadata,
+}
+
+/// What the client wants to know about an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMetadata {
+    /// Output of `python -VV`; none when the image has no Python.
+    pub python_version_info: Option<String>,
+    pub python_packages: BTreeMap<String, String>,
+    pub workdir: Option<String>,
+    /// Version of the GNU C library, like `2.36`.
+    pub libc_version_info: Option<String>,
+}
+
+/// One line of a build's output, without its newline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildLog {
+    pub text: String,
+    pub stream: LogStream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStream {
+    /// The builder itself: step headers, progress.
+    Builder,
+    Stdout,
+    Stderr,
+}
+
+impl BuildRequest {
+    /// Equal for requests that are the same build. Credentials and secret values are not part of it.
+    pub fn image_key(&self) -> LayerKey {
+        let mut context: Vec<&ContextEntry> = self.context.iter().collect();
+        context.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut secrets: Vec<&String> = self.secret_env.iter().map(|(name, _)| name).collect();
+        secrets.sort();
+        let mut hasher = KeyHasher::new("image").list(&self.dockerfile_commands).list(secrets);
+        for (tag, image) in &self.base_images {
+            hasher = hasher.field(tag).list(image.layers.iter().map(LayerKey::as_str));
+            hasher = hasher.field(serde_json::to_vec(&image.config).unwrap_or_default());
+        }
+        for (name, data) in &self.context_files {
+            hasher = hasher.field("file").field(name).field(data);
+        }
+        for entry in context {
+            hasher = hasher.field(&entry.path).field(&entry.digest).field(format!("{:o}", entry.mode));
+        }
+        for (name, value) in &self.build_args {
+            hasher = hasher.field("argument").field(name).field(value);
+        }
+        hasher.finish()
+    }
+}
+
+impl fmt::Debug for BuildRequest {
+    /// Without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuildRequest")
+            .field("dockerfile_commands", &self.dockerfile_commands)
+            .field("context_files", &self.context_files.len())
+            .field("context", &self.context.len())
+            .field("force", &self.force)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,5 @@
+//! The kinds of step, one file each.
+
+pub(crate) mod copy;
+pub(crate) mod from_image;
+pub(crate) mod run;

@@ -1,0 +1,190 @@
+//! RUN: a program in a container, whose writes become the layer.
+
+use std::time::Instant;
+
+use container_runtime::Bind;
+use image_plan::{LayerKey, Step};
+
+use crate::builder::{ImageBuilder, StepContext};
+use crate::container::{self, Outcome, Program};
+use crate::error::BuildError;
+use crate::logs::LogSink;
+use crate::stack::LayerStack;
+use crate::store::Workspace;
+
+pub(crate) struct Run<'a> {
+    pub argv: &'a [String],
+    pub env: &'a [(String, String)],
+    pub workdir: &'a str,
+    pub user: Option<&'a str>,
+    pub network: bool,
+}
+
+/// Where the image says nothing; the shell's own default.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl ImageBuilder {
+    pub(crate) async fn run_step(
+        &self,
+        below: &[LayerKey],
+        step: &Step,
+        run: Run<'_>,
+        context: &StepContext,
+        workspace: &Workspace,
+        logs: &LogSink,
+    ) -> Result<(), BuildError> {
+        let layers = self.layer_paths(below);
+        let user = self.resolve_user(&layers, run.user)?;
+        let mut argv = user.as_ref().map_or_else(Vec::new, User::switch);
+        argv.extend_from_slice(run.argv);
+        let mut env = run.env.to_vec();
+        for (name, value) in context.secret_env.iter() {
+            set(&mut env, name, value);
+        }
+        set_default(&mut env, "HOME", user.as_ref().map_or("/root", |user| user.home.as_str()));
+        let binds = self.host_settings(&mut env);
+        let mut below = vec![self.inner.mount_points.clone()];
+        below.extend(layers);
+        let program = Program {
+            layers: below,
+            argv,
+            env,
+            cwd: run.workdir.to_owned(),
+            network: run.network,
+            binds,
+            scratch: workspace.path().to_owned(),
+        };
+        let running = container::run(&self.inner.runtime, program, logs);
+        let outcome = match context.deadline {
+            None => running.await?,
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                tokio::time::timeout(left, running).await.map_err(|_| BuildError::Timeout {
+                    number: step.number,
+                    title: step.title.clone(),
+                    limit: context.limit,
+                })??
+            }
+        };
+        if !outcome.succeeded() {
+            return Err(failure(step, outcome));
+        }
+        Ok(())
+    }
+
+    /// Adds this machine's settings where nothing is set, and the mounts that they need.
+    pub(crate) fn host_settings(&self, env: &mut Vec<(String, String)>) -> Vec<Bind> {
+        let host = &self.inner.config.host_env;
+        for (name, value) in host.step_variables() {
+            set_default(env, &name, &value);
+        }
+        set_default(env, "PATH", DEFAULT_PATH);
+        let mut binds = host.binds();
+        // The caches hold what was downloaded, by its digest or with the index's word on freshness, so they change how
+        // long a step takes and never what it gives.
+        for (variable, name) in [("PIP_CACHE_DIR", "pip"), ("UV_CACHE_DIR", "uv")] {
+            let target = format!("{}/cache/{name}", crate::host::PRIVATE);
+            set_default(env, variable, &target);
+            binds.push(Bind { source: self.inner.store.cache_dir(name), target, read_only: false });
+        }
+        set_default(env, "UV_LINK_MODE", "copy");
+        set_default(env, "PIP_ROOT_USER_ACTION", "ignore");
+        set_default(env, "PIP_DISABLE_PIP_VERSION_CHECK", "1");
+        set_default(env, "DEBIAN_FRONTEND", "noninteractive");
+        let target = format!("{}/apt.conf", crate::host::PRIVATE);
+        set_default(env, "APT_CONFIG", &target);
+        binds.push(Bind { source: self.inner.apt_settings(), target, read_only: true });
+        binds
+    }
+
+    /// USER's name or number to ids, from the image's own files. `None` for root.
+    fn resolve_user(&self, layers: &[std::path::PathBuf], user: Option<&str>) -> Result<Option<User>, BuildError> {
+        let Some(user) = user.filter(|user| !matches!(*user, "" | "root" | "0" | "0:0" | "root:root")) else {
+            return Ok(None);
+        };
+        let stack = LayerStack::new(layers.iter().cloned());
+        let (passwd, group) = (read(&stack, "/etc/passwd")?, read(&stack, "/etc/group")?);
+        let found = crate::steps::copy::owner_ids(user, &passwd, &group);
+        let (uid, gid) =
+            found.map_err(|what| BuildError::Refused(format!("`USER {user}`: the image has no {what}")))?;
+        let entry = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()));
+        let home = entry.and_then(|line| line.split(':').nth(5)).unwrap_or("/");
+        Ok(Some(User { uid, gid, home: home.to_owned() }))
+    }
+}
+
+struct User {
+    uid: u32,
+    gid: u32,
+    home: String,
+}
+
+impl User {
+    /// The runtime starts programs as root; util-linux, which every Debian has, changes the user.
+    fn switch(&self) -> Vec<String> {
+        let User { uid, gid, .. } = self;
+        vec![
+            "setpriv".to_owned(),
+            format!("--reuid={uid}"),
+            format!("--regid={gid}"),
+            "--clear-groups".to_owned(),
+            "--".to_owned(),
+        ]
+    }
+}
+
+pub(crate) fn read(stack: &LayerStack, path: &str) -> Result<String, BuildError> {
+    let text = stack.read(path).map_err(BuildError::io(format!("read `{path}` of the image")))?;
+    Ok(text.unwrap_or_default())
+}
+
+fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
+    match env.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => *old = value.to_owned(),
+        None => env.push((name.to_owned(), value.to_owned())),
+    }
+}
+
+fn set_default(env: &mut Vec<(String, String)>, name: &str, value: &str) {
+    if !env.iter().any(|(known, _)| known == name) {
+        env.push((name.to_owned(), value.to_owned()));
+    }
+}
+
+fn failure(step: &Step, outcome: Outcome) -> BuildError {
+    BuildError::Step {
+        number: step.number,
+        title: step.title.clone(),
+        reason: outcome.reason(),
+        hint: hint(&outcome.tail),
+        tail: outcome.tail,
+    }
+}
+
+/// What usually helps, where the output says what the cause is.
+fn hint(tail: &[String]) -> Option<&'static str> {
+    const KNOWN: [(&str, &str); 9] = [
+        (
+            "No matching distribution found",
+            "the package, or that version of it, is not on the package index for this Python",
+        ),
+        ("Unable to locate package", "run `apt-get update` in the same step, and check the package's name"),
+        ("No space left on device", "the disk with the server's data folder is full"),
+        (
+            "error: command 'gcc' failed",
+            "the package is compiled from source: install `build-essential` and its headers first",
+        ),
+        ("Unable to find a compiler", "the package is compiled from source: install `build-essential` first"),
+        ("No such file or directory: 'gcc'", "the package is compiled from source: install `build-essential` first"),
+        ("Temporary failure in name resolution", "the build has no network or no working name server"),
+        (
+            "CERTIFICATE_VERIFY_FAILED",
+            "behind a proxy that re-signs TLS, set `SSL_CERT_FILE` where the server is started",
+        ),
+        (
+            "externally-managed-environment",
+            "this image's Python refuses pip: use a virtual environment, or `--break-system-packages`",
+        ),
+    ];
+    KNOWN.iter().find(|(sign, _)| tail.iter().any(|line| line.contains(sign))).map(|(_, hint)| *hint)
+}

@@ -1,0 +1,215 @@
+//! Layers on disk: made aside, renamed into place, never changed afterwards.
+//!
+//! ```text
+//! layers/<key>/diff        the files, in overlayfs's own format
+//! layers/<key>/meta.json   what it is and why it exists
+//! layers/<key>/synced      the bytes have reached the disk
+//! forced/<key>             the key to use instead, after a forced rebuild
+//! records/<name>.json      small facts that are dear to find out again (base images, package lists)
+//! tmp/                     unfinished work; emptied at start
+//! cache/                   package downloads shared by builds
+//! ```
+//!
+//! A killed server leaves only `tmp/`: the rename is the commit. A lost machine (power) could leave a renamed layer whose
+//! file contents never reached the disk. Waiting for the disk before every rename would cost seconds per build, so
+//! the sync happens behind the build's back and leaves the mark `synced`; a layer without the mark from an earlier boot
+//! is thrown away at start and built again.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use image_plan::LayerKey;
+use rand::Rng;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::BuildError;
+
+#[derive(Debug, Clone)]
+pub(crate) struct LayerStore {
+    root: PathBuf,
+    boot_id: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LayerMeta {
+    /// The instruction, or what else made it.
+    pub title: String,
+    pub boot_id: String,
+    pub created_unix: u64,
+}
+
+impl LayerStore {
+    /// Opens the folder and removes what a killed server left unfinished. Blocks.
+    pub fn open(root: &Path) -> Result<Self, BuildError> {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let store = Self { root: root.to_owned(), boot_id };
+        let unfinished = root.join("tmp");
+        if unfinished.exists() {
+            remove_tree(&unfinished).map_err(BuildError::on("remove", &unfinished))?;
+        }
+        for folder in ["layers", "forced", "records", "cache/pip", "cache/uv", "tmp"] {
+            let folder = root.join(folder);
+            fs::create_dir_all(&folder).map_err(BuildError::on("create", &folder))?;
+        }
+        store.drop_unsynced();
+        Ok(store)
+    }
+
+    pub fn layer_path(&self, key: &LayerKey) -> PathBuf {
+        self.root.join("layers").join(key.as_str()).join("diff")
+    }
+
+    pub fn has(&self, key: &LayerKey) -> bool {
+        self.layer_path(key).exists()
+    }
+
+    pub fn cache_dir(&self, name: &str) -> PathBuf {
+        self.root.join("cache").join(name)
+    }
+
+    /// The key that stands for `key` since it was last forced, or `key` itself.
+    pub fn current(&self, key: LayerKey) -> LayerKey {
+        let redirect = fs::read_to_string(self.root.join("forced").join(key.as_str()));
+        redirect.ok().and_then(|text| LayerKey::parse(text.trim())).unwrap_or(key)
+    }
+
+    /// From now on `key` means `replacement`. The old layer stays for the containers that run on it.
+    pub fn replace(&self, key: &LayerKey, replacement: &LayerKey) -> Result<(), BuildError> {
+        self.write_atomically(&self.root.join("forced").join(key.as_str()), replacement.as_str().as_bytes())
+    }
+
+    pub fn workspace(&self) -> Result<Workspace, BuildError> {
+        let name: u64 = rand::rng().random();
+        let path = self.root.join("tmp").join(format!("{name:016x}"));
+        fs::DirBuilder::new().mode(0o755).create(&path).map_err(BuildError::on("create", &path))?;
+        Ok(Workspace { path })
+    }
+
+    /// Makes `workspace/diff` the layer `key`. When somebody else was first, theirs is kept: both are right.
+    pub fn commit(&self, workspace: &Workspace, key: &LayerKey, title: &str) -> Result<(), BuildError> {
+        let made = workspace.path.join("commit");
+        let rename = |from: PathBuf, to: &Path| fs::rename(&from, to).map_err(BuildError::on("move", &from));
+        fs::create_dir(&made).map_err(BuildError::on("create", &made))?;
+        rename(workspace.diff(), &made.join("diff"))?;
+        let created_unix =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        let meta = LayerMeta { title: title.to_owned(), boot_id: self.boot_id.clone(), created_unix };
+        let path = made.join("meta.json");
+        let text =
+            serde_json::to_vec_pretty(&meta).map_err(io::Error::other).map_err(BuildError::on("write", &path))?;
+        fs::write(&path, text).map_err(BuildError::on("write", &path))?;
+        let place = self.root.join("layers").join(key.as_str());
+        if let Err(error) = fs::rename(&made, &place) {
+            if self.has(key) {
+                return Ok(());
+            }
+            return Err(BuildError::on("move a layer to", &place)(error));
+        }
+        self.sync_later(place);
+        Ok(())
+    }
+
+    pub fn read_record<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let bytes = fs::read(self.root.join("records").join(format!("{name}.json"))).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    pub fn write_record<T: Serialize>(&self, name: &str, value: &T) -> Result<(), BuildError> {
+        let path = self.root.join("records").join(format!("{name}.json"));
+        let text = serde_json::to_vec(value).map_err(io::Error::other).map_err(BuildError::on("write", &path))?;
+        self.write_atomically(&path, &text)
+    }
+
+    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+        let name: u64 = rand::rng().random();
+        let aside = self.root.join("tmp").join(format!("{name:016x}.new"));
+        let write = || {
+            fs::write(&aside, bytes)?;
+            File::open(&aside)?.sync_all()?;
+            fs::rename(&aside, path)
+        };
+        write().map_err(BuildError::on("write", path))
+    }
+
+    fn sync_later(&self, layer: PathBuf) {
+        let sync = move || {
+            let done = File::open(&layer)
+                .and_then(|folder| rustix::fs::syncfs(&folder).map_err(io::Error::from))
+                .and_then(|()| File::create(layer.join("synced")).map(drop));
+            if let Err(error) = done {
+                tracing::warn!(layer = %layer.display(), %error, "a layer could not be synced; it is rebuilt after a reboot");
+            }
+        };
+        // A failure to start the thread costs at most a rebuild after a power loss.
+        let _ = std::thread::Builder::new().name("layer-sync".to_owned()).spawn(sync);
+    }
+
+    fn drop_unsynced(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join("layers")) else { return };
+        for layer in entries.flatten().map(|entry| entry.path()) {
+            if layer.join("synced").exists() {
+                continue;
+            }
+            let meta: Option<LayerMeta> =
+                fs::read(layer.join("meta.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            if meta.is_some_and(|meta| meta.boot_id == self.boot_id) {
+                self.sync_later(layer);
+                continue;
+            }
+            tracing::warn!(layer = %layer.display(), "removing a layer that may not have reached the disk before a reboot");
+            if let Err(error) = remove_tree(&layer) {
+                tracing::warn!(layer = %layer.display(), %error, "cannot remove it");
+            }
+        }
+    }
+}
+
+/// A folder for unfinished work, removed when dropped.
+pub(crate) struct Workspace {
+    path: PathBuf,
+}
+
+impl Workspace {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the future layer's files are.
+    pub fn diff(&self) -> PathBuf {
+        self.path.join("diff")
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a build's temporary folder");
+        }
+    }
+}
+
+/// Removes a folder, but never enters another filesystem: a killed bootstrap could have left `/dev` mounted inside.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        meta => meta?,
+    };
+    remove_within(path, meta.dev())
+}
+
+fn remove_within(path: &Path, device: u64) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    if meta.dev() != device {
+        return Err(io::Error::other(format!("`{}` is a mount point", path.display())));
+    }
+    if !meta.is_dir() {
+        return fs::remove_file(path);
+    }
+    for entry in fs::read_dir(path)? {
+        remove_within(&entry?.path(), device)?;
+    }
+    fs::remove_dir(path)
+}

@@ -1,0 +1,204 @@
+//! What is kept, as plain data, and the changes that can be made to it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use calls::{CallSpec, FinishedOutput, NewInput, Payload, Restored};
+use serde::{Deserialize, Serialize};
+use types::ids::{AppId, BlobId, ClassId, DefinitionId, EnvironmentId, FunctionCallId, FunctionId, ImageId, MountId};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvironmentRecord {
+    pub id: EnvironmentId,
+    /// Unique.
+    pub name: String,
+    pub created_at_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppState {
+    Initializing,
+    /// Lives as long as its client.
+    Ephemeral,
+    Detached,
+    /// Detached, and its client has gone.
+    DetachedDisconnected,
+    Deployed,
+    Stopping,
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppRecord {
+    pub id: AppId,
+    pub environment: EnvironmentId,
+    /// The name it is deployed under.
+    pub name: Option<String>,
+    pub description: String,
+    pub state: AppState,
+    pub created_at_ms: u64,
+    pub deployed_at_ms: Option<u64>,
+    pub stopped_at_ms: Option<u64>,
+    pub tags: BTreeMap<String, String>,
+    pub function_ids: BTreeMap<String, FunctionId>,
+    pub class_ids: BTreeMap<String, ClassId>,
+    pub client_version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionRecord {
+    pub id: FunctionId,
+    pub app: AppId,
+    pub tag: String,
+    pub definition_id: DefinitionId,
+    /// The client's message as it came, so that fields we do not know survive.
+    pub definition: Bytes,
+    pub client_version: String,
+    pub created_at_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    pub id: ImageId,
+    /// What the image is made of, as a key; unique.
+    pub key: String,
+    pub built_json: String,
+    pub builder_version: String,
+    pub created_at_ms: u64,
+    pub last_used_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRecord {
+    pub id: MountId,
+    /// A published mount has a name, unique; an anonymous one is found by its content.
+    pub name: Option<String>,
+    /// Unique among the anonymous ones.
+    pub content_digest: String,
+    pub files: Vec<MountFileRecord>,
+    pub created_at_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountFileRecord {
+    pub path: String,
+    /// In hex.
+    pub sha256: String,
+    pub mode: u32,
+    pub size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallRecord {
+    pub spec: CallSpec,
+    pub app: AppId,
+    pub function: FunctionId,
+    /// No more inputs will come.
+    pub inputs_complete: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputRecord {
+    pub call: FunctionCallId,
+    pub input: NewInput,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputRecord {
+    pub call: FunctionCallId,
+    pub output: FinishedOutput,
+}
+
+/// A durable call with what is left of its inputs and what came out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredCall {
+    pub record: CallRecord,
+    /// Inputs without an output, in the order in which they came.
+    pub pending: Vec<NewInput>,
+    /// In order of publication.
+    pub finished: Vec<FinishedOutput>,
+}
+
+impl StoredCall {
+    /// As the state machine takes it.
+    pub fn restored(self) -> Restored {
+        Restored {
+            spec: self.record.spec,
+            pending: self.pending,
+            finished: self.finished,
+            inputs_complete: self.record.inputs_complete,
+        }
+    }
+}
+
+/// Everything that a starting server needs to know.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoadedState {
+    pub environments: Vec<EnvironmentRecord>,
+    pub apps: Vec<AppRecord>,
+    pub functions: Vec<FunctionRecord>,
+    pub images: Vec<ImageRecord>,
+    pub mounts: Vec<MountRecord>,
+    /// Calls that still wait for something: an input without an output, or the word that no more inputs come.
+    /// Finished ones stay on disk until somebody asks for them.
+    pub calls: Vec<StoredCall>,
+}
+
+/// What an expiry took away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expired {
+    pub calls: usize,
+    /// Blobs that only these calls' outputs named: to be deleted by whoever keeps blobs.
+    pub blobs: Vec<BlobId>,
+}
+
+/// One change. A record that exists is replaced, except inputs and outputs, which never change once written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    Environment(EnvironmentRecord),
+    /// With its apps, and all that is theirs.
+    DeleteEnvironment(EnvironmentId),
+    App(AppRecord),
+    /// With its functions and their calls.
+    DeleteApp(AppId),
+    Function(FunctionRecord),
+    DeleteFunction(FunctionId),
+    Image(ImageRecord),
+    /// The image was used at this time.
+    TouchImage(ImageId, u64),
+    DeleteImage(ImageId),
+    Mount(MountRecord),
+    DeleteMount(MountId),
+    Call(CallRecord),
+    /// Inputs of calls that have been written before; of any other call they fail the write.
+    Inputs(Vec<InputRecord>),
+    /// Replaces the input. Of a call that was deleted, or of an input that has its output, it is left out.
+    Output(OutputRecord),
+    /// No more inputs will come to this call.
+    FinishInputs(FunctionCallId),
+    DeleteCall(FunctionCallId),
+}
+
+impl Write {
+    /// About how many bytes it holds in memory; what bounds the queue.
+    pub(crate) fn weight(&self) -> usize {
+        const SMALL: usize = 256;
+        match self {
+            Self::Function(function) => SMALL + function.definition.len(),
+            Self::Image(image) => SMALL + image.built_json.len(),
+            Self::Mount(mount) => SMALL + mount.files.len() * 160,
+            Self::Inputs(inputs) => {
+                inputs.iter().map(|record| SMALL + record.input.payload.resident_bytes()).sum::<usize>()
+            }
+            Self::Output(record) => {
+                let outcome = &record.output.outcome;
+                SMALL
+                    + outcome.data.as_ref().map_or(0, Payload::resident_bytes)
+                    + outcome.serialized_traceback.len()
+                    + outcome.traceback_line_cache.len()
+                    + outcome.traceback.len()
+            }
+            _ => SMALL,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Rows and records: one file per table or family of tables, each with its statements and both directions of mapping.
+
+mod apps;
+mod calls;
+mod environments;
+mod functions;
+mod images;
+mod mounts;
+mod payload;
+mod text;
+
+use rusqlite::Connection;
+
+pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs};
+use crate::error::RowError;
+use crate::records::{LoadedState, Write};
+
+/// Makes one change, inside the writer's transaction.
+pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Result<(), RowError> {
+    match write {
+        Write::Environment(record) => environments::put(connection, record),
+        Write::DeleteEnvironment(id) => environments::delete(connection, id),
+        Write::App(record) => apps::put(connection, record),
+        Write::DeleteApp(id) => apps::delete(connection, id),
+        Write::Function(record) => functions::put(connection, record),
+        Write::DeleteFunction(id) => functions::delete(connection, id),
+        Write::Image(record) => images::put(connection, record),
+        Write::TouchImage(id, used_ms) => images::touch(connection, id, *used_ms),
+        Write::DeleteImage(id) => images::delete(connection, id),
+        Write::Mount(record) => mounts::put(connection, record),
+        Write::DeleteMount(id) => mounts::delete(connection, id),
+        Write::Call(record) => calls::put(connection, record),
+        Write::Inputs(records) => calls::add_inputs(connection, records),
+        Write::Output(record) => calls::add_output(connection, record, now_ms),
+        Write::FinishInputs(id) => calls::finish_inputs(connection, id),
+        Write::DeleteCall(id) => calls::delete(connection, id),
+    }
+}
+
+pub(crate) fn load(connection: &Connection) -> Result<LoadedState, RowError> {
+    Ok(LoadedState {
+        environments: environments::load(connection)?,
+        apps: apps::load(connection)?,
+        functions: functions::load(connection)?,
+        images: images::load(connection)?,
+        mounts: mounts::load(connection)?,
+        calls: calls::load_open(connection)?,
+    })
+}
+
+/// Runs a query and maps each row. Rows map with our own errors, which the library's `query_map` cannot carry.
+fn collect<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    map: impl Fn(&rusqlite::Row<'_>) -> Result<T, RowError>,
+) -> Result<Vec<T>, RowError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(map(row)?);
+    }
+    Ok(records)
+}
+
+fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<usize, RowError> {
+    Ok(connection.prepare_cached(sql)?.execute(params)?)
+}

@@ -1,0 +1,121 @@
+//! The tables, as a list of migrations: the schema's version is how many of them have been applied.
+//!
+//! A migration that has been released is never changed; a change of mind is another migration.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
+
+use crate::error::{RowError, StoreError};
+
+const MIGRATIONS: &[&str] = &[
+    // 1: what a server needs to run programs. Ids are text, as the protocol has them, so that `sqlite3` shows them.
+    "CREATE TABLE environments (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE apps (
+        id TEXT PRIMARY KEY, environment TEXT NOT NULL, name TEXT, description TEXT NOT NULL, state TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL, deployed_at_ms INTEGER, stopped_at_ms INTEGER,
+        tags TEXT NOT NULL, function_ids TEXT NOT NULL, class_ids TEXT NOT NULL, client_version TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX apps_by_environment ON apps (environment);
+    CREATE TABLE functions (
+        id TEXT PRIMARY KEY, app TEXT NOT NULL, tag TEXT NOT NULL, definition_id TEXT NOT NULL,
+        definition BLOB NOT NULL, client_version TEXT NOT NULL, created_at_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX functions_by_app ON functions (app);
+    CREATE TABLE images (
+        id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, built_json TEXT NOT NULL, builder_version TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL, last_used_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE mounts (
+        id TEXT PRIMARY KEY, name TEXT UNIQUE, content_digest TEXT NOT NULL, files TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX anonymous_mounts_by_content ON mounts (content_digest) WHERE name IS NULL;
+    CREATE TABLE calls (
+        id TEXT PRIMARY KEY, app TEXT NOT NULL, function TEXT NOT NULL, kind TEXT NOT NULL, durable INTEGER NOT NULL,
+        parent_input TEXT, created_at_ms INTEGER NOT NULL, invocation_type INTEGER NOT NULL,
+        inputs_complete INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX calls_by_app ON calls (app);
+    CREATE INDEX calls_by_creation ON calls (created_at_ms);
+    CREATE INDEX open_calls ON calls (id) WHERE NOT inputs_complete;
+    -- An input is deleted when its output is written: what is here is what is left to do.
+    CREATE TABLE inputs (
+        position INTEGER PRIMARY KEY, call TEXT NOT NULL, id TEXT NOT NULL, idx INTEGER NOT NULL,
+        data BLOB, data_blob TEXT, data_format INTEGER NOT NULL, method_name TEXT NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX inputs_by_call ON inputs (call, id);
+    -- AUTOINCREMENT: a position is never used twice, so positions are the order of publication.
+    CREATE TABLE outputs (
+        position INTEGER PRIMARY KEY AUTOINCREMENT, call TEXT NOT NULL, input TEXT NOT NULL, idx INTEGER NOT NULL,
+        task TEXT, status TEXT NOT NULL, data BLOB, data_blob TEXT, data_format INTEGER NOT NULL,
+        exception TEXT NOT NULL, traceback TEXT NOT NULL, serialized_traceback BLOB NOT NULL,
+        traceback_line_cache BLOB NOT NULL, started_at REAL NOT NULL, created_at REAL NOT NULL,
+        written_at_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX outputs_by_call ON outputs (call, input);",
+];
+
+/// The version that this program writes.
+pub(crate) const KNOWN: u32 = MIGRATIONS.len() as u32;
+
+/// Opens a connection that may write, and brings the schema up to date. A database of a newer schema is left as it is.
+pub(crate) fn open_and_migrate(path: &Path, now_ms: u64) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path).map_err(|source| open_error(path, source))?;
+    let found = version(&connection).map_err(|source| open_error(path, source))?;
+    if found > KNOWN {
+        return Err(StoreError::NewerSchema { found, known: KNOWN });
+    }
+    configure(&connection).map_err(|source| open_error(path, source))?;
+    for (number, migration) in (1u32..).zip(MIGRATIONS).skip(found as usize) {
+        apply(&mut connection, number, migration, now_ms)
+            .map_err(|source| RowError::from(source).at("bring the schema up to date", path))?;
+    }
+    Ok(connection)
+}
+
+fn open_error(path: &Path, source: rusqlite::Error) -> StoreError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => StoreError::NotOurs(path.to_owned()),
+        _ if crate::error::is_no_space(&source, path) => StoreError::NoSpace(path.to_owned()),
+        _ => StoreError::Open { path: path.to_owned(), source },
+    }
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    let exists: Option<i64> = connection
+        .query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_versions'", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    if exists.is_none() {
+        return Ok(0);
+    }
+    connection.query_row("SELECT coalesce(max(version), 0) FROM schema_versions", [], |row| row.get(0))
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // FULL waits for the disk at each commit; NORMAL would only keep the file sound, and forget the last commits when
+    // the power fails.
+    connection.pragma_update(None, "synchronous", "full")?;
+    // A burst may grow the log; what it leaves behind is cut back to this.
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn apply(connection: &mut Connection, number: u32, migration: &str, now_ms: u64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS schema_versions (
+            version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL
+        ) STRICT",
+    )?;
+    transaction.execute_batch(migration)?;
+    transaction.execute("INSERT INTO schema_versions VALUES (?1, ?2)", (number, now_ms as i64))?;
+    transaction.commit()
+}

@@ -1,0 +1,16 @@
+//! How many containers a function needs, and which worker gets them. View in, plan out: no I/O, no clock, and every
+//! plan says why in one line, so that the log line is the explanation.
+
+pub mod autoscaler;
+pub mod placement;
+
+pub use autoscaler::{
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, StopReason, TaskPhase, TaskView,
+    plan_autoscale,
+};
+pub use placement::{
+    Placement, PlacementPlan, PlacementRequest, Resources, Unplaceable, WorkerId, WorkerView, plan_placement,
+};
+
+/// Milliseconds since the Unix epoch. Time is always an argument here.
+pub type Millis = calls::Millis;

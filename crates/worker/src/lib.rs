@@ -1,0 +1,90 @@
+//! Our program on one machine: makes a container for each task, gives it its API endpoint, ships its output and
+//! reports its end. It knows nothing of functions or calls.
+
+mod output;
+mod task;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use container_runtime::Runtime;
+use tokio::sync::{Mutex, mpsc};
+use types::ids::TaskId;
+use worker_protocol::{Capacity, ContainerApi, WorkerCommand, WorkerEvent, WorkerHandle};
+
+use crate::task::TaskControl;
+
+/// Commands that may wait; the control plane awaits room. A start is handed to its own loop at once, so more than a
+/// few waiting means that the machine is in trouble.
+const COMMAND_QUEUE: usize = 1024;
+
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Where layers lie, one folder per key with the files below `diff`.
+    pub layers: PathBuf,
+    /// Private folder for running tasks. Emptied at start: what is in it belonged to containers that are gone.
+    pub tasks: PathBuf,
+    /// The host's bundle of trusted certificates, shown to containers read-only.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+struct Worker {
+    config: WorkerConfig,
+    runtime: Runtime,
+    api: Arc<dyn ContainerApi>,
+    events: mpsc::Sender<WorkerEvent>,
+    running: Mutex<HashMap<TaskId, TaskControl>>,
+}
+
+/// Starts the worker; it ends when the handle's last clone is dropped.
+///
+/// # Errors
+/// When its private folder cannot be made.
+pub fn start(
+    config: WorkerConfig,
+    runtime: Runtime,
+    api: Arc<dyn ContainerApi>,
+    events: mpsc::Sender<WorkerEvent>,
+) -> std::io::Result<WorkerHandle> {
+    let _ = std::fs::remove_dir_all(&config.tasks);
+    std::fs::create_dir_all(&config.tasks)?;
+    let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+    let worker = Arc::new(Worker { config, runtime, api, events, running: Mutex::default() });
+    tokio::spawn(command_loop(worker, inbox));
+    Ok(WorkerHandle { commands, capacity: capacity() })
+}
+
+async fn command_loop(worker: Arc<Worker>, mut inbox: mpsc::Receiver<WorkerCommand>) {
+    while let Some(command) = inbox.recv().await {
+        match command {
+            WorkerCommand::Start(spec) => {
+                let control = TaskControl::new();
+                worker.running.lock().await.insert(spec.task.clone(), control.clone());
+                let worker = worker.clone();
+                tokio::spawn(async move {
+                    let id = spec.task.clone();
+                    let end = task::run(&worker, *spec, &control).await;
+                    worker.running.lock().await.remove(&id);
+                    let _ = worker.events.send(WorkerEvent::Ended { task: id, end }).await;
+                });
+            }
+            WorkerCommand::Stop { task, grace_ms } => {
+                if let Some(control) = worker.running.lock().await.get(&task) {
+                    control.stop(grace_ms);
+                }
+            }
+        }
+    }
+}
+
+fn capacity() -> Capacity {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    Capacity { milli_cpu: cores as u32 * 1000, memory_mib: total_memory_mib().unwrap_or(1024) }
+}
+
+fn total_memory_mib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib / 1024)
+}

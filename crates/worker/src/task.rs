@@ -1,0 +1,242 @@
+//! One task from its spec to its end.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use container_runtime::{Bind, Container, ContainerSpec, Limits, Network, Profile};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use types::ids::TaskId;
+use worker_protocol::{ContainerApi, Descriptor, TaskExit, TaskSpec, WorkerEvent};
+
+use crate::{Worker, output};
+
+/// Where the container finds its API endpoint and its arguments.
+pub const SOCKET_IN_CONTAINER: &str = "/__modal/api.sock";
+pub const ARGUMENTS_IN_CONTAINER: &str = "/__modal/container-arguments";
+pub const CA_BUNDLE_IN_CONTAINER: &str = "/__modal/ca-bundle.pem";
+
+/// Port on the container's own loopback where it fetches and stores blobs over HTTP; the API socket cannot serve
+/// that, since the client downloads by URL. High, so that users seldom want it themselves.
+pub const BLOB_PORT: u16 = 48_999;
+
+/// Processes and threads of one container. Enough for a few hundred workers with thread pools, and a fork bomb is
+/// over in a moment.
+const PIDS: u32 = 8_192;
+
+/// How long output may still come after the container's processes are gone. All writers are dead then, so the pipes
+/// only need to be read empty.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub struct TaskControl {
+    /// Milliseconds of grace once a stop is wanted.
+    stop: Arc<watch::Sender<Option<u64>>>,
+}
+
+impl TaskControl {
+    pub fn new() -> Self {
+        Self { stop: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// A second stop with less grace wins over the first.
+    pub fn stop(&self, grace_ms: u64) {
+        self.stop.send_modify(|grace| *grace = Some(grace.map_or(grace_ms, |g| g.min(grace_ms))));
+    }
+}
+
+pub(crate) async fn run(worker: &Arc<Worker>, spec: TaskSpec, control: &TaskControl) -> TaskExit {
+    let folder = worker.config.tasks.join(spec.task.as_str());
+    let limit = spec.memory_limit_bytes;
+    let end = match launch(worker, &spec, &folder).await {
+        Ok(running) => running.finish(worker, &spec.task, control, limit).await,
+        Err(error) => failed_to_start(&spec.task, limit, &error),
+    };
+    if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
+        tracing::warn!(task = %spec.task, %error, "could not remove the task's folder");
+    }
+    end
+}
+
+fn failed_to_start(task: &TaskId, memory_limit_bytes: Option<u64>, error: &LaunchError) -> TaskExit {
+    let text = chain(error);
+    tracing::error!(%task, error = %text, "a container could not be started");
+    TaskExit {
+        code: None,
+        signal: None,
+        oom_killed: false,
+        memory_peak_bytes: 0,
+        memory_limit_bytes,
+        cpu_us: 0,
+        start_error: Some(text),
+        requested: false,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    #[error("could not prepare the task's folder `{0}`")]
+    Folder(PathBuf, #[source] std::io::Error),
+    #[error("could not make a pipe for the container's output")]
+    Pipe(#[source] std::io::Error),
+    #[error("the container could not be made")]
+    Runtime(#[source] container_runtime::RuntimeError),
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+struct Running {
+    container: Container,
+    outputs: tokio::task::JoinSet<()>,
+    endpoints: tokio::task::JoinSet<()>,
+}
+
+async fn launch(worker: &Arc<Worker>, spec: &TaskSpec, folder: &Path) -> Result<Running, LaunchError> {
+    let started = Instant::now();
+    let scratch = folder.join("root");
+    let in_folder = |error| LaunchError::Folder(folder.to_owned(), error);
+    std::fs::create_dir_all(&scratch).map_err(in_folder)?;
+    let arguments = folder.join("arguments");
+    std::fs::write(&arguments, &spec.container_arguments).map_err(in_folder)?;
+    let socket = folder.join("api.sock");
+    let listener = UnixListener::bind(&socket).map_err(in_folder)?;
+    open_to_container(&socket, 0o666).map_err(in_folder)?;
+    open_to_container(&arguments, 0o644).map_err(in_folder)?;
+
+    let (stdout, stdout_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
+    let (stderr, stderr_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
+    let container_spec = ContainerSpec {
+        id: spec.task.as_str().to_owned(),
+        layers: spec.layers.iter().map(|key| worker.config.layers.join(key).join("diff")).collect(),
+        scratch,
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        hostname: "modal".to_owned(),
+        binds: binds(worker, socket, arguments),
+        network: if spec.block_network { Network::None } else { Network::Nat },
+        limits: Limits {
+            memory_bytes: spec.memory_limit_bytes,
+            cpu_request_milli: Some(spec.cpu_request_milli),
+            cpu_limit_milli: spec.cpu_limit_milli,
+            pids: Some(PIDS),
+            disk_bytes: spec.disk_limit_bytes,
+        },
+        profile: Profile::Task,
+        stdout: OwnedFd::from(stdout_end),
+        stderr: OwnedFd::from(stderr_end),
+        loopback_port: Some(BLOB_PORT),
+    };
+    let container = worker.runtime.create(container_spec).await.map_err(LaunchError::Runtime)?;
+
+    let mut outputs = tokio::task::JoinSet::new();
+    outputs.spawn(output::ship(spec.task.clone(), Descriptor::Stdout, stdout.into(), worker.events.clone()));
+    outputs.spawn(output::ship(spec.task.clone(), Descriptor::Stderr, stderr.into(), worker.events.clone()));
+    let mut endpoints = tokio::task::JoinSet::new();
+    endpoints.spawn(serve_socket(spec.task.clone(), listener, worker.api.clone()));
+    if let Some(listener) = container.take_listener() {
+        endpoints.spawn(serve_loopback(spec.task.clone(), listener, worker.api.clone()));
+    }
+    let create_us = started.elapsed().as_micros() as u64;
+    let _ = worker.events.send(WorkerEvent::Started { task: spec.task.clone(), create_us }).await;
+    Ok(Running { container, outputs, endpoints })
+}
+
+/// The folder of tasks is closed to everybody; what the container's mapped root must reach is opened singly.
+fn open_to_container(path: &Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+fn binds(worker: &Worker, socket: PathBuf, arguments: PathBuf) -> Vec<Bind> {
+    let bind = |source: PathBuf, target: &str, read_only| Bind { source, target: target.to_owned(), read_only };
+    let mut binds =
+        vec![bind(socket, SOCKET_IN_CONTAINER, false), bind(arguments, ARGUMENTS_IN_CONTAINER, true)];
+    if let Some(bundle) = &worker.config.ca_bundle {
+        binds.push(bind(bundle.clone(), CA_BUNDLE_IN_CONTAINER, true));
+    }
+    binds
+}
+
+async fn serve_socket(task: TaskId, listener: UnixListener, api: Arc<dyn ContainerApi>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        api.serve(task.clone(), Box::new(stream));
+    }
+}
+
+async fn serve_loopback(task: TaskId, listener: std::net::TcpListener, api: Arc<dyn ContainerApi>) {
+    let prepared = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+    let Ok(listener) = prepared else { return };
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        api.serve(task.clone(), Box::new(stream));
+    }
+}
+
+impl Running {
+    /// Waits for the end, stopping on the way if asked, and until the last output is shipped.
+    async fn finish(
+        mut self,
+        worker: &Worker,
+        task: &TaskId,
+        control: &TaskControl,
+        memory_limit_bytes: Option<u64>,
+    ) -> TaskExit {
+        let mut stop = control.stop.subscribe();
+        let ended = tokio::select! {
+            exit = self.container.wait() => Some(exit),
+            _ = stop.wait_for(Option::is_some) => None,
+        };
+        let exit = match ended {
+            Some(exit) => exit,
+            None => self.interrupt(&mut stop).await,
+        };
+        let drained = tokio::time::timeout(DRAIN, async { while self.outputs.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            let text = "[dorian] the rest of the output was not read in time and is cut\n".to_owned();
+            let event = WorkerEvent::Output { task: task.clone(), descriptor: Descriptor::System, text };
+            let _ = worker.events.send(event).await;
+        }
+        self.endpoints.abort_all();
+        TaskExit {
+            code: exit.code,
+            signal: exit.signal,
+            oom_killed: exit.oom_killed,
+            memory_peak_bytes: exit.memory_peak_bytes,
+            memory_limit_bytes,
+            cpu_us: exit.cpu_usec,
+            start_error: None,
+            requested: control.stop.borrow().is_some(),
+        }
+    }
+
+    /// SIGINT is the runner's word for a graceful end; what is left after the grace is killed whole.
+    async fn interrupt(&self, stop: &mut watch::Receiver<Option<u64>>) -> container_runtime::Exit {
+        let begun = Instant::now();
+        self.container.signal(libc::SIGINT);
+        loop {
+            let grace = Duration::from_millis(stop.borrow_and_update().unwrap_or(0));
+            let left = grace.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                self.container.kill();
+                return self.container.wait().await;
+            }
+            tokio::select! {
+                exit = self.container.wait() => return exit,
+                () = tokio::time::sleep(left) => {}
+                _ = stop.changed() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+"""What can go wrong in user code: each check of `programs/failures.py`, and programs that fail at start-up."""
+
+import re
+
+from program_checks import assert_check, for_each_check
+
+
+@for_each_check("failures.py")
+def failures(clients, version, check):
+    ended = assert_check(clients, "failures.py", version, check, 900)
+    said = ended.out + ended.err
+    if check == "cancel_reaches_sync_code":
+        assert "sync code saw InputCancellation" in said, said[-3000:]
+    if check == "cancel_reaches_async_code":
+        assert "async code saw CancelledError" in said, said[-3000:]
+    if check == "death_with_retries_starts_again_and_then_reports":
+        assert ended.out.count("leaving with 5") == 2, said[-3000:]
+
+
+def an_import_error_fails_every_pending_input_and_is_not_tried_forever(client):
+    ended = client.run("missing_module.py", within_s=180)
+    assert "remote raised ModuleNotFoundError: No module named 'a_module_that_is_not_there'" in ended.out, ended
+    assert "map raised ModuleNotFoundError" in ended.out, ended
+    assert "5 spawned calls failed" in ended.out, ended
+    # One start per call would be at least 26; a handful says that it gave up.
+    assert ended.out.count("importing") <= 8, ended
+
+
+def an_exception_at_start_up_is_reported_once(client):
+    ended = client.run("broken_start.py", within_s=120)
+    assert "remote raised RuntimeError: the database is away" in ended.out, ended
+    assert len(re.findall(r"^starting$", ended.out, re.M)) <= 3, ended

@@ -1,0 +1,99 @@
+"""`kill -9` of the server at any moment. Runs last: the server of the session dies and rises many times here.
+
+`DORIAN_CRASH_POINTS` sets how many kills (50), `DORIAN_CRASH_SEED` repeats a run.
+"""
+
+import json
+import os
+import random
+import time
+
+import pytest
+from harness import control_groups, mounts_below, network_links, pid_namespaces, wait_for
+
+POINTS = int(os.environ.get("DORIAN_CRASH_POINTS", "50"))
+SEED = int(os.environ.get("DORIAN_CRASH_SEED", "0")) or random.randrange(1, 1 << 32)
+READY_AGAIN_S = 60
+
+
+@pytest.mark.crash
+def what_spawn_accepted_is_there_after_a_restart(newest, server):
+    running = newest.start("run", "--detach", "forever.py::spawned", "--n", "6")
+    call_id = running.wait_for_line("spawned fc-").split()[1]
+    running.wait_for_line("tick 1")
+    server.kill()
+    server.start(READY_AGAIN_S)
+    got = newest.python(
+        "-c",
+        "import modal, sys; print('got', modal.functions.FunctionCall.from_id(sys.argv[1]).get(timeout=90))",
+        call_id,
+    )
+    running.end(60)
+    assert got.code == 0 and got.out.startswith("got ta-"), got
+
+
+@pytest.mark.crash
+def a_result_not_yet_fetched_is_there_after_a_restart(newest, server):
+    running = newest.start("run", "--detach", "forever.py::spawned", "--n", "1")
+    call_id = running.wait_for_line("spawned fc-").split()[1]
+    running.end(60)
+    server.kill()
+    server.start(READY_AGAIN_S)
+    got = newest.python(
+        "-c",
+        "import modal, sys; print('got', modal.functions.FunctionCall.from_id(sys.argv[1]).get(timeout=30))",
+        call_id,
+    )
+    assert got.code == 0 and got.out.startswith("got ta-"), got
+
+
+@pytest.mark.crash
+def nothing_accepted_is_lost_or_delivered_twice_over_many_crashes(newest, server, tmp_path):
+    chance = random.Random(SEED)
+    ledger = tmp_path / "ledger"
+    caller = newest.start_python("crash_load.py", ledger)
+    caller.wait_for_line("loading", 120)
+    print(f"{POINTS} crashes with DORIAN_CRASH_SEED={SEED}")
+    slowest = 0.0
+    for _ in range(POINTS):
+        # Short lives hit start-up and recovery, long ones the steady state.
+        time.sleep(chance.choice([chance.uniform(0.0, 0.3), chance.uniform(0.3, 2.5)]))
+        server.kill()
+        started = time.monotonic()
+        server.start(READY_AGAIN_S)
+        slowest = max(slowest, time.monotonic() - started)
+    time.sleep(1)
+    (tmp_path / "ledger.stop").touch()
+    ended = caller.end(600)
+    told = [line for line in ended.out.splitlines() if line.startswith("ACCOUNT ")]
+    assert told, ended
+    account = json.loads(told[0][len("ACCOUNT ") :])
+    print(
+        f"slowest start after a crash {slowest:.1f} s",
+        {k: v if isinstance(v, int) else len(v) for k, v in account.items()},
+    )
+    assert account["lost"] == [] and account["wrong"] == [], account
+    assert account["twice"] == [] and account["missing"] == [], account
+    assert account["silent_callers"] == 0, "a caller got neither an answer nor an error"
+    assert account["spawned"] > POINTS and account["remote_answered"] > POINTS, account
+
+
+@pytest.mark.crash
+def a_stopped_server_leaves_nothing_behind(newest, server):
+    """After all these crashes, and with a container running at the end."""
+    running = newest.start("run", "forever.py")
+    running.wait_for_line("tick 1")
+    server.kill()
+    server.start(READY_AGAIN_S)
+    running.kill()
+    running.end(5)
+    assert server.stop() == 0, "`dorian up` did not end well after SIGTERM"
+    try:
+        # The tests' own pid namespace remains, and no other.
+        wait_for(lambda: len(pid_namespaces()) == 1, 10, f"no container: {pid_namespaces()}")
+        assert not mounts_below(server.data), mounts_below(server.data)
+        assert not control_groups(), control_groups()
+        links = [name for name in network_links() if name not in ("lo", "eth0", "ens3", "docker0") and "dorian" in name]
+        assert not links, links
+    finally:
+        server.start(READY_AGAIN_S)
