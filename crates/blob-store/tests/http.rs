@@ -1,5 +1,7 @@
 //! The HTTP face, by a client that is as plain as possible.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! What is known of one container, and the memory of those that are gone.
+//! What is known of one container.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use types::ids::{InputId, TaskId};
+use types::ids::InputId;
 
 use crate::Millis;
 
@@ -22,31 +22,4 @@ pub(crate) struct Container {
     pub(crate) idle_since: Option<Millis>,
     /// Grows with each input it finishes; the container with the highest gets the next input.
     pub(crate) rank: u64,
-}
-
-/// Containers that ended lately. A request of theirs that was still on its way must not bring them back to life.
-#[derive(Debug, Default)]
-pub(crate) struct EndedTasks {
-    order: VecDeque<TaskId>,
-    known: HashSet<TaskId>,
-}
-
-/// Requests on their way arrive within seconds; this many containers of one function do not end in that time.
-const REMEMBERED: usize = 1_024;
-
-impl EndedTasks {
-    pub(crate) fn remember(&mut self, task: &TaskId) {
-        if !self.known.insert(task.clone()) {
-            return;
-        }
-        self.order.push_back(task.clone());
-        while self.order.len() > REMEMBERED {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.known.remove(&oldest);
-        }
-    }
-
-    pub(crate) fn contains(&self, task: &TaskId) -> bool {
-        self.known.contains(task)
-    }
 }

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::Millis;
-use crate::container::{Container, EndedTasks};
+use crate::container::Container;
 use crate::effect::Load;
 use crate::input::{CallSpec, FinishedOutput, NewInput, Payload};
 use crate::policy::Policy;
 use crate::ready::{ReadyKey, ReadyQueue};
+use crate::recent::Recent;
 
 mod attempts;
 mod callers;
@@ -23,6 +24,12 @@ mod time;
 mod properties;
 #[cfg(test)]
 mod tests;
+
+/// A request of a container that ended arrives within seconds; this many of one function do not end in that time.
+const REMEMBERED_TASKS: usize = 1_024;
+/// A repeated request for a call that its caller is done with arrives within a second or so, which is about this many
+/// calls at full speed.
+const REMEMBERED_CALLS: usize = 16_384;
 
 /// Every call of one function.
 #[derive(Debug)]
@@ -35,7 +42,8 @@ pub struct FunctionCalls {
     delayed: BTreeSet<(Millis, u64, InputId)>,
     deadlines: BTreeSet<(Millis, TaskId, InputId)>,
     tasks: HashMap<TaskId, Container>,
-    ended: EndedTasks,
+    ended: Recent<TaskId>,
+    forgotten: Recent<FunctionCallId>,
     /// Containers with a waiting request, by rank. The one that was busy last is taken first, so that surplus
     /// containers stay idle long enough to be scaled down.
     idle: BTreeSet<(u64, TaskId)>,
@@ -100,7 +108,8 @@ impl FunctionCalls {
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             tasks: HashMap::new(),
-            ended: EndedTasks::default(),
+            ended: Recent::new(REMEMBERED_TASKS),
+            forgotten: Recent::new(REMEMBERED_CALLS),
             idle: BTreeSet::new(),
             resident_bytes: 0,
             running_count: 0,

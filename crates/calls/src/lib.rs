@@ -27,6 +27,7 @@ mod function;
 mod input;
 mod policy;
 mod ready;
+mod recent;
 
 pub use effect::{Accepted, Effect, Load, OutputPage, PageRequest, TaskEnd};
 pub use function::FunctionCalls;

@@ -1,7 +1,8 @@
-//! How long a container takes, step by step: `start_bench ROOTFS [LAYERS] [RUNS] [none|nat] [PROGRAM ARGS...]`.
+//! How long a container takes, step by step:
+//! `start_bench ROOTFS [layers=6] [runs=30] [network=nat|none] [disk=BYTES] [warm=4] [-- PROGRAM ARGS...]`.
 //!
-//! `ROOTFS` is an unpacked Debian with Python; empty layers are added above it up to `LAYERS`. The floor in the same
-//! table is `unshare` and `chroot` running the same program.
+//! `ROOTFS` is an unpacked Debian with Python; nearly empty layers are added above it. The floor in the same table is
+//! `unshare` and `chroot` running the same program.
 
 use std::fs;
 use std::io::Read;
@@ -14,48 +15,66 @@ use dorian_container_runtime::{ContainerSpec, Limits, Network, Profile, Runtime,
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
+struct Options {
+    root: PathBuf,
+    layers: usize,
+    runs: usize,
+    network: Network,
+    disk: Option<u64>,
+    warm: usize,
+    argv: Vec<String>,
+}
+
+impl Options {
+    fn from_args() -> Outcome<Self> {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let mut halves = args.split(|arg| arg == "--");
+        let (own, argv) = (halves.next().unwrap_or_default(), halves.next().map(<[String]>::to_vec));
+        let value = |key: &str| own.iter().find_map(|arg| arg.strip_prefix(key)?.strip_prefix('='));
+        let number = |key: &str, default: usize| value(key).map_or(Ok(default), str::parse);
+        Ok(Self {
+            root: own.first().ok_or("which root filesystem? see the head of this example")?.into(),
+            layers: number("layers", 6)?,
+            runs: number("runs", 30)?,
+            network: if value("network") == Some("none") { Network::None } else { Network::Nat },
+            disk: value("disk").map(str::parse).transpose()?,
+            warm: number("warm", 4)?,
+            argv: argv.unwrap_or_else(|| ["python3", "-c", "pass"].map(String::from).to_vec()),
+        })
+    }
+}
+
 fn main() -> Outcome<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let root = PathBuf::from(args.first().ok_or("usage: start_bench ROOTFS [LAYERS] [RUNS] [none|nat] [PROGRAM...]")?);
-    let number = |index: usize, default: usize| args.get(index).and_then(|arg| arg.parse().ok()).unwrap_or(default);
-    let (layers, runs) = (number(1, 6), number(2, 30));
-    let network = if args.get(3).is_some_and(|arg| arg == "none") { Network::None } else { Network::Nat };
-    let argv: Vec<String> = match args.get(4..) {
-        Some(rest) if !rest.is_empty() => rest.to_vec(),
-        _ => ["python3", "-c", "pass"].map(String::from).to_vec(),
-    };
+    let options = Options::from_args()?;
     let dir = std::env::temp_dir().join(format!("dorian-start-bench-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
     let started = Instant::now();
-    let runtime = Runtime::start(RuntimeConfig::new(dir.join("state")))?;
+    let mut config = RuntimeConfig::new(dir.join("state"));
+    config.warm = options.warm;
+    let runtime = Runtime::start(config)?;
     println!("runtime started in {:.1} ms; warnings: {:?}", millis(started.elapsed()), runtime.warnings());
     let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = executor.block_on(bench(&runtime, &root, &dir, layers, runs, network, &argv));
+    let result = executor.block_on(bench(&runtime, &dir, &options));
     executor.block_on(runtime.shutdown());
     fs::remove_dir_all(&dir)?;
     result
 }
 
-async fn bench(
-    runtime: &Runtime,
-    root: &Path,
-    dir: &Path,
-    layers: usize,
-    runs: usize,
-    network: Network,
-    argv: &[String],
-) -> Outcome<()> {
-    let mut chain = vec![root.to_path_buf()];
+async fn bench(runtime: &Runtime, dir: &Path, options: &Options) -> Outcome<()> {
+    let Options { root, layers, runs, network, disk, argv, .. } = options;
+    let (layers, runs) = (*layers, *runs);
+    let mut chain = vec![root.clone()];
     for index in 1..layers {
         let layer = dir.join(format!("layer{index}"));
         fs::create_dir_all(layer.join("opt"))?;
         fs::write(layer.join(format!("opt/{index}")), "x")?;
         chain.push(layer);
     }
-    let mut rows: Vec<(&str, Vec<f64>)> = ["floor: unshare+chroot", "create", "create to exit"].map(|n| (n, vec![])).into();
+    let mut rows: Vec<(&str, Vec<f64>)> =
+        ["floor: unshare+chroot", "create", "create to exit"].map(|n| (n, vec![])).into();
     rows.extend(["  taken", "  sources", "  overlay", "  assemble", "  exec"].map(|name| (name, vec![])));
     for run in 0..runs {
-        rows[0].1.push(floor(root, argv)?);
+        rows[0].1.push(floor(root, argv).unwrap_or_default());
         tokio::time::sleep(Duration::from_millis(100)).await;
         let scratch = dir.join(format!("scratch{run}"));
         let (mut reader, writer) = std::io::pipe()?;
@@ -63,13 +82,13 @@ async fn bench(
             id: format!("bench-{run}"),
             layers: chain.clone(),
             scratch,
-            argv: argv.to_vec(),
+            argv: argv.clone(),
             env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
             cwd: "/root".into(),
             hostname: "bench".into(),
             binds: vec![],
-            network,
-            limits: Limits { memory_bytes: Some(1 << 30), pids: Some(100), ..Limits::default() },
+            network: *network,
+            limits: Limits { memory_bytes: Some(1 << 30), pids: Some(100), disk_bytes: *disk, ..Limits::default() },
             profile: Profile::Task,
             stdout: OwnedFd::from(writer.try_clone()?),
             stderr: OwnedFd::from(writer),

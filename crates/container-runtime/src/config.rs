@@ -21,6 +21,9 @@ pub struct RuntimeConfig {
     pub bridge: Option<String>,
     /// Name of the cgroup below which containers get theirs; by default `dorian-` and the tag.
     pub cgroup_parent: Option<String>,
+    /// Whether containers get user namespaces of their own where the machine can do it. Without, root inside is root
+    /// outside with fewer rights; only for machines or filesystems that get in the way.
+    pub user_namespaces: bool,
     /// Host user id that is root inside containers.
     pub uid_base: u32,
     /// How many ids a container has, from 0.
@@ -46,6 +49,7 @@ impl RuntimeConfig {
             subnet: None,
             bridge: None,
             cgroup_parent: None,
+            user_namespaces: true,
             // Above the ranges that distributions hand out in /etc/subuid (100000 and up, 65536 per user).
             uid_base: 1_000_000_000,
             uid_count: 65_536,

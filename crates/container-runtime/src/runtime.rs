@@ -56,10 +56,12 @@ struct Shared {
 
 #[derive(Default)]
 struct Waiters {
-    starts: HashMap<Ticket, oneshot::Sender<Result<(Started, Option<TcpListener>), StartFailure>>>,
+    starts: HashMap<Ticket, oneshot::Sender<StartOutcome>>,
     exits: HashMap<Ticket, watch::Sender<Option<Exit>>>,
     gone: bool,
 }
+
+type StartOutcome = Result<(Started, Option<TcpListener>), StartFailure>;
 
 #[derive(Debug)]
 struct Started {
@@ -74,7 +76,8 @@ impl Runtime {
         if process::effective_uid() != 0 {
             return Err(RuntimeError::NotRoot);
         }
-        let failed = |error: std::io::Error| RuntimeError::Start(format!("cannot start the container launcher: {error}"));
+        let failed =
+            |error: std::io::Error| RuntimeError::Start(format!("cannot start the container launcher: {error}"));
         let (ours, theirs) = socket::pair().map_err(failed)?;
         let Some(pid) = process::fork_launcher().map_err(failed)? else {
             drop(ours);
@@ -95,8 +98,7 @@ impl Runtime {
             .stack_size(128 * 1024)
             .spawn(move || reader.run(gone_sender))
             .map_err(failed)?;
-        let shared =
-            Shared { config, warnings, hierarchy, launcher: ours, tickets: AtomicU64::new(0), waiters, gone };
+        let shared = Shared { config, warnings, hierarchy, launcher: ours, tickets: AtomicU64::new(0), waiters, gone };
         Ok(Runtime { shared: Arc::new(shared) })
     }
 
@@ -169,6 +171,13 @@ impl Shared {
     fn kill(&self, ticket: Ticket) {
         // Fails only when the launcher is gone, and every container with it.
         let _ = wire::send(self.launcher.as_fd(), &Order::Kill { ticket }, &[]);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The reading thread holds the socket too, so the launcher has to be told.
+        let _ = wire::send(self.launcher.as_fd(), &Order::Shutdown, &[]);
     }
 }
 

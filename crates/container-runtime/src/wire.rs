@@ -20,9 +20,16 @@ pub type Ticket = u64;
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     /// With three descriptors: the `Job`, standard output, standard error.
-    Create { ticket: Ticket },
-    Signal { ticket: Ticket, signal: i32 },
-    Kill { ticket: Ticket },
+    Create {
+        ticket: Ticket,
+    },
+    Signal {
+        ticket: Ticket,
+        signal: i32,
+    },
+    Kill {
+        ticket: Ticket,
+    },
     /// Kill everything, remove everything, end.
     Shutdown,
 }
@@ -31,12 +38,31 @@ pub enum Order {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum News {
     /// First message ever: what could not be had, or why the runtime cannot work at all.
-    Up { warnings: Vec<String>, error: Option<String> },
+    Up {
+        warnings: Vec<String>,
+        error: Option<String>,
+    },
     /// With a descriptor when the job asked for a listener.
-    Started { ticket: Ticket, pid: u32, cgroup: String, phases: Phases },
-    Failed { ticket: Ticket, failure: StartFailure },
-    Ended { ticket: Ticket, status: Option<Status>, oom_killed: bool, memory_peak_bytes: u64, cpu_usec: u64 },
-    Log { message: String },
+    Started {
+        ticket: Ticket,
+        pid: u32,
+        cgroup: String,
+        phases: Phases,
+    },
+    Failed {
+        ticket: Ticket,
+        failure: StartFailure,
+    },
+    Ended {
+        ticket: Ticket,
+        status: Option<Status>,
+        oom_killed: bool,
+        memory_peak_bytes: u64,
+        cpu_usec: u64,
+    },
+    Log {
+        message: String,
+    },
 }
 
 /// Container to launcher.
@@ -45,9 +71,13 @@ pub enum Report {
     /// Prepared as far as possible without a job.
     Ready,
     /// With the main process's descriptor, then the listener if one was asked for.
-    Started { phases: Phases },
+    Started {
+        phases: Phases,
+    },
     Failed(StartFailure),
-    MainEnded { status: Status },
+    MainEnded {
+        status: Status,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What a container can see, and what it cannot do.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use std::fs;
@@ -12,7 +14,9 @@ use dorian_container_runtime::Bind;
 #[tokio::test(flavor = "multi_thread")]
 async fn root_inside_is_nobody_outside_but_files_on_disk_belong_to_root() {
     let machine = Machine::new();
-    let spec = machine.shell("echo mine > /file; chown 1000:1000 /file2 2>/dev/null; touch /file2; chown 1000 /file2; id -u; sleep 1000");
+    let spec = machine.shell(
+        "echo mine > /file; chown 1000:1000 /file2 2>/dev/null; touch /file2; chown 1000 /file2; id -u; sleep 1000",
+    );
     let diff = spec.inner.scratch.join("diff");
     let run = machine.start(spec).await;
     common::until("the files are there", || diff.join("file2").exists().then_some(()), || ());
@@ -43,7 +47,8 @@ async fn what_is_written_is_a_layer_and_nothing_else_is_in_it() {
         assert!(meta.file_type().is_char_device() && meta.rdev() == 0, "{whiteout}");
     }
 
-    let upper = machine.shell("cat /data/sub/file; ls /etc/passwd /bin/sort; exit 0").change(|spec| spec.layers.push(diff));
+    let upper =
+        machine.shell("cat /data/sub/file; ls /etc/passwd /bin/sort; exit 0").change(|spec| spec.layers.push(diff));
     let output = machine.run(upper).await.ok();
     assert!(output.starts_with("one\n") && output.matches("No such file").count() == 2, "{output}");
     machine.leave_nothing().await;
@@ -78,7 +83,8 @@ async fn four_hundred_layers_are_one_root() {
     let machine = Machine::new();
     let mut layers = vec![common::rootfs()];
     for number in 1..400 {
-        let layer = machine.dir.path().join(format!("a-layer-with-a-rather-long-name-{number}/of/the/kind/that/caches/use"));
+        let layer =
+            machine.dir.path().join(format!("a-layer-with-a-rather-long-name-{number}/of/the/kind/that/caches/use"));
         fs::create_dir_all(layer.join("many")).unwrap();
         fs::write(layer.join(format!("many/{number}")), "").unwrap();
         layers.push(layer);
@@ -117,10 +123,7 @@ async fn the_usual_devices_and_folders_exist() {
     let limits = dorian_container_runtime::Limits { memory_bytes: Some(400 << 20), ..Default::default() };
     let output = machine.run(machine.shell(script).limits(limits)).await.ok();
     let words: Vec<&str> = output.split_whitespace().collect();
-    assert_eq!(
-        words.join(" "),
-        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero 3 z 200"
-    );
+    assert_eq!(words.join(" "), "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero 3 z 200");
     machine.leave_nothing().await;
 }
 
@@ -156,7 +159,8 @@ async fn binds_show_files_folders_and_sockets_with_mapped_owners() {
     fs::write(host.join("file"), "content\n").unwrap();
     fs::set_permissions(host.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(host.join("socket")).unwrap();
-    let bind = |source: &str, target: &str, read_only| Bind { source: host.join(source), target: target.into(), read_only };
+    let bind =
+        |source: &str, target: &str, read_only| Bind { source: host.join(source), target: target.into(), read_only };
     let spec = machine
         .shell("cat /a/file; echo new > /a/new; echo no > /b/no; cat /run/f; echo no > /run/f; test -S /run/s && echo socket; nc -w 1 local:/run/s </dev/null && echo connected")
         .change(|spec| {
@@ -172,6 +176,35 @@ async fn binds_show_files_folders_and_sockets_with_mapped_owners() {
     assert_eq!(output.matches("Read-only file system").count(), 2, "{output}");
     assert!(output.contains("content\n") && output.contains("socket\n"), "{output}");
     assert_eq!(fs::metadata(host.join("new")).unwrap().uid(), 0);
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bind_may_lie_inside_another_one_or_in_dev() {
+    let machine = Machine::new();
+    let (outer, inner) = (machine.dir.path().join("outer"), machine.dir.path().join("inner"));
+    fs::create_dir(&outer).unwrap();
+    fs::create_dir(&inner).unwrap();
+    fs::write(inner.join("file"), "deep\n").unwrap();
+    let bind = |source: &Path, target: &str| Bind { source: source.into(), target: target.into(), read_only: false };
+    let spec = machine.shell("cat /a/b/c/file; cat /dev/own").change(|spec| {
+        spec.binds = vec![bind(&outer, "/a"), bind(&inner, "/a/b/c"), bind(&inner.join("file"), "/dev/own")];
+    });
+    assert_eq!(machine.run(spec).await.ok(), "deep\ndeep\n");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scratch_folder_used_again_keeps_what_was_written() {
+    let machine = Machine::new();
+    let first = machine.shell("echo kept > /kept; mkdir /real; ln -s /real /way").build();
+    let scratch = first.inner.scratch.clone();
+    machine.run(first).await.ok();
+    let second = machine.shell("cat /kept; pwd -P").change(|spec| {
+        spec.scratch = scratch;
+        spec.cwd = "/way/new".into();
+    });
+    assert_eq!(machine.run(second).await.ok(), "kept\n/real/new\n");
     machine.leave_nothing().await;
 }
 
@@ -195,11 +228,17 @@ async fn a_link_in_the_image_cannot_send_a_bind_out_of_the_container() {
 async fn mounts_and_namespaces_are_refused() {
     let machine = Machine::new();
     for build in [false, true] {
-        for command in ["mount -t tmpfs none /tmp", "unshare -U true", "unshare -m true", "chroot / mount -o bind /bin /tmp"] {
+        for command in
+            ["mount -t tmpfs none /tmp", "unshare -U true", "unshare -m true", "chroot / mount -o bind /bin /tmp"]
+        {
             let spec = machine.shell(command);
             let ended = machine.run(if build { spec.build() } else { spec }).await;
             assert_ne!(ended.exit.code, Some(0), "{command}: {}", ended.output);
-            assert!(ended.output.contains("not permitted") || ended.output.contains("denied"), "{command}: {}", ended.output);
+            assert!(
+                ended.output.contains("not permitted") || ended.output.contains("denied"),
+                "{command}: {}",
+                ended.output
+            );
         }
     }
     machine.leave_nothing().await;
@@ -214,7 +253,9 @@ async fn rights_are_the_listed_ones_and_no_more() {
     };
     let task = machine.run(status(false)).await.ok();
     let sets = |bits: &str| {
-        format!("CapInh:\t0000000000000000\nCapPrm:\t{bits}\nCapEff:\t{bits}\nCapBnd:\t{bits}\nCapAmb:\t0000000000000000\n")
+        format!(
+            "CapInh:\t0000000000000000\nCapPrm:\t{bits}\nCapEff:\t{bits}\nCapBnd:\t{bits}\nCapAmb:\t0000000000000000\n"
+        )
     };
     // chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service.
     assert_eq!(task, sets("00000000000004fb") + "NoNewPrivs:\t1\nSeccomp:\t2\n");
@@ -232,7 +273,8 @@ async fn kernel_settings_and_secrets_are_out_of_reach() {
                   cat /proc/keys | wc -c; ls /sys/firmware | wc -l; dmesg; date -s 2000-01-01; echo end";
     let output = machine.sh(script).await.ok();
     assert!(output.ends_with("end\n"), "{output}");
-    let refused = ["panic", "ip_forward", "sysrq-trigger", "/dev/sda", "/x", "/sys/x", "hostname", "klogctl", "can't set date"];
+    let refused =
+        ["panic", "ip_forward", "sysrq-trigger", "/dev/sda", "/x", "/sys/x", "hostname", "klogctl", "can't set date"];
     for word in refused {
         assert!(output.lines().any(|line| line.contains(word)), "{word} was not refused: {output}");
     }
@@ -243,7 +285,24 @@ async fn kernel_settings_and_secrets_are_out_of_reach() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_users_exist_and_are_not_root() {
     let machine = Machine::new();
-    let output = machine.sh("echo secret > /s; chmod 600 /s; su user -c 'id -u; cat /s'; ls -ln /s | awk '{print $3}'").await.output;
+    let output = machine
+        .sh("echo secret > /s; chmod 600 /s; su user -c 'id -u; cat /s'; ls -ln /s | awk '{print $3}'")
+        .await
+        .output;
     assert!(output.starts_with("1000\ncat: can't open '/s': Permission denied\n0\n"), "{output}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_user_namespaces_the_other_walls_still_stand() {
+    let machine = Machine::with(|config| config.user_namespaces = false);
+    let script = "id -u; cat /proc/self/uid_map | tr -s ' '; echo x > /file; stat -c %u /file; echo 1 > /proc/sys/kernel/panic; \
+                  mount -t tmpfs none /tmp; mknod /sda b 8 0; cat /proc/kcore | wc -c; echo b > /proc/sysrq-trigger; dmesg; \
+                  chroot / true; cat /proc/1/environ; hostname evil; echo end";
+    let output = machine.run(machine.shell(script).nat()).await.ok();
+    assert!(output.starts_with("0\n 0 0 4294967295\n0\n"), "{output}");
+    for word in ["panic", "mount", "/sda", "klogctl", "hostname", "environ"] {
+        assert!(output.lines().any(|line| line.contains(word)), "{word} was not refused: {output}");
+    }
     machine.leave_nothing().await;
 }

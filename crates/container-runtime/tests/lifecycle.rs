@@ -1,5 +1,7 @@
 //! Starting, watching, signalling and ending containers.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use std::sync::Arc;
@@ -34,7 +36,8 @@ async fn signals_work_on_the_program_as_on_any_process() {
         run.container.signal(signal);
         assert_eq!(run.end().await.exit.signal, Some(signal));
     }
-    let run = machine.start(machine.shell("trap 'echo caught; exit 7' TERM; echo ready; while :; do sleep 0.05; done")).await;
+    let run =
+        machine.start(machine.shell("trap 'echo caught; exit 7' TERM; echo ready; while :; do sleep 0.05; done")).await;
     // The shell may not have set its trap yet; a second signal does no harm.
     tokio::time::sleep(Duration::from_millis(300)).await;
     run.container.signal(libc::SIGTERM);
@@ -195,7 +198,8 @@ async fn fifty_containers_at_once_are_fifty_containers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_and_peak_are_accounted_to_the_container() {
     let machine = Machine::new();
-    let run = machine.start(machine.shell("x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo ${#x}; sleep 1000")).await;
+    let run =
+        machine.start(machine.shell("x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo ${#x}; sleep 1000")).await;
     until(
         "twenty megabytes are in use",
         || (run.container.usage().memory_bytes > 20_000_000 && run.container.usage().cpu_usec > 1000).then_some(()),

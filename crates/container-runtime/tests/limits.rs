@@ -1,5 +1,7 @@
 //! What a container is stopped from using, and how that is told.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use common::{Machine, Spec};
@@ -58,14 +60,15 @@ async fn a_limit_too_small_to_start_anything_is_an_error_and_not_a_hang() {
 async fn a_fork_bomb_stops_at_the_process_limit_and_can_be_killed() {
     let machine = Machine::new();
     let limits = Limits { pids: Some(50), ..Limits::default() };
-    let run = machine.start(machine.shell("bomb() { bomb | bomb & }; bomb; sleep 1; echo survived").limits(limits)).await;
+    let run =
+        machine.start(machine.shell("bomb() { bomb | bomb & }; bomb; sleep 1; echo survived").limits(limits)).await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let group = common::groups(&machine.config).into_iter().filter_map(|group| {
         let name = group.file_name()?.to_str()?.to_string();
         let parent = machine.config.cgroup_name();
-        [format!("/sys/fs/cgroup/pids/{parent}/{name}"), format!("/sys/fs/cgroup/{parent}/{name}")]
-            .iter()
-            .find_map(|folder| std::fs::read_to_string(format!("{folder}/pids.current")).ok()?.trim().parse::<u32>().ok())
+        [format!("/sys/fs/cgroup/pids/{parent}/{name}"), format!("/sys/fs/cgroup/{parent}/{name}")].iter().find_map(
+            |folder| std::fs::read_to_string(format!("{folder}/pids.current")).ok()?.trim().parse::<u32>().ok(),
+        )
     });
     assert!(group.max().unwrap() <= 50);
     run.container.kill();

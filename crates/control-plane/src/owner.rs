@@ -139,6 +139,19 @@ impl Owner {
         shared: &Arc<Shared>,
         event: impl FnOnce(&mut FunctionCalls, Millis, &mut Vec<Effect>) -> R,
     ) -> R {
+        let (result, look_again) = self.apply_quietly(shared, event);
+        if look_again {
+            self.wake(shared);
+        }
+        result
+    }
+
+    /// As `apply`, for the owner's loop, which looks anyway: it must not wake itself. Returns whether to look.
+    fn apply_quietly<R>(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        event: impl FnOnce(&mut FunctionCalls, Millis, &mut Vec<Effect>) -> R,
+    ) -> (R, bool) {
         let mut outside = Outside::default();
         let mut effects = Vec::new();
         let now = now_ms();
@@ -154,11 +167,8 @@ impl Owner {
             let due = state.calls.next_due().unwrap_or(u64::MAX);
             (result, state.calls.load().ready > 0 || due < self.sleeping_until.load(Ordering::Relaxed))
         };
-        if look_again {
-            self.wake(shared);
-        }
         self.perform_outside(shared, outside);
-        result
+        (result, look_again)
     }
 
     fn perform_outside(self: &Arc<Self>, shared: &Arc<Shared>, outside: Outside) {
@@ -411,7 +421,7 @@ impl Drop for PendingPoll {
 async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
     loop {
         owner.sleeping_until.store(0, Ordering::Relaxed);
-        owner.apply(&shared, |calls, now, effects| calls.tick(now, effects));
+        owner.apply_quietly(&shared, |calls, now, effects| calls.tick(now, effects));
         let (plan, closed) = owner.plan(&shared);
         if plan.start > 0 || !plan.stop.is_empty() {
             tracing::debug!(function = %owner.id, start = plan.start, stop = plan.stop.len(), why = %plan.why, "autoscale");

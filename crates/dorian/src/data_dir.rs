@@ -33,8 +33,9 @@ pub struct DataDir {
 impl DataDir {
     /// Opens or makes the folder for a server.
     pub fn open(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path)
-            .with_context(|| format!("cannot make the data directory `{}`; name another with --data", path.display()))?;
+        fs::create_dir_all(path).with_context(|| {
+            format!("cannot make the data directory `{}`; name another with --data", path.display())
+        })?;
         let path = path.canonicalize().with_context(|| format!("cannot resolve `{}`", path.display()))?;
         let lock = lock(&path)?;
         let identity = match read_identity(&path)? {
@@ -77,11 +78,15 @@ fn lock(path: &Path) -> Result<File> {
 fn read_identity(path: &Path) -> Result<Option<Identity>> {
     let file = path.join("identity.json");
     match fs::read(&file) {
-        Ok(bytes) => Ok(Some(
-            serde_json::from_slice(&bytes)
-                .with_context(|| format!("`{}` is damaged; restore it, or delete it for new tokens", file.display()))?,
-        )),
+        Ok(bytes) => {
+            Ok(Some(serde_json::from_slice(&bytes).with_context(|| {
+                format!("`{}` is damaged; restore it, or delete it for new tokens", file.display())
+            })?))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            bail!("`{}` holds tokens, and only root may read it; try again with `sudo`", file.display())
+        }
         Err(error) => Err(error).with_context(|| format!("cannot read `{}`", file.display())),
     }
 }
@@ -106,15 +111,12 @@ fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
         out.sync_all()?;
         fs::rename(&temporary, file)
     };
-    write().with_context(|| match fs::metadata(&temporary) {
-        _ if no_space(file) => format!("no space left to write `{}`; free some, or name another folder with --data", file.display()),
-        _ => format!("cannot write `{}`", file.display()),
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        let cure = match error.kind() {
+            ErrorKind::StorageFull => "; free some space, or name another folder with --data",
+            _ => "",
+        };
+        anyhow::Error::new(error).context(format!("cannot write `{}`{cure}", file.display()))
     })
-}
-
-fn no_space(file: &Path) -> bool {
-    let probe = file.with_extension("probe");
-    let full = fs::write(&probe, [0u8; 4096]).is_err_and(|e| e.kind() == ErrorKind::StorageFull);
-    let _ = fs::remove_file(probe);
-    full
 }

@@ -1,7 +1,12 @@
 //! The binary: reads the command line and hands over to one file per command.
 
+mod client_settings;
 mod data_dir;
 mod env;
+mod login;
+mod output;
+mod person;
+mod run;
 mod up;
 
 use std::process::ExitCode;
@@ -18,29 +23,33 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  dorian up                         serve on 127.0.0.1:9900, keep state in /var/lib/dorian
-  eval \"$(dorian env)\"              point this shell's modal client at it
-  modal run hello.py                run a program
+  sudo dorian run hello.py          run one program; what it needs is started, and stopped again
+
+  sudo dorian up                    serve on 127.0.0.1:9900, keep state in /var/lib/dorian
+  sudo dorian login                 point the modal client at it from now on
+  modal run hello.py
+
+Dorian is not affiliated with Modal Labs. Logging: DORIAN_LOG=debug.
 ";
 
 #[derive(Subcommand)]
 enum Command {
     /// Run the platform on this machine until it is told to stop
     Up(up::UpArgs),
-    /// Print the settings with which a modal client reaches the server
+    Run(run::RunArgs),
     Env(env::EnvArgs),
+    Login(login::LoginArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Up(args) => up::run(&args),
+        Command::Up(args) => up::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => run::run(&args),
         Command::Env(args) => env::run(&args),
+        Command::Login(args) => login::run(&args),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("dorian: {error:#}");
-            ExitCode::from(1)
-        }
-    }
+    result.unwrap_or_else(|error| {
+        output::say(&format!("{error:#}"));
+        ExitCode::from(1)
+    })
 }

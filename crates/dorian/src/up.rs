@@ -83,7 +83,8 @@ async fn serve(data: DataDir, listener: std::net::TcpListener, runtime: Runtime)
     let address = listener.local_addr()?;
 
     let store = MetadataStore::open(&data.path.join("metadata.sqlite")).context("cannot open the metadata store")?;
-    let blobs = DiskBlobs::open(&data.path.join("blobs"), DiskConfig::default()).context("cannot open the blob store")?;
+    let blobs =
+        DiskBlobs::open(&data.path.join("blobs"), DiskConfig::default()).context("cannot open the blob store")?;
     let blob_key = blob_store::load_or_create_key(&data.path.join("blob-url.key"))?;
     let builder_config = BuilderConfig::new(data.path.join("images"));
     let builder = ImageBuilder::new(builder_config, runtime.clone()).context("cannot open the image store")?;

@@ -48,6 +48,11 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
+                let mut source = error.source();
+                while let Some(cause) = source {
+                    eprintln!("  because {cause}");
+                    source = cause.source();
+                }
                 ExitCode::FAILURE
             }
         };

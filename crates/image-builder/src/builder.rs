@@ -11,7 +11,8 @@ use crate::config::BuilderConfig;
 use crate::container;
 use crate::error::BuildError;
 use crate::logs::LogSink;
-use crate::once::OnceMap;
+use crate::once::{KeyedLock, OnceMap};
+use crate::registry::Registries;
 use crate::request::{BuildRequest, BuiltImage, ImageMetadata};
 use crate::store::LayerStore;
 
@@ -25,6 +26,9 @@ pub(crate) struct Inner {
     pub config: BuilderConfig,
     pub runtime: Runtime,
     pub store: LayerStore,
+    pub registries: Registries,
+    /// Downloads being written, by digest.
+    pub downloads: KeyedLock<String>,
     /// Layers being made right now.
     pub layers: OnceMap<LayerKey, ()>,
     /// Lowest layer of every build container, see [`container::make_mount_points`].
@@ -52,7 +56,16 @@ impl ImageBuilder {
         let store = LayerStore::open(&config.data_dir)?;
         let mount_points = config.data_dir.join("mount-points");
         container::make_mount_points(&mount_points)?;
-        let inner = Inner { config, runtime, store, layers: OnceMap::new(), mount_points };
+        let registries = Registries::new(config.registries.clone());
+        let inner = Inner {
+            config,
+            runtime,
+            store,
+            registries,
+            downloads: KeyedLock::new(),
+            layers: OnceMap::new(),
+            mount_points,
+        };
         inner.write_apt_settings()?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -101,7 +114,7 @@ impl ImageBuilder {
             }),
             From::Image(name) => match request.base_images.iter().find(|(tag, _)| tag == name) {
                 Some((_, image)) => Ok(image.clone()),
-                None => self.base_image(name, request.registry_credentials.as_ref(), logs).await,
+                None => self.base_image(name, request.registry_credentials.as_ref(), request.force, logs).await,
             },
         }
     }
@@ -132,7 +145,8 @@ impl ImageBuilder {
             false => store.current(cause.clone()),
         };
         if store.has(&key) {
-            logs.say(format!("{header}\n   CACHED"));
+            logs.say(header);
+            logs.say("   CACHED");
             return Ok(Some(key));
         }
         logs.say(header);
@@ -185,6 +199,13 @@ impl ImageBuilder {
             Action::MakeFolder { path } => self.make_folder_step(below, path, &workspace)?,
         }
         self.inner.store.commit(&workspace, key, &step.title)
+    }
+
+    /// For a build container: the layers above the places for its mounts.
+    pub(crate) fn with_mount_points(&self, layers: &[LayerKey]) -> Vec<PathBuf> {
+        let mut paths = vec![self.inner.mount_points.clone()];
+        paths.extend(self.layer_paths(layers));
+        paths
     }
 
     pub(crate) fn layer_paths(&self, layers: &[LayerKey]) -> Vec<PathBuf> {

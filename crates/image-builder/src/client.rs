@@ -74,14 +74,13 @@ impl ImageBuilder {
         argv.push(format!("modal=={modal_version}"));
         let mut env = image.config.env.clone();
         env.push(("HOME".to_owned(), "/root".to_owned()));
-        let mut binds = self.host_settings(&mut env);
+        let mut binds = self.host_settings(&mut env, &image.layers)?;
         let target = format!("{}/out", crate::host::PRIVATE);
         binds.push(container_runtime::Bind { source: out.clone(), target, read_only: false });
-        let mut below = vec![self.inner.mount_points.clone()];
-        below.extend(self.layer_paths(&image.layers));
+        let layers = self.with_mount_points(&image.layers);
         let scratch = workspace.path().join("scratch");
         fs::create_dir(&scratch).map_err(BuildError::on("create", &scratch))?;
-        let program = Program { layers: below, argv, env, cwd: "/".to_owned(), network: true, binds, scratch };
+        let program = Program { layers, argv, env, cwd: "/".to_owned(), network: true, binds, scratch };
         let outcome = container::run(&self.inner.runtime, program, logs).await?;
         if !outcome.succeeded() {
             let tail = outcome.tail.join("\n  ");
@@ -103,7 +102,7 @@ impl ImageBuilder {
         if let Some(base) = DebianBase::for_python(python_minor) {
             return Ok((self.debian_base(base, logs).await?, true));
         }
-        let from_registry = self.base_image(&format!("python:{python_minor}-slim"), None, logs).await;
+        let from_registry = self.base_image(&format!("python:{python_minor}-slim"), None, false, logs).await;
         match from_registry {
             Ok(image) => Ok((image, true)),
             Err(error) => {

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use crate::host::HostEnv;
+use crate::registry::RegistryConfig;
 
 #[derive(Debug, Clone)]
 pub struct BuilderConfig {
     /// `layers/`, `tmp/`, `cache/` and more are made below it. On a filesystem that overlayfs accepts as upper layer.
     pub data_dir: PathBuf,
+    /// Mirrors, credentials and hosts without TLS.
+    pub registries: RegistryConfig,
     /// Archive for Debian bases and `apt-get` in builds; by default the one in this machine's own apt configuration.
     pub debian_mirror: Option<String>,
     /// Certificates, proxies and package indexes for builds.
@@ -19,6 +22,7 @@ impl BuilderConfig {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            registries: RegistryConfig::default(),
             debian_mirror: crate::bases::debian::host_mirror(),
             host_env: HostEnv::from_process(),
         }

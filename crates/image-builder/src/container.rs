@@ -103,8 +103,10 @@ async fn read_lines(
     let mut pending = Vec::new();
     let mut buffer = vec![0; 8192];
     let emit = |line: &[u8]| {
+        // A progress bar rewrites its line after a carriage return; the last state is the one to show.
+        let shown = line.split(|byte| *byte == b'\r').rfind(|part| !part.is_empty()).unwrap_or_default();
         // Output need not be UTF-8; what is not becomes a replacement character.
-        let text = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
+        let text = String::from_utf8_lossy(shown).into_owned();
         let mut tail = tail.lock();
         if tail.len() == TAIL_LINES {
             tail.pop_front();

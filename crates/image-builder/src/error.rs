@@ -31,9 +31,9 @@ pub enum BuildError {
     /// A request that cannot be carried out as it is; a whole sentence.
     #[error("{0}")]
     Refused(String),
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}")]
     Io { action: String, source: Arc<io::Error> },
-    #[error("cannot start a build container: {0}")]
+    #[error("cannot start a build container")]
     Container(#[source] Arc<container_runtime::RuntimeError>),
     #[error("the build was abandoned: everybody who waited for it has gone")]
     Abandoned,

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `builder.rs` | one build from request to image; which layers are there already |
 //! | `bases/` | the image that FROM names: registry or Debian mirror |
+//! | `registry/` | the registry's side of that: requests, manifests, unpacking |
 //! | `steps/` | RUN, COPY, WORKDIR |
 //! | `store.rs` | layers on disk; crash safety |
 //! | `once.rs` | the same layer is never made twice at once |
@@ -24,6 +25,7 @@ mod host;
 mod logs;
 mod metadata;
 mod once;
+mod registry;
 mod request;
 mod stack;
 mod steps;
@@ -36,4 +38,5 @@ pub use error::BuildError;
 pub use host::HostEnv;
 pub use image_plan::{ImageConfig, LayerKey};
 pub use logs::LogSink;
+pub use registry::{Credentials, RegistryConfig};
 pub use request::{BuildLog, BuildRequest, BuiltImage, ContextEntry, ImageMetadata, LogStream, TreeEntry};

@@ -75,11 +75,9 @@ impl ImageBuilder {
             }
         });
         let mut env = config.env.clone();
-        let binds = self.host_settings(&mut env);
-        let mut below = vec![self.inner.mount_points.clone()];
-        below.extend(self.layer_paths(layers));
+        let binds = self.host_settings(&mut env, layers)?;
         let program = Program {
-            layers: below,
+            layers: self.with_mount_points(layers),
             argv: ["python", "-I", "-c", SCRIPT].map(str::to_owned).to_vec(),
             env,
             cwd: "/".to_owned(),

@@ -133,6 +133,31 @@ impl<K: Eq + Hash, V> Drop for Asker<'_, K, V> {
     }
 }
 
+/// One lock per key, gone when nobody holds it.
+pub(crate) struct KeyedLock<K> {
+    locks: Mutex<HashMap<K, std::sync::Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl<K: Eq + Hash> KeyedLock<K> {
+    pub fn new() -> Self {
+        Self { locks: Mutex::default() }
+    }
+
+    pub async fn lock(&self, key: K) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock();
+            locks.retain(|_, lock| lock.strong_count() > 0);
+            let known = locks.get(&key).and_then(std::sync::Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let lock = Arc::new(tokio::sync::Mutex::new(()));
+                locks.insert(key, Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -6,7 +6,7 @@
 //! mount behind when the server is killed, and cannot be tricked out of the layers by a symlink, since links are
 //! followed here and not by the kernel.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
@@ -95,11 +95,38 @@ impl LayerStack {
         }
     }
 
+    /// Names in a folder, whose own path holds no links, sorted.
+    pub fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        let mut names = BTreeSet::new();
+        for layer in &self.layers {
+            match look(layer, folder)? {
+                Look::Here { found, covers } if found.meta.is_dir() => {
+                    for entry in fs::read_dir(&found.path)? {
+                        names.insert(entry?.file_name());
+                    }
+                    if covers || is_opaque(&found.path) {
+                        break;
+                    }
+                }
+                Look::Here { .. } | Look::Hidden => break,
+                Look::Below => {}
+            }
+        }
+        // A whiteout has a name, too, but no entry.
+        let mut kept = Vec::with_capacity(names.len());
+        for name in names {
+            if self.entry(&folder.join(&name))?.is_some() {
+                kept.push(name);
+            }
+        }
+        Ok(kept)
+    }
+
     /// What the merged tree has at `path`, whose folders are known to be no links.
     pub fn entry(&self, path: &Path) -> io::Result<Option<Found>> {
         for layer in &self.layers {
             match look(layer, path)? {
-                Look::Here(found) => return Ok(Some(found)),
+                Look::Here { found, .. } => return Ok(Some(found)),
                 Look::Hidden => return Ok(None),
                 Look::Below => {}
             }
@@ -108,8 +135,13 @@ impl LayerStack {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "returned and taken apart at once, never stored")]
 enum Look {
-    Here(Found),
+    /// `covers`: a folder above it is opaque, so nothing of lower layers shows through.
+    Here {
+        found: Found,
+        covers: bool,
+    },
     /// This layer says that there is nothing, whatever is below.
     Hidden,
     Below,
@@ -130,7 +162,7 @@ fn look(layer: &Path, path: &Path) -> io::Result<Look> {
     }
     match metadata(&at)? {
         Some(meta) if is_whiteout(&meta) => Ok(Look::Hidden),
-        Some(meta) => Ok(Look::Here(Found { path: at, meta })),
+        Some(meta) => Ok(Look::Here { found: Found { path: at, meta }, covers: opaque }),
         None if opaque => Ok(Look::Hidden),
         None => Ok(Look::Below),
     }

@@ -50,7 +50,7 @@ impl LayerStore {
         if unfinished.exists() {
             remove_tree(&unfinished).map_err(BuildError::on("remove", &unfinished))?;
         }
-        for folder in ["layers", "forced", "records", "cache/pip", "cache/uv", "tmp"] {
+        for folder in ["layers", "forced", "records", "cache/blobs", "tmp"] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder).map_err(BuildError::on("create", &folder))?;
         }
@@ -66,8 +66,11 @@ impl LayerStore {
         self.layer_path(key).exists()
     }
 
-    pub fn cache_dir(&self, name: &str) -> PathBuf {
-        self.root.join("cache").join(name)
+    /// A folder for downloads, made when missing.
+    pub fn cache_dir(&self, kind: &str, name: &str) -> Result<PathBuf, BuildError> {
+        let folder = self.root.join("cache").join(kind).join(name);
+        fs::create_dir_all(&folder).map_err(BuildError::on("create", &folder))?;
+        Ok(folder)
     }
 
     /// The key that stands for `key` since it was last forced, or `key` itself.

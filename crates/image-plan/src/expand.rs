@@ -30,6 +30,23 @@ pub(crate) fn split_words(text: &str, escape: char) -> Vec<(usize, &str)> {
     words
 }
 
+/// Whether the text ends inside quotes.
+pub(crate) fn has_open_quote(text: &str, escape: char) -> bool {
+    let mut quote = None;
+    let mut escaped = false;
+    for c in text.chars() {
+        match quote {
+            _ if escaped => escaped = false,
+            Some('\'') if c != '\'' => {}
+            _ if c == escape => escaped = true,
+            Some(open) if open == c => quote = None,
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            _ => {}
+        }
+    }
+    quote.is_some()
+}
+
 /// Removes quotes and escapes of one word and substitutes variables. The error is a sentence without a place.
 pub(crate) fn expand(word: &str, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut expander = Expander { chars: word.chars().collect(), at: 0, escape, lookup, quotes: true };

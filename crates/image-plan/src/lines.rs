@@ -4,7 +4,7 @@
 //! physical line the user sees in their editor.
 
 use crate::error::{DockerfileError, Position};
-use crate::expand::split_words;
+use crate::expand::{has_open_quote, split_words};
 use crate::instruction::Heredoc;
 
 /// One instruction's text with its continuations joined.
@@ -18,19 +18,26 @@ pub(crate) struct LogicalLine {
 
 pub(crate) struct Source {
     lines: Vec<String>,
+    /// Whether the line's entry goes on with the next line.
+    goes_on: Vec<bool>,
     pub escape: char,
 }
 
 impl Source {
     /// The client sends one entry per line, but an entry may hold several lines itself.
     pub fn new(entries: &[impl AsRef<str>]) -> Self {
-        let lines: Vec<String> = entries
-            .iter()
-            .flat_map(|entry| entry.as_ref().split('\n'))
-            .map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned())
-            .collect();
+        let mut lines: Vec<String> = Vec::new();
+        let mut goes_on = Vec::new();
+        for entry in entries {
+            let parts = entry.as_ref().split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned());
+            lines.extend(parts);
+            goes_on.resize(lines.len(), true);
+            if let Some(last) = goes_on.last_mut() {
+                *last = false;
+            }
+        }
         let escape = escape_directive(&lines).unwrap_or('\\');
-        Self { lines, escape }
+        Self { lines, goes_on, escape }
     }
 
     pub fn logical_lines(&self) -> Result<Vec<LogicalLine>, DockerfileError> {
@@ -67,10 +74,11 @@ impl Source {
         let mut text = String::new();
         let mut segments = Vec::new();
         let mut index = first;
+        let mut in_value = false;
         while index < self.lines.len() {
             let raw = &self.lines[index];
             // Comments and empty lines inside a continued instruction are dropped, as every builder does.
-            if index > first && is_blank_or_comment(raw) {
+            if index > first && !in_value && is_blank_or_comment(raw) {
                 index += 1;
                 continue;
             }
@@ -82,7 +90,13 @@ impl Source {
                 Some(kept) => text.push_str(kept),
                 None => {
                     text.push_str(visible);
-                    break;
+                    // The client puts a value with line breaks into one entry, in quotes. A file's lines are entries of
+                    // their own, so there an open quote stays the mistake that it is.
+                    in_value = self.goes_on[index - 1] && takes_values(&text) && has_open_quote(&text, self.escape);
+                    if !in_value {
+                        break;
+                    }
+                    text.push('\n');
                 }
             }
         }
@@ -144,8 +158,16 @@ fn strip_continuation(line: &str, escape: char) -> Option<&str> {
 }
 
 fn takes_heredocs(text: &str) -> bool {
+    is_one_of(text, &["RUN", "COPY", "ADD"])
+}
+
+fn takes_values(text: &str) -> bool {
+    is_one_of(text, &["ENV", "LABEL", "ARG"])
+}
+
+fn is_one_of(text: &str, names: &[&str]) -> bool {
     let name = text.split_whitespace().next().unwrap_or_default();
-    ["RUN", "COPY", "ADD"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    names.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 fn heredoc_start(word: &str) -> Option<Heredoc> {

@@ -60,7 +60,7 @@ pub struct FunctionRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRecord {
     pub id: ImageId,
-    /// What the image is made of, as a key; unique.
+    /// What the image is made of, as a key. When there are several, the newest counts: they are loaded oldest first.
     pub key: String,
     pub built_json: String,
     pub builder_version: String,
@@ -73,7 +73,6 @@ pub struct MountRecord {
     pub id: MountId,
     /// A published mount has a name, unique; an anonymous one is found by its content.
     pub name: Option<String>,
-    /// Unique among the anonymous ones.
     pub content_digest: String,
     pub files: Vec<MountFileRecord>,
     pub created_at_ms: u64,

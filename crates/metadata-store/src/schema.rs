@@ -24,15 +24,16 @@ const MIGRATIONS: &[&str] = &[
         definition BLOB NOT NULL, client_version TEXT NOT NULL, created_at_ms INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX functions_by_app ON functions (app);
+    -- Neither an image's key nor an anonymous mount's content is unique: whoever makes one twice, because its layers were
+    -- lost or two callers met, must not take away an id that functions name.
     CREATE TABLE images (
-        id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, built_json TEXT NOT NULL, builder_version TEXT NOT NULL,
+        id TEXT PRIMARY KEY, key TEXT NOT NULL, built_json TEXT NOT NULL, builder_version TEXT NOT NULL,
         created_at_ms INTEGER NOT NULL, last_used_ms INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE mounts (
         id TEXT PRIMARY KEY, name TEXT UNIQUE, content_digest TEXT NOT NULL, files TEXT NOT NULL,
         created_at_ms INTEGER NOT NULL
     ) STRICT;
-    CREATE UNIQUE INDEX anonymous_mounts_by_content ON mounts (content_digest) WHERE name IS NULL;
     CREATE TABLE calls (
         id TEXT PRIMARY KEY, app TEXT NOT NULL, function TEXT NOT NULL, kind TEXT NOT NULL, durable INTEGER NOT NULL,
         parent_input TEXT, created_at_ms INTEGER NOT NULL, invocation_type INTEGER NOT NULL,

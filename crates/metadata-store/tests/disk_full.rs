@@ -1,5 +1,7 @@
 //! A full disk is an answer, not an accident: nothing half-written, and it goes on once there is room.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! What was acknowledged is there after `kill -9`, and a batch is there whole or not at all.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use std::collections::HashSet;

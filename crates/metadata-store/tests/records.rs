@@ -1,5 +1,7 @@
 //! What is stored comes back as it was, and goes when it is deleted.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use bytes::Bytes;
@@ -75,7 +77,7 @@ async fn every_kind_of_record_comes_back_after_a_restart_as_it_was() {
     let store = MetadataStore::open(&folder.path().join("dorian.db")).unwrap();
     let loaded = store.load().await.unwrap();
     assert_eq!(loaded.environments, [environment]);
-    assert_eq!(loaded.apps, [app.clone()]);
+    assert_eq!(loaded.apps, std::slice::from_ref(&app));
     assert_eq!(loaded.functions, [function]);
     assert_eq!(loaded.images, [image]);
     assert_eq!(loaded.mounts, [mount]);
@@ -96,6 +98,23 @@ async fn a_record_written_again_replaces_the_old_one() {
     app.deployed_at_ms = Some(10);
     store.write(vec![Write::App(app.clone())]).await.unwrap();
     assert_eq!(store.load().await.unwrap().apps, [app]);
+}
+
+#[tokio::test]
+async fn an_image_built_again_under_its_key_leaves_the_old_id_known_and_is_loaded_last() {
+    let (_folder, store) = store();
+    let old = ImageRecord {
+        id: ImageId::random(),
+        key: "k".to_owned(),
+        built_json: "{}".to_owned(),
+        builder_version: "2025.06".to_owned(),
+        created_at_ms: 1,
+        last_used_ms: 1,
+    };
+    let new = ImageRecord { id: ImageId::random(), created_at_ms: 2, ..old.clone() };
+    store.write(vec![Write::Image(new.clone()), Write::Image(old.clone())]).await.unwrap();
+    store.write(vec![Write::TouchImage(old.id.clone(), 9)]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().images, [ImageRecord { last_used_ms: 9, ..old }, new]);
 }
 
 #[tokio::test]

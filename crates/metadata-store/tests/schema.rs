@@ -1,5 +1,7 @@
 //! Which files are opened, and what is said about the others.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 use dorian_metadata_store::{MetadataStore, StoreError};
 
 fn open(path: &std::path::Path) -> StoreError {

@@ -113,7 +113,7 @@ pub enum StopReason {
 pub struct AutoscalerPlan {
     /// Containers to start now.
     pub start: usize,
-    /// Containers to drain now.
+    /// Containers to drain now. One that has not begun may be dropped at once.
     pub stop: Vec<(TaskId, StopReason)>,
     /// When to plan again if nothing else happens first.
     pub reconsider_at: Option<Millis>,

@@ -41,7 +41,10 @@ impl DiskBlobs {
         mut content: ByteStream,
     ) -> Result<Md5Digest, BlobError> {
         let id = blob.clone();
-        let mut writer = self.blocking(move |inner| inner.begin(&id, part)).await?;
+        let mut writer = match self.blocking(move |inner| inner.begin(&id, part)).await {
+            Err(BlobError::Complete(_)) => return self.receive_again(blob, part, content).await,
+            result => result?,
+        };
         let upload = writer.upload.clone();
         let mut piece = Piece::default();
         loop {
@@ -61,6 +64,26 @@ impl DiskBlobs {
             })
             .await;
         self.note_no_space(finished, &upload).await
+    }
+
+    /// The blob is complete. A client that did not get its answer sends the same bytes again, and must hear the same;
+    /// other bytes are refused. Nothing is written.
+    async fn receive_again(
+        &self,
+        blob: &BlobId,
+        part: Option<u32>,
+        mut content: ByteStream,
+    ) -> Result<Md5Digest, BlobError> {
+        let mut hasher = Md5::new();
+        while let Some(chunk) = content.next().await {
+            hasher.update(chunk.map_err(|error| BlobError::BrokenOff(error.to_string()))?);
+        }
+        let (sent, blob) = (Md5Digest::finish(hasher), blob.clone());
+        let kept = self.blocking(move |inner| inner.md5_of_complete(&blob, part).map(|kept| (blob, kept)));
+        match kept.await? {
+            (_, Some(kept)) if kept == sent => Ok(kept),
+            (blob, _) => Err(BlobError::Complete(blob)),
+        }
     }
 
     async fn write_piece(

@@ -191,7 +191,11 @@ impl Inner {
     }
 
     pub(super) fn complete_whole(&self, blob: &BlobId) -> Result<(), BlobError> {
-        let upload = self.upload(blob)?;
+        let upload = match self.upload(blob) {
+            // The same bytes came again after the blob was complete.
+            Err(BlobError::Complete(_)) => return Ok(()),
+            result => result?,
+        };
         let mut progress = upload.progress.lock();
         progress.check_open(blob)?;
         if !progress.whole {
@@ -238,12 +242,23 @@ impl Inner {
         Ok(())
     }
 
-    fn etag_of_complete(&self, blob: &BlobId) -> Result<String, BlobError> {
+    /// The digest of a part, or of the whole when `part` is `None`; `None` when there is no such part.
+    pub(super) fn md5_of_complete(&self, blob: &BlobId, part: Option<u32>) -> Result<Option<Md5Digest>, BlobError> {
         let (file, length) = self.open_blob(blob)?;
         let parts = Parts::plan(length, self.config.part_bytes);
-        let md5s = (1..=parts.count()).filter_map(|part| parts.range(part)).map(|range| files::md5_of(&file, range));
-        let md5s: io::Result<Vec<Md5Digest>> = md5s.collect();
-        Ok(multipart_etag(&md5s.map_err(|source| BlobError::io("read", &self.layout.blob(blob), source))?))
+        let range = part.map_or(Some(0..length), |part| parts.range(part));
+        let md5 = range.map(|range| files::md5_of(&file, range)).transpose();
+        md5.map_err(|source| BlobError::io("read", &self.layout.blob(blob), source))
+    }
+
+    fn etag_of_complete(&self, blob: &BlobId) -> Result<String, BlobError> {
+        let (_, length) = self.open_blob(blob)?;
+        let parts = Parts::plan(length, self.config.part_bytes);
+        let mut md5s = Vec::new();
+        for part in 1..=parts.count() {
+            md5s.extend(self.md5_of_complete(blob, Some(part))?);
+        }
+        Ok(multipart_etag(&md5s))
     }
 
     /// Ends an upload because the file system is full, and gives back what it took. Whoever asks again hears why.

@@ -11,7 +11,7 @@ use crate::policy::MAX_SYSTEM_RETRIES;
 impl FunctionCalls {
     /// Hands a ready input to a container.
     pub(super) fn assign(&mut self, id: &InputId, task_id: &TaskId, now: Millis) -> Option<Assignment> {
-        // Of a call that was forgotten and made again: this attempt's report is wanted.
+        // Of a call that was forgotten, long ago, and made again: this attempt's report is wanted.
         self.end_abandoned(task_id, id);
         let state = self.inputs.get_mut(id)?;
         let Stage::Ready(key) = state.stage else { return None };
@@ -75,7 +75,7 @@ impl FunctionCalls {
         }
     }
 
-    fn make_ready_last(&mut self, id: &InputId, now: Millis) {
+    pub(super) fn make_ready_last(&mut self, id: &InputId, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
         state.ready_since = now;
         state.stage = Stage::Ready(self.ready.push_back(id.clone(), now));
@@ -194,9 +194,5 @@ impl FunctionCalls {
             self.resident_bytes -= state.input.payload.resident_bytes();
         }
         task
-    }
-
-    pub(super) fn enqueue(&mut self, id: &InputId, now: Millis) {
-        self.make_ready_last(id, now);
     }
 }

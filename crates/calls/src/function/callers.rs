@@ -11,8 +11,12 @@ use crate::ready::ReadyKey;
 use crate::{CallKind, Millis};
 
 impl FunctionCalls {
-    /// A new call without inputs. A call that is already here stays as it is: the request was a repetition.
+    /// A new call without inputs. A call that is already here stays as it is, and one that was forgotten a moment ago
+    /// is not made again: the request was a repetition.
     pub fn create_call(&mut self, spec: CallSpec) {
+        if self.forgotten.contains(&spec.id) {
+            return;
+        }
         let inputs_complete = spec.kind == CallKind::Unary;
         self.calls.entry(spec.id.clone()).or_insert_with(|| Call {
             spec,
@@ -33,6 +37,9 @@ impl FunctionCalls {
 
     /// Takes inputs of an existing call; all of them or none. Inputs that the call already has, finished or not, are
     /// passed over, so a request may be repeated. Inputs of a cancelled call end at once.
+    ///
+    /// Inputs of a durable call are on disk by now and would come back with the next start, so they are taken even if
+    /// the queue has filled up since [`Self::has_room`] was asked.
     pub fn add_inputs(
         &mut self,
         call: &FunctionCallId,
@@ -45,9 +52,9 @@ impl FunctionCalls {
             .into_iter()
             .filter(|i| !self.inputs.contains_key(&i.id) && !known.finished.contains(&i.id))
             .collect();
-        let cancelled = known.cancelled;
+        let (durable, cancelled) = (known.spec.durable, known.cancelled);
         let bytes = fresh.iter().map(|i| i.payload.resident_bytes()).sum();
-        if !fresh.is_empty() && !self.has_room(fresh.len(), bytes) {
+        if !durable && !fresh.is_empty() && !self.has_room(fresh.len(), bytes) {
             return Accepted::QueueFull;
         }
         for input in fresh {
@@ -84,7 +91,7 @@ impl FunctionCalls {
             ready_since: now,
         };
         self.inputs.insert(id.clone(), state);
-        self.enqueue(&id, now);
+        self.make_ready_last(&id, now);
     }
 
     /// The caller will send no more inputs to this call.
@@ -95,7 +102,8 @@ impl FunctionCalls {
     }
 
     /// Brings back what the store had of a durable call. Inputs that were running when the server died run again;
-    /// their containers died with it.
+    /// their containers died with it. What they had used of their attempts is forgotten: a server that crashes again
+    /// and again is no fault of theirs. A call that was cancelled is to be cancelled again by the shell.
     pub fn restore(&mut self, restored: Restored, now: Millis) {
         let id = restored.spec.id.clone();
         if self.calls.contains_key(&id) {
@@ -169,6 +177,7 @@ impl FunctionCalls {
     /// one, and nothing is recorded; a container that runs one is told to stop as by [`Self::cancel_call`].
     pub fn forget_call(&mut self, id: &FunctionCallId, now: Millis, effects: &mut Vec<Effect>) {
         let Some(call) = self.calls.remove(id) else { return };
+        self.forgotten.remember(id);
         let mut interrupted = BTreeMap::new();
         for input in call.unfinished.into_values() {
             if let Some(task) = self.discard(&input, now) {

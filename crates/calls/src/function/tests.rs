@@ -324,6 +324,14 @@ fn forgetting_a_call_records_nothing_and_leaves_nothing() {
 }
 
 #[test]
+fn a_repeated_request_does_not_bring_a_forgotten_call_back() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.calls.forget_call(&call_id(0), 1, &mut bench.effects);
+    bench.calls.create_call(spec(0, CallKind::Map, false));
+    assert_eq!(bench.calls.add_inputs(&call_id(0), vec![input(0)], 2, &mut bench.effects), Accepted::NoSuchCall);
+}
+
+#[test]
 fn a_failed_start_fails_what_waits_and_spares_what_runs() {
     let mut bench = Bench::new(Bench::with_retries(1, 5_000), 3, false);
     bench.poll(1, 2, 0);
@@ -343,6 +351,14 @@ fn a_full_queue_takes_nothing() {
     assert_eq!(bench.calls.load().ready, 2);
     let repeated = vec![input(0), input(1), input(2)];
     assert_eq!(bench.calls.add_inputs(&call_id(0), repeated, 0, &mut bench.effects), Accepted::Yes);
+}
+
+#[test]
+fn durable_inputs_that_are_on_disk_are_taken_by_a_full_queue_too() {
+    let policy = Policy { max_inputs: 1, ..Policy::default() };
+    let mut bench = Bench::new(policy, 1, true);
+    assert!(!bench.calls.has_room(1, 0));
+    assert_eq!(bench.calls.add_inputs(&call_id(0), vec![input(1)], 0, &mut bench.effects), Accepted::Yes);
 }
 
 #[test]

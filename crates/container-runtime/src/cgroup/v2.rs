@@ -87,3 +87,51 @@ fn move_processes(from: &Path, to: &Path) -> Doing<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files of a group as the kernel would show them.
+    fn group(files: &[(&str, &str)]) -> (tempfile::TempDir, Unified) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("p/1")).unwrap();
+        for (name, content) in files {
+            fs::write(dir.path().join("p/1").join(name), content).unwrap();
+        }
+        let unified = Unified::new(dir.path().to_path_buf());
+        (dir, unified)
+    }
+
+    #[test]
+    fn limits_are_written_as_the_kernel_reads_them() {
+        let (dir, unified) = group(&[("memory.swap.max", "max")]);
+        let limits = Limits {
+            memory_bytes: Some(1 << 30),
+            cpu_request_milli: Some(1000),
+            cpu_limit_milli: Some(500),
+            pids: Some(100),
+            disk_bytes: None,
+        };
+        unified.apply("p/1", &limits).unwrap();
+        let read = |file: &str| fs::read_to_string(dir.path().join("p/1").join(file)).unwrap();
+        assert_eq!(read("memory.max"), "1073741824");
+        assert_eq!(read("memory.swap.max"), "0");
+        assert_eq!(read("cpu.weight"), "39");
+        assert_eq!(read("cpu.max"), "50000 100000");
+        assert_eq!(read("pids.max"), "100");
+    }
+
+    #[test]
+    fn the_account_is_read_from_four_files_and_missing_ones_are_zero() {
+        let (_dir, unified) = group(&[
+            ("memory.current", "10\n"),
+            ("memory.peak", "20\n"),
+            ("cpu.stat", "usage_usec 30\nuser_usec 1\n"),
+            ("memory.events", "low 0\noom 9\noom_kill 2\noom_group_kill 0\n"),
+        ]);
+        let expected = Account { memory_bytes: 10, memory_peak_bytes: 20, cpu_usec: 30, oom_kills: 2 };
+        assert_eq!(unified.account("p/1"), expected);
+        assert_eq!(unified.account("p/2"), Account::default());
+    }
+}

@@ -58,7 +58,7 @@ fn template(folder: &Path, bytes: u64) -> Doing<PathBuf> {
 
 fn format(image: &Path) -> Doing<()> {
     let output = Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-m", "0", "-i", "32768", "-O", "^has_journal,^resize_inode"])
+        .args(["-q", "-F", "-b", "4096", "-m", "0", "-i", "32768", "-O", "^has_journal,^resize_inode"])
         .args(["-E", "lazy_itable_init=1,nodiscard"])
         .arg(image)
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")

@@ -4,7 +4,6 @@
 //! short names there so that hundreds of them fit into overlayfs's option page. When the finished tree has become the
 //! root, the stage and every other mount of the machine are gone from this namespace.
 
-use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -53,12 +52,24 @@ impl KernelMounts {
         fill_dev(common, dev.as_fd()).at("fill `/dev`")?;
         Ok(Self {
             proc: make(c"proc", &[], NOSUID | NODEV | NOEXEC)?,
-            sys: make(c"sysfs", &[], RDONLY | NOSUID | NODEV | NOEXEC)?,
+            sys: sysfs()?,
             pts: make(c"devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", &tty_group)], NOSUID | NOEXEC)?,
             mqueue: make(c"mqueue", &[], NOSUID | NODEV | NOEXEC)?,
             dev,
         })
     }
+}
+
+impl KernelMounts {
+    /// `/sys` shows the network namespace in which it was mounted, and keeps it alive.
+    pub fn follow_network_namespace(&mut self) -> Doing<()> {
+        self.sys = sysfs()?;
+        Ok(())
+    }
+}
+
+fn sysfs() -> Doing<OwnedFd> {
+    mount::new_mount(c"sysfs", &[], RDONLY | NOSUID | NODEV | NOEXEC).at("make a `sysfs` mount")
 }
 
 fn fill_dev(common: &Common, dev: BorrowedFd<'_>) -> std::io::Result<()> {
@@ -109,13 +120,13 @@ const SCRATCH: &str = "s";
 const EXTRA_LAYER: &str = "x";
 const FILES: &str = "f";
 const EMPTY: &str = "e";
-const VOLATILE_MARK: &str = "s/work/work/incompat";
+const LOOK: &str = "q";
 
 fn enter_stage(stage: &Path) -> Doing<()> {
     let tmpfs = mount::new_mount(c"tmpfs", &[("mode", "755"), ("size", "16m")], 0).at("make the stage")?;
     mount::attach(tmpfs.as_fd(), None, stage).at(format_args!("mount the stage on `{}`", stage.display()))?;
     std::env::set_current_dir(stage).at("enter the stage")?;
-    for name in [ROOT, SCRATCH, EXTRA_LAYER, FILES, EMPTY] {
+    for name in [ROOT, LOOK, SCRATCH, EXTRA_LAYER, FILES, EMPTY] {
         fs::create_dir(name).at("fill the stage")?;
     }
     Ok(())
@@ -136,52 +147,45 @@ fn place_layers(sources: &Sources) -> Doing<()> {
 }
 
 /// Mounts the image and the container's own writes as one tree, in which every place that a mount needs exists.
+///
+/// What is missing is found on a read-only tree of the same layers, which costs a fraction of a real one: overlayfs
+/// tries out the scratch folder's filesystem each time that it gets one to write to.
 fn mount_overlay(common: &Common, job: &Job) -> Doing<OwnedFd> {
-    let root = overlay(common, job, false)?;
-    let missing = missing::find(root.as_fd(), &places(job))?;
-    if missing.is_empty() {
-        return Ok(root);
+    let layers = job.layers.len();
+    let look = mount_as(common, LOOK, &lower_layers(layers, &[&format!("{SCRATCH}/diff")], &[EMPTY]), job)?;
+    let missing = missing::find(look.as_fd(), &places(job))?;
+    let extra: &[&str] = if missing.is_empty() { &[] } else { &[EXTRA_LAYER] };
+    if !missing.is_empty() {
+        missing::make(common, look.as_fd(), &missing, Path::new(EXTRA_LAYER))?;
     }
-    missing::make(common, root.as_fd(), &missing, Path::new(EXTRA_LAYER))?;
-    drop(root);
-    mount::detach(ROOT).at("take the root filesystem down again")?;
-    // The mark by which overlayfs refuses a second `volatile` mount; nothing was written through the first.
-    fs::remove_dir_all(VOLATILE_MARK).at("clear overlayfs's mark")?;
-    overlay(common, job, true)
+    mount_as(common, ROOT, &(lower_layers(layers, extra, &[]) + WRITABLE), job)
 }
 
-fn overlay(common: &Common, job: &Job, with_extra: bool) -> Doing<OwnedFd> {
-    let options = overlay_options(job.layers.len(), with_extra);
+fn mount_as(common: &Common, place: &str, options: &str, job: &Job) -> Doing<OwnedFd> {
     // Overlayfs keeps the identity of whoever mounts it for its own files (whiteouts, its work folder), and an
     // id-mapped scratch folder can only store owners that are mapped.
     process::create_files_as(common.host_id(0)).at("take the container's file owner")?;
-    let mounted = mount::mount(c"overlay", c"overlay", ROOT, 0, &options);
+    let mounted = mount::mount(c"overlay", c"overlay", place, 0, options);
     process::create_files_as(0).at("go back to the machine's file owner")?;
     mounted.at(format_args!(
         "mount {} layers with scratch `{}` (overlayfs needs a local filesystem such as ext4 or xfs)",
         job.layers.len(),
         job.scratch.display()
     ))?;
-    sys::openat(None, ROOT, libc::O_PATH | libc::O_DIRECTORY).at("open the root filesystem")
+    sys::openat(None, place, libc::O_PATH | libc::O_DIRECTORY).at("open the root filesystem")
 }
 
 /// - `volatile`: writes are not forced to disk when a program asks. A container's own writes are worth nothing after a
 ///   crash of the machine, and package managers ask after every file.
 /// - `redirect_dir`, `metacopy`, `index` off: `diff` then holds nothing but whole files, whiteouts and opaque marks,
 ///   which is what a layer is.
-fn overlay_options(layers: usize, with_extra: bool) -> String {
-    let mut options = String::from("lowerdir=");
-    if with_extra {
-        options.push_str(EXTRA_LAYER);
-        options.push(':');
-    }
-    for index in (0..layers).rev() {
-        // Writing to a string cannot fail.
-        let _ = write!(options, "{}{}", layer_name(index), if index > 0 { ":" } else { "" });
-    }
-    let _ = write!(options, ",upperdir={SCRATCH}/diff,workdir={SCRATCH}/work");
-    options.push_str(",volatile,redirect_dir=off,metacopy=off,index=off");
-    options
+const WRITABLE: &str = ",upperdir=s/diff,workdir=s/work,volatile,redirect_dir=off,metacopy=off,index=off";
+
+/// Overlayfs's list goes from the highest to the lowest.
+fn lower_layers(layers: usize, above: &[&str], below: &[&str]) -> String {
+    let image = (0..layers).rev().map(layer_name);
+    let names = above.iter().map(ToString::to_string).chain(image).chain(below.iter().map(ToString::to_string));
+    format!("lowerdir={}", names.collect::<Vec<_>>().join(":"))
 }
 
 /// Every place inside that something gets mounted on, or that the caller was promised.
@@ -199,13 +203,7 @@ fn places(job: &Job) -> Vec<Place> {
     places
 }
 
-fn attach_all(
-    common: &Common,
-    job: &Job,
-    root: BorrowedFd<'_>,
-    kernel: KernelMounts,
-    sources: &Sources,
-) -> Doing<()> {
+fn attach_all(common: &Common, job: &Job, root: BorrowedFd<'_>, kernel: KernelMounts, sources: &Sources) -> Doing<()> {
     put(root, &kernel.proc, "/proc")?;
     put(root, &kernel.sys, "/sys")?;
     put(root, &kernel.dev, "/dev")?;
@@ -217,9 +215,33 @@ fn attach_all(
     }
     hide(root)?;
     for (bind, source) in job.binds.iter().zip(&sources.binds) {
+        // Places inside the image exist by now; this one may lie in another bind, or in `/dev`.
+        if sys::open_in_root(root, &bind.target, libc::O_PATH).is_err() {
+            let folder = sys::is_folder(source.as_fd()).at(format_args!("look at `{}`", bind.source.display()))?;
+            // As the container's root, the only owner that an id-mapped folder can store.
+            process::create_files_as(common.host_id(0)).at("take the container's file owner")?;
+            make_inside(root, &bind.target, folder).at(format_args!("make `{}`", bind.target))?;
+            process::create_files_as(0).at("go back to the machine's file owner")?;
+        }
         put(root, source, &bind.target)?;
     }
     Ok(())
+}
+
+fn make_inside(root: BorrowedFd<'_>, path: &str, folder: bool) -> io::Result<()> {
+    let (parent, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path));
+    let parent_path = format!("{parent}/");
+    let parent = match sys::open_in_root(root, &parent_path, libc::O_PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !parent.is_empty() => {
+            make_inside(root, parent, true)?;
+            sys::open_in_root(root, &parent_path, libc::O_PATH)?
+        }
+        other => other?,
+    };
+    match folder {
+        true => sys::mkdirat(Some(parent.as_fd()), name, 0o755),
+        false => sys::openat(Some(parent.as_fd()), name, libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY).map(drop),
+    }
 }
 
 fn put(root: BorrowedFd<'_>, mount: &OwnedFd, target: &str) -> Doing<()> {
@@ -319,12 +341,11 @@ mod tests {
 
     #[test]
     fn the_highest_layer_comes_first_and_the_extra_one_before_it() {
-        let options = overlay_options(3, true);
-        assert!(options.starts_with("lowerdir=x:l2:l1:l0,upperdir=s/diff,workdir=s/work,"));
+        assert_eq!(lower_layers(3, &["x"], &["e"]), "lowerdir=x:l2:l1:l0:e");
     }
 
     #[test]
     fn four_hundred_layers_fit_into_one_page() {
-        assert!(overlay_options(400, true).len() < 4096);
+        assert!((lower_layers(400, &[EXTRA_LAYER], &[]) + WRITABLE).len() < 4096);
     }
 }

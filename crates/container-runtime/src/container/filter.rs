@@ -8,9 +8,7 @@
 //!
 //! Not covered: 32-bit programs do not run, because their call numbers mean something else.
 
-use libc::{
-    BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long, sock_filter,
-};
+use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long, sock_filter};
 
 /// Administration of the machine, kernel code, other processes' secrets, and namespaces.
 const REFUSED: &[c_long] = &[
@@ -131,19 +129,23 @@ pub fn program() -> Vec<sock_filter> {
             code.extend([jump(BPF_JEQ, *call as u32, 0, 1), ret(verdict)]);
         }
     }
-    extend_for_call(&mut code, libc::SYS_clone, &[
-        load(argument_low(0)),
-        jump(BPF_JSET, NEW_NAMESPACES, 0, 1),
-        ret(EPERM),
-    ]);
+    extend_for_call(
+        &mut code,
+        libc::SYS_clone,
+        &[load(argument_low(0)), jump(BPF_JSET, NEW_NAMESPACES, 0, 1), ret(EPERM)],
+    );
     // Typing into somebody's terminal.
-    extend_for_call(&mut code, libc::SYS_ioctl, &[
-        load(argument_low(1)),
-        jump(BPF_JEQ, libc::TIOCSTI as u32, 0, 1),
-        ret(EPERM),
-        jump(BPF_JEQ, libc::TIOCLINUX as u32, 0, 1),
-        ret(EPERM),
-    ]);
+    extend_for_call(
+        &mut code,
+        libc::SYS_ioctl,
+        &[
+            load(argument_low(1)),
+            jump(BPF_JEQ, libc::TIOCSTI as u32, 0, 1),
+            ret(EPERM),
+            jump(BPF_JEQ, libc::TIOCLINUX as u32, 0, 1),
+            ret(EPERM),
+        ],
+    );
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         let mut families = vec![load(argument_low(0))];
         for family in SOCKET_FAMILIES {

@@ -129,7 +129,8 @@ pub fn make(common: &Common, root: BorrowedFd<'_>, missing: &[Missing], layer: &
 }
 
 fn attributes(root: BorrowedFd<'_>, path: &Path) -> Option<(u32, u32, u32)> {
-    let fd = sys::open_in_root(root, if path.as_os_str().is_empty() { Path::new(".") } else { path }, libc::O_PATH).ok()?;
+    let fd =
+        sys::open_in_root(root, if path.as_os_str().is_empty() { Path::new(".") } else { path }, libc::O_PATH).ok()?;
     let meta = fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
     Some((meta.mode() & 0o7777, meta.uid(), meta.gid()))
 }

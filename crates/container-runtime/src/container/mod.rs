@@ -54,7 +54,8 @@ impl Common {
 /// What the launcher chose for this container.
 pub struct Place {
     pub group: String,
-    pub link: Option<Link>,
+    /// The network link, or why there is none.
+    pub link: Result<Link, String>,
     /// Where reports go and the job comes from.
     pub launcher: OwnedFd,
 }
@@ -81,7 +82,7 @@ impl From<Failure> for StartFailure {
 }
 
 fn lead(common: &Common, place: &Place) -> Result<Status, StartFailure> {
-    let ready = Prepared::make(common, place)?;
+    let mut ready = Prepared::make(common, place)?;
     wire::send(place.launcher.as_fd(), &Report::Ready, &[]).at("report to the launcher")?;
     let Some((job, stdout, stderr)) = take_job(place.launcher.as_fd())? else {
         process::exit_now(0);
@@ -89,10 +90,7 @@ fn lead(common: &Common, place: &Place) -> Result<Status, StartFailure> {
     let mut watch = Stopwatch::since(job.asked_at);
     let mut phases = Phases { taken: watch.lap(), ..Phases::default() };
     common.hierarchy.apply(&place.group, &job.limits)?;
-    if job.network == Network::None && place.link.is_some() {
-        process::unshare(libc::CLONE_NEWNET).at("leave the prepared network namespace")?;
-        network::loopback_up()?;
-    }
+    join_network(job.network, place, &mut ready)?;
     let listener = job.loopback_port.map(network::listen_on_loopback).transpose()?;
     filesystem::become_root(common, &job, ready.mounts, &mut watch, &mut phases)?;
     process::set_hostname(&job.hostname).at(format_args!("set host name `{}`", job.hostname))?;
@@ -137,10 +135,23 @@ impl Prepared {
         process::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP)
             .at("make namespaces")?;
         network::loopback_up()?;
-        if let Some(link) = &place.link {
+        if let Ok(link) = &place.link {
             network::connect(&mut host, link)?;
         }
         Ok(Self { mounts: filesystem::KernelMounts::make(common)? })
+    }
+}
+
+/// Containers are prepared with a network; those that must not have one move to an empty namespace.
+fn join_network(wanted: Network, place: &Place, ready: &mut Prepared) -> Doing<()> {
+    match (wanted, &place.link) {
+        (Network::Nat, Err(reason)) => Err(Failure(format!("there is no network: {reason}"))),
+        (Network::None, Ok(_)) => {
+            process::unshare(libc::CLONE_NEWNET).at("leave the prepared network namespace")?;
+            network::loopback_up()?;
+            ready.mounts.follow_network_namespace()
+        }
+        (Network::Nat, Ok(_)) | (Network::None, Err(_)) => Ok(()),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
+use super::slots::Slots;
 use super::start::Started;
 use crate::cgroup;
 use crate::container::{self, Place};
@@ -39,13 +41,15 @@ struct Child {
     main: Option<OwnedFd>,
     status: Option<Status>,
     failed: bool,
+    /// Its end of the socket is closed: it is ending, and has nothing more to say.
+    hung_up: bool,
 }
 
 pub struct Children {
     started: Started,
     signals: OwnedFd,
     next: Number,
-    next_slot: u32,
+    slots: Option<Slots>,
     living: BTreeMap<Number, Child>,
     waiting: VecDeque<Number>,
     /// Groups that could not be removed yet.
@@ -58,11 +62,12 @@ impl Children {
     pub fn new(started: Started) -> Self {
         // A machine without signal descriptors cannot run containers; there is nobody to tell but the exit code.
         let Ok(signals) = process::child_signals() else { process::exit_now(2) };
+        let slots = started.network.as_ref().ok().map(|bridge| Slots::new(bridge.subnet));
         Self {
             started,
             signals,
             next: 0,
-            next_slot: 0,
+            slots,
             living: BTreeMap::new(),
             waiting: VecDeque::new(),
             removals: Vec::new(),
@@ -75,7 +80,8 @@ impl Children {
     }
 
     pub fn sockets(&self) -> Vec<(Number, RawFd)> {
-        self.living.iter().map(|(number, child)| (*number, child.socket.as_raw_fd())).collect()
+        let talking = self.living.iter().filter(|(_, child)| !child.hung_up);
+        talking.map(|(number, child)| (*number, child.socket.as_raw_fd())).collect()
     }
 
     /// Gives the job to a prepared container, or to a new one that will find it waiting when it is prepared.
@@ -107,10 +113,10 @@ impl Children {
     fn prepare(&mut self) -> Doing<Number> {
         let number = self.next;
         self.next += 1;
-        let slot = self.free_slot();
+        let slot = self.slots.as_mut().and_then(Slots::take);
         let group = format!("{}/{number}", self.started.config.cgroup_name());
         let (ours, theirs) = socket::pair().at("make a socket")?;
-        let place = Place { group: group.clone(), link: slot.and_then(|slot| self.link(slot)), launcher: theirs };
+        let place = Place { group: group.clone(), link: self.link(slot), launcher: theirs };
         match process::fork(process::NEW_PID).at("start a container's first process")? {
             Forked::Child => container::live(&self.started.common, &place),
             Forked::Parent { pid, .. } => {
@@ -124,6 +130,7 @@ impl Children {
                     main: None,
                     status: None,
                     failed: false,
+                    hung_up: false,
                 };
                 self.living.insert(number, child);
                 Ok(number)
@@ -131,20 +138,14 @@ impl Children {
         }
     }
 
-    /// Addresses are used in turn, so that one comes back as late as possible: the kernel takes a moment to remove the
-    /// link of a container that has ended.
-    fn free_slot(&mut self) -> Option<u32> {
-        let subnet = self.started.network.as_ref().ok()?.subnet;
-        let size = (0..).take_while(|bits| subnet.address((1 << bits) - 1).is_some()).last().map_or(0, |bits| 1u32 << bits);
-        let taken: Vec<u32> = self.living.values().filter_map(|child| child.slot).collect();
-        let slot = (0..size).map(|step| (self.next_slot + step) % size).find(|slot| !taken.contains(slot))?;
-        self.next_slot = slot + 1;
-        Some(slot)
-    }
-
-    fn link(&self, slot: u32) -> Option<Link> {
-        let bridge = self.started.network.as_ref().ok()?.clone();
-        Some(Link { host_name: self.started.config.veth_name(slot), address: bridge.subnet.address(slot)?, bridge })
+    /// The link that belongs to a slot, or why there is none.
+    fn link(&self, slot: Option<u32>) -> Result<Link, String> {
+        let bridge = self.started.network.clone()?;
+        let address = slot.and_then(|slot| bridge.subnet.address(slot));
+        let (Some(slot), Some(address)) = (slot, address) else {
+            return Err("every place on this machine's container bridge is taken; wait for a container to end".into());
+        };
+        Ok(Link { host_name: self.started.config.veth_name(slot), address, bridge })
     }
 
     pub fn signal(&self, ticket: Ticket, signal: i32) {
@@ -169,7 +170,15 @@ impl Children {
     pub fn hear(&mut self, number: Number) -> Vec<Finished> {
         let Some(child) = self.living.get_mut(&number) else { return Vec::new() };
         let mut news = Vec::new();
-        while let Ok(Some((report, fds))) = wire::receive::<Report>(child.socket.as_fd(), false) {
+        loop {
+            let (report, fds) = match wire::receive::<Report>(child.socket.as_fd(), false) {
+                Ok(Some(received)) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(None) | Err(_) => {
+                    child.hung_up = true;
+                    break;
+                }
+            };
             match report {
                 Report::Ready => {
                     child.prepared = true;
@@ -213,6 +222,9 @@ impl Children {
 
     fn bury(&mut self, number: Number, child: Child) -> Option<News> {
         self.waiting.retain(|waiting| *waiting != number);
+        if let (Some(slots), Some(slot)) = (&mut self.slots, child.slot) {
+            slots.give_back(slot);
+        }
         let hierarchy = self.started.common.hierarchy.as_ref();
         let account = hierarchy.account(&child.group);
         if !cgroup::remove(hierarchy, &child.group) {

@@ -11,6 +11,7 @@
 //! file to install, and a slower start).
 
 mod children;
+mod slots;
 mod start;
 mod sweep;
 
@@ -37,6 +38,8 @@ pub fn run(config: RuntimeConfig, server: OwnedFd) -> ! {
         process::ignore(signal);
     }
     process::close_others(&[server.as_raw_fd()]);
+    // Two descriptors for each container; as many as we may have.
+    let _ = process::limit(libc::RLIMIT_NOFILE, 1 << 20, 1 << 20);
     let code = match start::start(config) {
         Ok(started) => {
             let warnings = started.warnings.clone();

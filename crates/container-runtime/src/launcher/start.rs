@@ -35,13 +35,7 @@ pub fn start(config: RuntimeConfig) -> Doing<Started> {
     make_private_folder(&stage)?;
 
     let mut warnings = Vec::new();
-    let userns = match mapped_namespace(&config).and_then(|userns| try_mapping(&config.state_dir, userns)) {
-        Ok(userns) => Some(userns),
-        Err(failure) => {
-            warnings.push(format!("containers run without user namespaces, root inside is root outside: {failure}"));
-            None
-        }
-    };
+    let userns = user_namespace(&config, &mut warnings);
     let network = network::set_up(&config).map_err(|failure| failure.0);
     match &network {
         Ok(_) => warnings.extend(resolvers::warning(&config.resolvers)),
@@ -85,6 +79,17 @@ fn lock(state_dir: &Path) -> Doing<fs::File> {
     // For a person who wonders; nothing reads it.
     let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
+}
+
+fn user_namespace(config: &RuntimeConfig, warnings: &mut Vec<String>) -> Option<OwnedFd> {
+    let made = match config.user_namespaces {
+        true => mapped_namespace(config).and_then(|userns| try_mapping(&config.state_dir, userns)),
+        false => Err(Failure("the configuration says so".into())),
+    };
+    if let Err(failure) = &made {
+        warnings.push(format!("containers run without user namespaces, root inside is root outside: {failure}"));
+    }
+    made.ok()
 }
 
 /// A user namespace with the containers' id mapping, kept open for mounts to refer to.

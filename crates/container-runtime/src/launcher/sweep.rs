@@ -18,7 +18,9 @@ pub fn leftovers(config: &RuntimeConfig, hierarchy: &dyn Hierarchy) -> Doing<()>
     kill_all(hierarchy, &parent)?;
     unmount_below(&config.state_dir);
     if !cgroup::remove(hierarchy, &parent) {
-        return Err(Failure(format!("cannot remove cgroup `{parent}` that an earlier server left; reboot or remove it")));
+        return Err(Failure(format!(
+            "cannot remove cgroup `{parent}` that an earlier server left; reboot or remove it"
+        )));
     }
     Ok(())
 }
@@ -31,7 +33,9 @@ fn kill_all(hierarchy: &dyn Hierarchy, parent: &str) -> Doing<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(Failure(format!("processes {left:?} of an earlier server cannot be killed; see why with `ps`")));
+            return Err(Failure(format!(
+                "processes {left:?} of an earlier server cannot be killed; see why with `ps`"
+            )));
         }
         for pid in left {
             // Gone meanwhile is what we want.
@@ -47,7 +51,8 @@ fn unmount_below(state_dir: &Path) {
     let Ok(state_dir) = fs::canonicalize(state_dir) else { return };
     let Ok(text) = fs::read_to_string("/proc/self/mountinfo") else { return };
     let below = text.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
-    let mut targets: Vec<&Path> = below.filter(|target| target.starts_with(&state_dir) && *target != state_dir).collect();
+    let mut targets: Vec<&Path> =
+        below.filter(|target| target.starts_with(&state_dir) && *target != state_dir).collect();
     targets.sort_unstable_by_key(|target| std::cmp::Reverse(target.components().count()));
     for target in targets {
         let _ = mount::detach(target);

@@ -21,8 +21,7 @@ pub fn remove(config: &RuntimeConfig) {
 
 /// Everything that containers may and may not do on the network.
 fn rules(table: &str, bridge: &str, subnet: Subnet, resolvers: &[IpAddr]) -> String {
-    let servers: Vec<String> =
-        resolvers.iter().filter(|address| address.is_ipv4()).map(IpAddr::to_string).collect();
+    let servers: Vec<String> = resolvers.iter().filter(|address| address.is_ipv4()).map(IpAddr::to_string).collect();
     let names = match servers.as_slice() {
         [] => String::new(),
         list => format!(
@@ -43,7 +42,9 @@ table inet {table} {{
   chain through_machine {{
     type filter hook forward priority filter - 10; policy accept;
     iifname \"{bridge}\" jump from_container
-    oifname \"{bridge}\" ct state != established,related drop
+    oifname != \"{bridge}\" accept
+    ct state established,related accept
+    drop
   }}
   chain from_container {{
     meta nfproto ipv6 drop

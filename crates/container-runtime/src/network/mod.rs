@@ -36,7 +36,7 @@ pub struct Link {
 
 /// Makes the bridge and the packet filter table, from nothing: what a predecessor left is removed first.
 pub fn set_up(config: &RuntimeConfig) -> Doing<Bridge> {
-    tear_down(config);
+    remove_links(config);
     let routes = Routes::read();
     let subnet = match config.subnet {
         Some(subnet) => subnet,
@@ -50,7 +50,7 @@ pub fn set_up(config: &RuntimeConfig) -> Doing<Bridge> {
     let name = config.bridge_name();
     let mtu = routes.outer_mtu();
     let mut link = Netlink::open().at("open a netlink socket")?;
-    link.add_bridge(&name, mtu).at(format_args!("make bridge `{name}`"))?;
+    link.add_bridge(&name, mac(subnet.gateway()), mtu).at(format_args!("make bridge `{name}`"))?;
     let index = sys::interface_index(&name).at(format_args!("find bridge `{name}`"))?;
     // No addresses of its own making: an IPv6 one would be a second way to this machine.
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
@@ -62,11 +62,17 @@ pub fn set_up(config: &RuntimeConfig) -> Doing<Bridge> {
 /// Removes bridge, links and table. Silent about what is not there.
 pub fn tear_down(config: &RuntimeConfig) {
     firewall::remove(config);
+    remove_links(config);
+}
+
+fn remove_links(config: &RuntimeConfig) {
     let Ok(mut link) = Netlink::open() else { return };
     let (bridge, prefix) = (config.bridge_name(), config.veth_prefix());
     let Ok(entries) = fs::read_dir("/sys/class/net") else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-        if (name == bridge || name.starts_with(&prefix)) && let Ok(index) = sys::interface_index(&name) {
+        if (name == bridge || name.starts_with(&prefix))
+            && let Ok(index) = sys::interface_index(&name)
+        {
             let _ = link.remove_link(index);
         }
     }
@@ -82,6 +88,8 @@ pub fn loopback_up() -> Doing<()> {
 
 /// Connects the caller's network namespace to the bridge. `host` was opened before the caller left the machine's.
 pub fn connect(host: &mut Netlink, wanted: &Link) -> Doing<()> {
+    // Before the link exists: IPv6 would otherwise start to look for neighbours at once.
+    let _ = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     let netns = sys::openat(None, "/proc/self/ns/net", libc::O_RDONLY).at("open `/proc/self/ns/net`")?;
     let pair = Pair {
         host: &wanted.host_name,
@@ -94,7 +102,6 @@ pub fn connect(host: &mut Netlink, wanted: &Link) -> Doing<()> {
     host.add_pair(&pair).at(format_args!("make network link `{}`", wanted.host_name))?;
     host.isolate_port(&wanted.host_name).at(format_args!("isolate network link `{}`", wanted.host_name))?;
     let mut inside = Netlink::open().at("open a netlink socket")?;
-    let _ = fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
     let index = sys::interface_index("eth0").at("find `eth0`")?;
     let subnet = wanted.bridge.subnet;
     inside.add_address(index, wanted.address, subnet.prefix).at("give `eth0` its address")?;

@@ -41,10 +41,13 @@ impl Netlink {
         Ok(Self { socket: socket::netlink()?, sequence: 0 })
     }
 
-    pub fn add_bridge(&mut self, name: &str, mtu: u32) -> io::Result<()> {
+    /// The address is given because a bridge otherwise takes the lowest of its ports' addresses, a different one with
+    /// every container, and packets to the old one are dropped.
+    pub fn add_bridge(&mut self, name: &str, mac: [u8; 6], mtu: u32) -> io::Result<()> {
         let mut request = Request::link(libc::RTM_NEWLINK, NLM_CREATE, libc::AF_UNSPEC, 0, UP);
         request.text(libc::IFLA_IFNAME, name);
         request.number(libc::IFLA_MTU, mtu);
+        request.attribute(libc::IFLA_ADDRESS, &mac);
         request.nest(libc::IFLA_LINKINFO | NESTED, |info| info.text(libc::IFLA_INFO_KIND, "bridge"));
         self.ask(request)
     }
@@ -130,7 +133,8 @@ impl AsRawFd for Netlink {
 
 /// The kernel's verdict on request `sequence`, if `answer` holds it.
 fn acknowledgement(answer: &[u8], sequence: u32) -> Option<io::Result<()>> {
-    let word = |at: usize| answer.get(at..at + 4).map(|bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let word =
+        |at: usize| answer.get(at..at + 4).map(|bytes| u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
     let kind = answer.get(4..6).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]))?;
     if kind != libc::NLMSG_ERROR as u16 || word(8)? != sequence {
         return None;

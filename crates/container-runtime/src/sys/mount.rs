@@ -60,14 +60,7 @@ pub fn attach(mount: BorrowedFd<'_>, dir: Option<BorrowedFd<'_>>, target: impl A
     let flags = FROM_EMPTY_PATH | if target.is_empty() { TO_EMPTY_PATH } else { 0 };
     // SAFETY: both strings are zero-terminated and outlive the call.
     check_long(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            dirfd(dir),
-            target.as_ptr(),
-            flags,
-        )
+        libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), dirfd(dir), target.as_ptr(), flags)
     })
     .map(drop)
 }
@@ -101,10 +94,8 @@ fn configure(context: BorrowedFd<'_>, command: libc::c_uint, pair: Option<(&str,
 pub fn mount(kind: &CStr, source: &CStr, target: &str, flags: u64, options: &str) -> io::Result<()> {
     let (target, options) = (c_path(target)?, c_string(options.as_bytes())?);
     // SAFETY: all strings are zero-terminated and outlive the call.
-    check(unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast())
-    })
-    .map(drop)
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) })
+        .map(drop)
 }
 
 /// Cuts this mount namespace off: nothing mounted here shows up elsewhere, and the other way round.

@@ -26,9 +26,7 @@ pub fn fork(namespaces: u64) -> io::Result<Forked> {
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM and with no stack given this behaves as fork(2): the child continues here on its own
     // copy of the memory. The process has one thread (see above). `args` and `pidfd` outlive the call.
-    let pid = check_long(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>())
-    })?;
+    let pid = check_long(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) })?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -279,10 +277,8 @@ pub fn keep_capabilities(keep: u64) -> io::Result<()> {
 pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     // SAFETY: `program` describes a slice that outlives the call; the kernel copies it.
-    check_long(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
-    })
-    .map(drop)
+    check_long(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
+        .map(drop)
 }
 
 pub fn effective_uid() -> u32 {

@@ -14,9 +14,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for the two descriptors that the kernel writes.
-    check(unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
-    })?;
+    check(unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) })?;
     Ok((owned(ends[0].into())?, owned(ends[1].into())?))
 }
 
@@ -101,7 +99,5 @@ fn received_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
 /// A socket that talks to the kernel about network links, in the network namespace that the caller is in now.
 pub fn netlink() -> io::Result<OwnedFd> {
     // SAFETY: takes only constants.
-    owned(
-        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) }.into(),
-    )
+    owned(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) }.into())
 }

@@ -5,7 +5,11 @@
 pub(crate) enum Challenge {
     Basic,
     /// Fetch a token at `realm`.
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
 }
 
 impl Challenge {

@@ -90,7 +90,9 @@ impl Registry {
         let url = format!("{}/v2/{repository}/manifests/{version}", self.endpoint.url);
         let what = format!("{repository}:{version}");
         let answer = self
-            .get(repository, &what, &|| self.http.get(&url).header(ACCEPT, manifest::ACCEPT).timeout(Duration::from_secs(60)))
+            .get(repository, &what, &|| {
+                self.http.get(&url).header(ACCEPT, manifest::ACCEPT).timeout(Duration::from_secs(60))
+            })
             .await?;
         let announced = answer.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         let announced = announced.map(str::to_owned);

@@ -41,7 +41,10 @@ pub(crate) struct Document {
 }
 
 pub(crate) enum Parsed {
-    Image { config: Descriptor, layers: Vec<Descriptor> },
+    Image {
+        config: Descriptor,
+        layers: Vec<Descriptor>,
+    },
     /// The one of the list that runs here.
     Elsewhere(Descriptor),
 }
@@ -63,7 +66,9 @@ impl Document {
         let mut fitting: Vec<&Descriptor> = self.manifests.iter().filter(fits).collect();
         // Plain amd64 before its newer levels, which this machine may lack.
         fitting.sort_by_key(|found| found.platform.as_ref().and_then(|platform| platform.variant.clone()));
-        let only = || if self.manifests.len() == 1 { self.manifests.first().filter(|one| one.platform.is_none()) } else { None };
+        let only = || {
+            if self.manifests.len() == 1 { self.manifests.first().filter(|one| one.platform.is_none()) } else { None }
+        };
         let chosen = fitting.first().copied().or_else(only);
         chosen.cloned().map(Parsed::Elsewhere).ok_or_else(|| {
             let platforms: Vec<String> = self

@@ -16,4 +16,5 @@ mod manifest;
 mod pull;
 mod unpack;
 
-pub use config::RegistryConfig;
+pub use config::{Credentials, RegistryConfig};
+pub(crate) use pull::Registries;

@@ -168,13 +168,16 @@ impl ImageBuilder {
         key: &LayerKey,
         logs: &LogSink,
     ) -> Result<(), PullError> {
-        let digest = layer.digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let digest = layer
+            .digest
+            .strip_prefix("sha256:")
+            .filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         let Some(digest) = digest else {
             return Err(RegistryError::Bad(format!("layer digest `{}` is not a SHA-256", layer.digest)).into());
         };
         // Kept by its digest until it is unpacked, so that a restarted server goes on where it was. The lock is held
         // while it is written: two images may share a layer.
-        let path = self.inner.store.cache_dir("blobs").join(digest);
+        let path = self.inner.store.cache_dir("blobs", "")?.join(digest);
         let lock = self.inner.downloads.lock(digest.to_owned()).await;
         if self.inner.store.has(key) {
             return Ok(());

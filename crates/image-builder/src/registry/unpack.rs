@@ -185,7 +185,7 @@ impl Unpacker {
             }
             EntryType::Link => {
                 let link = entry.link_name_bytes().ok_or_else(|| io::Error::other("a hard link without a target"))?;
-                self.hard_link(&link.into_owned(), &target)
+                self.hard_link(&link, &target)
             }
             EntryType::Fifo => {
                 self.clear(&target)?;
@@ -270,9 +270,7 @@ impl Unpacker {
             // The same layer brings a new one; only what is below goes away.
             Ok(meta) if meta.is_dir() => set_opaque(&target),
             Ok(_) => Ok(()),
-            Err(_) => {
-                Ok(rustix::fs::mknodat(rustix::fs::CWD, &target, FileType::CharacterDevice, Mode::empty(), 0)?)
-            }
+            Err(_) => Ok(rustix::fs::mknodat(rustix::fs::CWD, &target, FileType::CharacterDevice, Mode::empty(), 0)?),
         }
     }
 

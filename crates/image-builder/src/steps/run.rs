@@ -1,10 +1,12 @@
 //! RUN: a program in a container, whose writes become the layer.
 
+use std::fs;
 use std::time::Instant;
 
 use container_runtime::Bind;
 use image_plan::{LayerKey, Step};
 
+use crate::bases::debian::DEFAULT_MIRROR;
 use crate::builder::{ImageBuilder, StepContext};
 use crate::container::{self, Outcome, Program};
 use crate::error::BuildError;
@@ -33,8 +35,7 @@ impl ImageBuilder {
         workspace: &Workspace,
         logs: &LogSink,
     ) -> Result<(), BuildError> {
-        let layers = self.layer_paths(below);
-        let user = self.resolve_user(&layers, run.user)?;
+        let user = self.resolve_user(below, run.user)?;
         let mut argv = user.as_ref().map_or_else(Vec::new, User::switch);
         argv.extend_from_slice(run.argv);
         let mut env = run.env.to_vec();
@@ -42,11 +43,10 @@ impl ImageBuilder {
             set(&mut env, name, value);
         }
         set_default(&mut env, "HOME", user.as_ref().map_or("/root", |user| user.home.as_str()));
-        let binds = self.host_settings(&mut env);
-        let mut below = vec![self.inner.mount_points.clone()];
-        below.extend(layers);
+        let mut binds = self.host_settings(&mut env, below)?;
+        binds.extend(self.mirror_bind(below, workspace)?);
         let program = Program {
-            layers: below,
+            layers: self.with_mount_points(below),
             argv,
             env,
             cwd: run.workdir.to_owned(),
@@ -73,19 +73,25 @@ impl ImageBuilder {
     }
 
     /// Adds this machine's settings where nothing is set, and the mounts that they need.
-    pub(crate) fn host_settings(&self, env: &mut Vec<(String, String)>) -> Vec<Bind> {
+    pub(crate) fn host_settings(
+        &self,
+        env: &mut Vec<(String, String)>,
+        layers: &[LayerKey],
+    ) -> Result<Vec<Bind>, BuildError> {
         let host = &self.inner.config.host_env;
         for (name, value) in host.step_variables() {
             set_default(env, &name, &value);
         }
         set_default(env, "PATH", DEFAULT_PATH);
         let mut binds = host.binds();
-        // The caches hold what was downloaded, by its digest or with the index's word on freshness, so they change how
-        // long a step takes and never what it gives.
+        // What was downloaded is kept by digest, or with the index's word on freshness, so it changes how long a step
+        // takes and not what it gives. Both tools also keep packages that they compiled, which fit the system they were
+        // compiled on: hence one cache for each base.
+        let base = layers.first().map_or("none", LayerKey::short);
         for (variable, name) in [("PIP_CACHE_DIR", "pip"), ("UV_CACHE_DIR", "uv")] {
             let target = format!("{}/cache/{name}", crate::host::PRIVATE);
             set_default(env, variable, &target);
-            binds.push(Bind { source: self.inner.store.cache_dir(name), target, read_only: false });
+            binds.push(Bind { source: self.inner.store.cache_dir(name, base)?, target, read_only: false });
         }
         set_default(env, "UV_LINK_MODE", "copy");
         set_default(env, "PIP_ROOT_USER_ACTION", "ignore");
@@ -94,15 +100,29 @@ impl ImageBuilder {
         let target = format!("{}/apt.conf", crate::host::PRIVATE);
         set_default(env, "APT_CONFIG", &target);
         binds.push(Bind { source: self.inner.apt_settings(), target, read_only: true });
-        binds
+        Ok(binds)
+    }
+
+    /// A configured Debian mirror, put in the place of the default one for as long as the step runs.
+    fn mirror_bind(&self, below: &[LayerKey], workspace: &Workspace) -> Result<Option<Bind>, BuildError> {
+        const SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
+        let mirror = self.inner.config.debian_mirror.as_deref().map(|mirror| mirror.trim_end_matches('/'));
+        let Some(mirror) = mirror.filter(|mirror| *mirror != DEFAULT_MIRROR) else { return Ok(None) };
+        let sources = read(&LayerStack::new(self.layer_paths(below)), SOURCES)?;
+        if !sources.contains(DEFAULT_MIRROR) {
+            return Ok(None);
+        }
+        let path = workspace.path().join("debian.sources");
+        fs::write(&path, sources.replace(DEFAULT_MIRROR, mirror)).map_err(BuildError::on("write", &path))?;
+        Ok(Some(Bind { source: path, target: SOURCES.to_owned(), read_only: true }))
     }
 
     /// USER's name or number to ids, from the image's own files. `None` for root.
-    fn resolve_user(&self, layers: &[std::path::PathBuf], user: Option<&str>) -> Result<Option<User>, BuildError> {
+    fn resolve_user(&self, below: &[LayerKey], user: Option<&str>) -> Result<Option<User>, BuildError> {
         let Some(user) = user.filter(|user| !matches!(*user, "" | "root" | "0" | "0:0" | "root:root")) else {
             return Ok(None);
         };
-        let stack = LayerStack::new(layers.iter().cloned());
+        let stack = LayerStack::new(self.layer_paths(below));
         let (passwd, group) = (read(&stack, "/etc/passwd")?, read(&stack, "/etc/group")?);
         let found = crate::steps::copy::owner_ids(user, &passwd, &group);
         let (uid, gid) =

@@ -1,4 +1,5 @@
 //! Records to store.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 #![allow(dead_code, reason = "each test file uses some of these")]
 
 use bytes::Bytes;

@@ -28,19 +28,26 @@ pub(super) fn plan_down(view: &AutoscalerView, facts: &Facts) -> Down {
     if spare == 0 || view.load.ready > 0 {
         return Down { stop, why, reconsider_at: None };
     }
-    let mut idle: Vec<(Millis, &TaskId)> = view.tasks.iter().filter_map(idle_task).collect();
-    idle.retain(|(_, id)| stop.iter().all(|(stopped, _)| stopped != *id));
-    idle.sort();
-    idle.truncate(spare);
-    let due = idle.partition_point(|(since, _)| since.saturating_add(window_ms) <= view.now);
-    let reconsider_at = idle.get(due).map(|(since, _)| since.saturating_add(window_ms));
-    stop.extend(idle[..due].iter().map(|(_, id)| ((*id).clone(), reason)));
+    let stopped: Vec<&TaskId> = stop.iter().map(|(id, _)| id).collect();
+    let idle = view.tasks.iter().filter(|t| !stopped.contains(&&t.id)).filter_map(idle_task);
+    let (mut due, later): (Vec<_>, Vec<_>) =
+        idle.partition(|(_, since, _)| since.saturating_add(window_ms) <= view.now);
+    due.sort();
+    due.truncate(spare);
+    let next = later.iter().map(|(_, since, _)| since.saturating_add(window_ms)).min();
+    let reconsider_at = next.filter(|_| due.len() < spare);
+    stop.extend(due.into_iter().map(|(_, _, id)| (id.clone(), reason)));
     Down { stop, why, reconsider_at }
 }
 
-fn idle_task(task: &TaskView) -> Option<(Millis, &TaskId)> {
-    let active = matches!(task.phase, TaskPhase::Active { .. });
-    (active && task.running == 0).then_some(task.idle_since?).map(|since| (since, &task.id))
+/// Whether it has begun, and since when it is idle. One that has not begun counts from the decision to start it: it
+/// may still wait for room on a worker, long after the inputs that it was meant for were done by others.
+fn idle_task(task: &TaskView) -> Option<(bool, Millis, &TaskId)> {
+    match task.phase {
+        TaskPhase::Starting { since } => Some((false, since, &task.id)),
+        TaskPhase::Active { .. } if task.running == 0 => task.idle_since.map(|since| (true, since, &task.id)),
+        _ => None,
+    }
 }
 
 /// Containers beyond a lowered maximum: those that have not begun first, then those with the least to do.

@@ -155,6 +155,14 @@ fn an_idle_container_is_looked_at_again_when_its_window_ends() {
 }
 
 #[test]
+fn a_start_that_is_not_needed_any_more_is_withdrawn_before_a_warm_container() {
+    let starting = task(3, TaskPhase::Starting { since: 20_000 }, 0, None);
+    let mut view = view(90_000, 0, vec![busy(1), idle(2, 10_000), starting.clone()]);
+    view.settings.min_containers = 2;
+    assert_eq!(plan_autoscale(&view).stop, [(starting.id, StopReason::Idle)]);
+}
+
+#[test]
 fn a_lowered_maximum_stops_what_has_not_begun_first() {
     let starting = task(3, TaskPhase::Starting { since: 0 }, 0, None);
     let mut view = view(5_000, 0, vec![busy(1), idle(2, 4_000), starting.clone()]);

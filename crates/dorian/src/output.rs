@@ -1,0 +1,37 @@
+//! What a command says: data to standard output, one-line progress to standard error.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// How often a slow step says that it is still at work: seldom enough for a log file, often enough for a person.
+const STILL_AT_WORK: Duration = Duration::from_secs(10);
+
+/// Prints a command's result. A reader that has gone away (`dorian env | head -0`) is no error.
+pub fn print(text: &str) {
+    let _ = writeln!(stdout(), "{text}");
+}
+
+/// Says one line about what is going on.
+pub fn say(text: &str) {
+    let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let _ =
+        if colour { writeln!(stderr(), "\x1b[2mdorian:\x1b[0m {text}") } else { writeln!(stderr(), "dorian: {text}") };
+}
+
+/// Does a slow piece of work, saying what it is, and from time to time that it still goes on.
+pub fn step<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    say(what);
+    let started = Instant::now();
+    let (done, ended) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while ended.recv_timeout(STILL_AT_WORK) == Err(RecvTimeoutError::Timeout) {
+                say(&format!("still {what} ({} s)", started.elapsed().as_secs()));
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}

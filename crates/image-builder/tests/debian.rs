@@ -1,0 +1,116 @@
+//! Bases from a Debian mirror, and the client package. Slow the first time: what is made stays in the cache folder.
+#![allow(clippy::unwrap_used, reason = "a panic is the report of a test")]
+
+mod support;
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use container_runtime::{Runtime, RuntimeConfig};
+use dorian_image_builder::{BuilderConfig, ImageBuilder, RegistryConfig};
+use support::{Built, cache, recorder, request};
+
+struct Shared {
+    builder: ImageBuilder,
+    runtime: Runtime,
+    _lock: std::fs::File,
+}
+
+/// One builder for all tests of this file, on a folder that stays. No registry can be reached from it.
+async fn shared() -> Shared {
+    static ONE_AT_A_TIME: OnceLock<tokio::sync::Mutex<()>> = OnceLock::new();
+    let _turn = ONE_AT_A_TIME.get_or_init(Default::default).lock().await;
+    let lock = tokio::task::spawn_blocking(|| {
+        let lock = std::fs::File::create(cache().join("debian.lock")).unwrap();
+        lock.lock().unwrap();
+        lock
+    });
+    let lock = lock.await.unwrap();
+    let dir = cache().join("debian");
+    std::fs::create_dir_all(&dir).unwrap();
+    let runtime = Runtime::start(RuntimeConfig::new(dir.join("runtime"))).unwrap();
+    let mut config = BuilderConfig::new(dir.join("images"));
+    let nowhere = |host: &str| (host.to_owned(), vec!["127.0.0.1:1".to_owned()]);
+    config.registries = RegistryConfig { mirrors: [nowhere("docker.io")].into(), ..RegistryConfig::default() };
+    Shared { builder: ImageBuilder::new(config, runtime.clone()).unwrap(), runtime, _lock: lock }
+}
+
+impl Shared {
+    async fn build(&self, text: &str) -> Built {
+        let (sink, log) = recorder();
+        let outcome = self.builder.build(request(text), &sink).await;
+        let log = log.lock().clone();
+        Built { outcome, log }
+    }
+
+    async fn end(self) {
+        self.runtime.shutdown().await;
+    }
+}
+
+const LOOK: &str = "RUN command -v python python3 pip && python -VV && echo home:$HOME lang:$LANG && ls /root && \
+                    test ! -e /etc/resolv.conf -o -r /etc/resolv.conf && python -c 'import venv, ssl, sqlite3, ctypes, lzma'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_reference_to_a_known_python_is_one_base_that_looks_like_the_official_image() {
+    let shared = shared().await;
+    let built = shared.build(&format!("FROM python:3.11.12-slim-bookworm\n{LOOK}")).await;
+    let image = built.ok().clone();
+    if built.cached() == 0 {
+        for line in ["/usr/local/bin/python", "/usr/local/bin/python3", "/usr/local/bin/pip", "home:/root lang:C.UTF-8"]
+        {
+            assert!(built.has_line(line), "{line}: {:?}", built.log);
+        }
+    }
+    assert!(image.metadata.python_version_info.as_deref().unwrap().starts_with("Python 3.11."));
+    assert_eq!(image.metadata.libc_version_info.as_deref(), Some("2.36"));
+    assert!(image.metadata.python_packages.contains_key("pip"));
+    let other = shared.build(&format!("FROM python:3.11\n{LOOK}")).await;
+    assert_eq!(other.ok().layers, image.layers);
+    shared.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pip_installs_into_usr_local_and_compiles() {
+    let shared = shared().await;
+    let text = "FROM python:3.13-slim\nRUN python -m pip install idna==3.10\nRUN python -c 'import idna; print(idna.__file__)' \
+                && ls /usr/local/lib/python3.13/dist-packages/idna/__pycache__ | head -1";
+    let built = shared.build(text).await;
+    assert_eq!(built.ok().metadata.python_packages.get("idna").map(String::as_str), Some("3.10"));
+    shared.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_is_laid_out_by_version_and_found_again() {
+    let shared = shared().await;
+    let (sink, _log) = recorder();
+    let layers = shared.builder.ensure_client_layer("1.6.4", "3.11", &sink).await.unwrap();
+    let layer = shared.builder.layer_path(&layers[0]);
+    for path in [
+        "pkg/modal/__init__.py",
+        "pkg/modal_proto",
+        "pkg/synchronicity",
+        "pkg/sitecustomize.py",
+        "__modal/deps/grpclib",
+    ] {
+        assert!(layer.join(path).exists(), "{path}");
+    }
+    assert!(layer.join("pkg/modal/__pycache__").is_dir());
+    assert!(!layer.join("pkg/grpclib").exists() && !layer.join("__modal/deps/modal").exists());
+    let started = Instant::now();
+    assert_eq!(shared.builder.ensure_client_layer("1.6.4", "3.11", &sink).await.unwrap(), layers);
+    assert!(started.elapsed() < Duration::from_millis(20));
+    let error = shared.builder.ensure_client_layer("1.6.999", "3.11", &sink).await.unwrap_err().to_string();
+    assert!(error.contains("modal==1.6.999"), "{error}");
+    shared.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_uv_image_is_there_without_its_registry() {
+    let shared = shared().await;
+    let text = "FROM python:3.11\nCOPY --from=ghcr.io/astral-sh/uv:0.5.4 /uv /.uv/uv\nRUN /.uv/uv --version";
+    let built = shared.build(text).await;
+    built.ok();
+    assert!(built.cached() == 2 || built.log.iter().any(|line| line.starts_with("uv 0.5.4")), "{:?}", built.log);
+    shared.end().await;
+}

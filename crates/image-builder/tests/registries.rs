@@ -1,0 +1,162 @@
+//! Images from registries: Debian's on loopback, and one that misbehaves.
+#![allow(clippy::unwrap_used, reason = "a panic is the report of a test")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use dorian_image_builder::{BuildRequest, RegistryConfig};
+use support::fake_registry::{FakeRegistry, Faults};
+use support::image::{Packing, TestImage};
+use support::real_registry::{PASSWORD, RealRegistry, USER};
+use support::{Machine, request};
+
+const LOOK: &str =
+    "RUN cat /data/kept /data/new /lib/linked && echo :$FROM_IMAGE && pwd && ls /data && stat -c %a /usr/lib";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_and_a_single_manifest_give_the_same_image_with_all_packings() {
+    let registry = RealRegistry::start(false);
+    registry.push("some/image", &TestImage::small());
+    let machine = Machine::new();
+    let built = machine.dockerfile(&format!("FROM {}/some/image:index\n{LOOK}", registry.host())).await;
+    let image = built.ok().clone();
+    assert!(built.has_line("lowmiddletop:yes"), "{:?}", built.log);
+    // Removed by the second layer.
+    assert!(!built.has_line("gone"), "{:?}", built.log);
+    assert!(built.has_line("/data"), "{:?}", built.log);
+    // The third layer wrote through a link of the first, and left the folder behind it as it was.
+    assert!(built.has_line("711"), "{:?}", built.log);
+    assert_eq!(image.config.cmd, ["sh"]);
+    assert_eq!(image.metadata.workdir.as_deref(), Some("/data"));
+    let single = machine.dockerfile(&format!("FROM {}/some/image:single\n{LOOK}", registry.host())).await;
+    assert_eq!(single.ok().layers, image.layers);
+    assert_eq!(single.cached(), 1);
+
+    // What was pulled once needs no registry any more.
+    let host = registry.host();
+    drop(registry);
+    machine.dockerfile(&format!("FROM {host}/some/image:index\nRUN echo again")).await.ok();
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_with_a_password_wants_it() {
+    let registry = RealRegistry::start(true);
+    registry.push("private/image", &TestImage::small());
+    let machine = Machine::new();
+    let text = format!("FROM {}/private/image:single\nRUN true", registry.host());
+    let refused = machine.dockerfile(&text).await.error();
+    assert!(refused.contains("give credentials"), "{refused}");
+    let wrong = Some((USER.to_owned(), "wrong".to_owned()));
+    let refused = machine.build(BuildRequest { registry_credentials: wrong, ..request(&text) }).await.error();
+    assert!(refused.contains("refuses access"), "{refused}");
+    let right = Some((USER.to_owned(), PASSWORD.to_owned()));
+    machine.build(BuildRequest { registry_credentials: right, ..request(&text) }).await.ok();
+    // Having it on disk gives nobody the right to it.
+    machine.dockerfile(&text).await.error();
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_fetched_where_the_registry_says() {
+    let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
+    registry.faults().wants_token.store(true, Ordering::SeqCst);
+    let machine = Machine::new();
+    let text = format!("FROM {}\nRUN true", registry.image("index"));
+    let refused = machine.dockerfile(&text).await.error();
+    assert!(refused.contains("refuses access"), "{refused}");
+    let right = Some(("user".to_owned(), "secret".to_owned()));
+    machine.build(BuildRequest { registry_credentials: right, ..request(&text) }).await.ok();
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_breaks_goes_on_where_it_was() {
+    let faults = Faults { break_after: Some(100_000), breaks_left: 3.into(), ..Faults::default() };
+    let registry = FakeRegistry::start(&TestImage::small(), faults);
+    let machine = Machine::new();
+    let built = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await;
+    built.ok();
+    let resumed = registry.requests().into_iter().filter(|request| request.contains("bytes=")).collect::<Vec<_>>();
+    assert_eq!(resumed.len(), 3, "{resumed:?}");
+    assert!(resumed[0].ends_with("bytes=100000-"), "{resumed:?}");
+    assert!(built.log.iter().any(|line| line.contains("going on from 100000")), "{:?}", built.log);
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_with_another_digest_are_refused_and_not_kept() {
+    let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
+    registry.faults().corrupt.store(true, Ordering::SeqCst);
+    let machine = Machine::new();
+    let text = format!("FROM {}\nRUN true", registry.image("single"));
+    let error = machine.dockerfile(&text).await.error();
+    assert!(error.contains("which is wrong"), "{error}");
+    registry.faults().corrupt.store(false, Ordering::SeqCst);
+    machine.dockerfile(&text).await.ok();
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_checked_against_the_digest_that_was_asked_for() {
+    let image = TestImage::small();
+    let registry = FakeRegistry::start(&image, Faults::default());
+    let machine = Machine::new();
+    let right = support::image::digest(&image.manifest);
+    let name = registry.image("x");
+    let name = name.rsplit_once(':').unwrap().0;
+    machine.dockerfile(&format!("FROM {name}@{right}\nRUN true")).await.ok();
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let error = machine.dockerfile(&format!("FROM {name}@{wrong}\nRUN true")).await.error();
+    assert!(error.contains("has no"), "{error}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_is_asked_first_and_the_registry_when_it_fails() {
+    let image = TestImage::small();
+    let mirror = FakeRegistry::start(&image, Faults::default());
+    let config = |hosts: Vec<String>| RegistryConfig {
+        mirrors: BTreeMap::from([("registry.invalid".to_owned(), hosts)]),
+        ..RegistryConfig::default()
+    };
+    let overloaded = FakeRegistry::start(&image, Faults::default());
+    overloaded.faults().overloaded.store(true, Ordering::SeqCst);
+    let hosts = vec!["127.0.0.1:1".to_owned(), overloaded.host(), mirror.host()];
+    let machine = Machine::with(|builder| builder.registries = config(hosts));
+    machine.dockerfile("FROM registry.invalid/some/image:single\nRUN true").await.ok();
+    assert!(!overloaded.requests().is_empty());
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_registry_one_sentence_says_what_was_tried_and_what_to_do() {
+    let machine = Machine::new();
+    let started = Instant::now();
+    let error = machine.dockerfile("FROM registry.invalid/some/image:1\nRUN true").await.error();
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    let expected = "cannot get image `registry.invalid/some/image:1`: `registry.invalid` cannot be reached; to use a \
+                    mirror, set `registries.mirrors.\"registry.invalid\"` in the configuration";
+    assert_eq!(error, expected);
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_climbs_out_fails_the_build_and_leaves_nothing() {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    header.as_gnu_mut().unwrap().name[..12].copy_from_slice(b"../../pwned!");
+    header.set_cksum();
+    archive.append(&header, &b"x"[..]).unwrap();
+    let image = TestImage::of(vec![(archive.into_inner().unwrap(), Packing::Gzip)]);
+    let registry = FakeRegistry::start(&image, Faults::default());
+    let machine = Machine::new();
+    let error = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await.error();
+    assert!(error.contains("leads outside of the image"), "{error}");
+    machine.leave_nothing().await;
+}
