@@ -37,7 +37,11 @@ impl ClientVersion {
 
     /// The newest image builder version that this client knows; asking it for another one is an error there.
     pub fn image_builder_version(self) -> &'static str {
-        if self >= Self(1, 0, 0) { "2025.06" } else { "2024.10" }
+        match self {
+            v if v >= Self(1, 1, 0) => "2025.06",
+            v if v >= Self(0, 64, 0) => "2024.10",
+            _ => "2024.04",
+        }
     }
 
     /// Before 0.64 (and a little after) the runner takes its arguments from the command line, and sends no attempt

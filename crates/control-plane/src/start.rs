@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use bytes::Bytes;
 use client_protocol::wire;
-use image_builder::{BuiltImage, LogSink};
+use image_builder::{BuiltImage, LogSink, LogStream};
 use prost::Message;
 use worker_protocol::{Descriptor, TaskSpec};
 
@@ -87,6 +87,10 @@ async fn client_layers(
     })?;
     let (app, id, function) = (task.owner.app.clone(), task.id.clone(), task.owner.id.clone());
     let sink = LogSink::new(move |line| {
+        // What is done, not every line of what the installer says about it.
+        if line.stream != LogStream::Builder {
+            return;
+        }
         let text = format!("[dorian] {}\n", line.text);
         app.log.append(now_ms(), Some(id.clone()), Some(function.clone()), Descriptor::System, text);
     });

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use container_runtime::Bind;
+use container_runtime::{Bind, RuntimeError};
 use image_plan::{LayerKey, Step};
 
 use crate::bases::debian::DEFAULT_MIRROR;
@@ -54,7 +54,10 @@ impl ImageBuilder {
             binds,
             scratch: workspace.path().to_owned(),
         };
-        let running = container::run(&self.inner.runtime, program, logs);
+        let running = async {
+            let ran = container::run(&self.inner.runtime, program, logs).await;
+            ran.map_err(|error| program_failure(step, error))
+        };
         let outcome = match context.deadline {
             None => running.await?,
             Some(deadline) => {
@@ -168,6 +171,19 @@ fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
 fn set_default(env: &mut Vec<(String, String)>, name: &str, value: &str) {
     if !env.iter().any(|(known, _)| known == name) {
         env.push((name.to_owned(), value.to_owned()));
+    }
+}
+
+/// A program that cannot be run is the step's fault, not the machine's.
+fn program_failure(step: &Step, error: BuildError) -> BuildError {
+    let BuildError::Container(cause) = &error else { return error };
+    let RuntimeError::Exec { program, message, .. } = cause.as_ref() else { return error };
+    BuildError::Step {
+        number: step.number,
+        title: step.title.clone(),
+        reason: format!("cannot run `{program}`: {message}"),
+        tail: Vec::new(),
+        hint: None,
     }
 }
 
