@@ -54,7 +54,10 @@ python() {
 }
 
 # Client packages before 1.2 take any `typer`, and break on ones that came years later: give them those of their day.
-of_its_day() { case "$1" in 0.* | 1.0.*) echo 'typer<0.16' 'click<8.2' ;; esac; }
+of_its_day() { case "$1" in
+        0.*) echo 'typer<0.16' 'click<8.2' 'aiohttp<3.12' ;;
+        1.0.*) echo 'typer<0.16' 'click<8.2' ;;
+    esac; }
 
 client() {
     local version=$1 home=.dorian/clients/$1

@@ -30,8 +30,8 @@ pub struct RuntimeConfig {
     pub uid_count: u32,
     /// Name servers for containers; by default those of this machine.
     pub resolvers: Vec<IpAddr>,
-    /// How many half-made containers (cgroup, namespaces, network link) wait ready. They cost about 0.3 MB each and
-    /// save most of a container's creation time; 0 makes everything on demand.
+    /// How many half-made containers (cgroup, namespaces, network link) wait ready. They cost about 0.15 MB each
+    /// and save most of a container's creation time; 0 makes everything on demand.
     pub warm: usize,
 }
 

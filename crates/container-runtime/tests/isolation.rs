@@ -257,11 +257,11 @@ async fn rights_are_the_listed_ones_and_no_more() {
             "CapInh:\t0000000000000000\nCapPrm:\t{bits}\nCapEff:\t{bits}\nCapBnd:\t{bits}\nCapAmb:\t0000000000000000\n"
         )
     };
-    // chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service.
-    assert_eq!(task, sets("00000000000004fb") + "NoNewPrivs:\t1\nSeccomp:\t2\n");
+    // chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind_service, net_raw.
+    assert_eq!(task, sets("00000000000024fb") + "NoNewPrivs:\t1\nSeccomp:\t2\n");
     // The same and setpcap, sys_chroot, audit_write, setfcap.
     let build = machine.run(status(true)).await.ok();
-    assert_eq!(build, sets("00000000a00405fb") + "NoNewPrivs:\t0\nSeccomp:\t2\n");
+    assert_eq!(build, sets("00000000a00425fb") + "NoNewPrivs:\t0\nSeccomp:\t2\n");
     machine.leave_nothing().await;
 }
 

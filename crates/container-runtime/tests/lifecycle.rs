@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Machine, Spec, until};
-use dorian_container_runtime::RuntimeError;
+use dorian_container_runtime::{Bind, ContainerSpec, RuntimeError};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_exit_code_of_the_program_is_reported() {
@@ -208,5 +208,39 @@ async fn usage_and_peak_are_accounted_to_the_container() {
     run.container.kill();
     let exit = run.end().await.exit;
     assert!(exit.memory_peak_bytes > 20_000_000 && exit.cpu_usec > 1000 && !exit.oom_killed, "{exit:?}");
+    machine.leave_nothing().await;
+}
+
+/// Each of these breaks another step of making a container.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_step_fails_the_error_names_it_and_nothing_stays_behind() {
+    let machine = Machine::new();
+    let file = machine.dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let bind = |source: &str, target: &str| Bind { source: source.into(), target: target.into(), read_only: true };
+    type Breaking<'a> = Box<dyn FnOnce(&mut ContainerSpec) + 'a>;
+    let broken: Vec<(&str, Breaking<'_>)> = vec![
+        ("cannot open `/no/such/layer`", Box::new(|spec| spec.layers = vec!["/no/such/layer".into()])),
+        ("cannot make", Box::new(|spec| spec.scratch = file.join("below"))),
+        ("cannot open `/no/source`", Box::new(|spec| spec.binds = vec![bind("/no/source", "/x")])),
+        ("look for `/bin/sh/x`", Box::new(|spec| spec.binds = vec![bind("/etc", "/bin/sh/x")])),
+        ("cannot set host name", Box::new(|spec| spec.hostname = "h".repeat(100))),
+        ("cannot enter `/bin/sh`", Box::new(|spec| spec.cwd = "/bin/sh".into())),
+        ("`memory.limit_in_bytes`|memory", Box::new(|spec| spec.limits.memory_bytes = Some(0))),
+        ("cannot pass", Box::new(|spec| spec.argv.push("zero\0byte".into()))),
+        ("no program was named", Box::new(|spec| spec.argv.clear())),
+    ];
+    for (message, change) in broken {
+        let (spec, _reader) = machine.shell("true").change(change).finish();
+        let outcome = tokio::time::timeout(common::PATIENCE, machine.runtime.create(spec)).await.expect(message);
+        let error = outcome.err().unwrap_or_else(|| panic!("no error: {message}")).to_string();
+        assert!(message.split('|').any(|part| error.contains(part)), "expected `{message}`: {error}");
+    }
+    machine.sh("true").await.ok();
+    until(
+        "only the prepared container is left",
+        || (common::groups(&machine.config).len() <= 1).then_some(()),
+        || common::groups(&machine.config),
+    );
     machine.leave_nothing().await;
 }

@@ -32,6 +32,7 @@ pub struct Scaling {
     pub min: u32,
     pub max: Option<u32>,
     pub buffer: u32,
+    pub scaleup_ms: u64,
     pub scaledown_ms: u64,
     pub concurrency: u32,
 }
@@ -75,7 +76,8 @@ impl Definition {
         let generator = self.view.function_type() == wire::function::FunctionType::Generator;
         // A generator's items may have reached the caller: running it again would repeat them.
         let retry = if generator { RetryPolicy { retries: 0, ..retry } } else { retry };
-        Policy { retry, timeout_ms: self.timeout_ms(), ..Policy::default() }
+        let slots_per_container = self.max_concurrency() as usize;
+        Policy { retry, timeout_ms: self.timeout_ms(), slots_per_container, ..Policy::default() }
     }
 
     pub fn scaling(&self) -> Scaling {
@@ -86,6 +88,7 @@ impl Definition {
             min: settings.min_containers.unwrap_or(self.view.warm_pool_size),
             max,
             buffer: settings.buffer_containers.unwrap_or(self.view.experimental_buffer_containers),
+            scaleup_ms: u64::from(settings.scaleup_window.unwrap_or(0)) * 1000,
             scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
             concurrency: non_zero(self.view.target_concurrent_inputs).unwrap_or_else(|| self.max_concurrency()),
         }

@@ -102,7 +102,9 @@ impl Image {
         let mut state = self.state.lock();
         match state.log.len() {
             n if n < MAX_LOG_LINES => state.log.push(line),
-            MAX_LOG_LINES => state.log.push("[dorian] the build printed more lines than are kept; the rest is cut\n".into()),
+            MAX_LOG_LINES => {
+                state.log.push("[dorian] the build printed more lines than are kept; the rest is cut\n".into())
+            }
             _ => return,
         }
         drop(state);

@@ -79,14 +79,21 @@ impl ControlPlane {
             images: images::Images::new(parts.builder),
             mounts: Default::default(),
             generators: Default::default(),
+            shutting_down: Default::default(),
             delivered: Default::default(),
         });
         restore::restore(&shared).await?;
         tokio::spawn(shared.clone().worker_event_loop(events));
         tokio::spawn(shared.clone().app_reaper_loop());
+        tokio::spawn(shared.clone().expiry_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key);
         let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
         Ok(Self { shared, server })
+    }
+
+    /// From here on, ends of containers are the server's doing and settle nothing. Say it before they are killed.
+    pub fn begin_shut_down(&self) {
+        self.shared.shutting_down.store(true, std::sync::atomic::Ordering::Release);
     }
 
     /// Writes down what is still on its way to the disk.

@@ -30,6 +30,8 @@ const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
 /// Containers that fail to start one after the other before the waiting inputs are given up.
 const MAX_START_FAILURES: u32 = 3;
 const START_BACKOFF_MS: u64 = 500;
+/// Outputs written in one transaction; more only make the first of them wait longer.
+const RECORD_BATCH: usize = 256;
 
 pub struct Owner {
     pub id: FunctionId,
@@ -54,6 +56,9 @@ struct State {
     start_failures: u32,
     starts_blocked_until: Option<Millis>,
     startup_estimate_ms: u64,
+    /// Outputs of durable calls on their way to the disk, in the order in which they will be published.
+    unrecorded: VecDeque<(FunctionCallId, FinishedOutput)>,
+    recorder_runs: bool,
     /// (time, inputs completed until then), oldest first.
     throughput: VecDeque<(Millis, u64)>,
     /// Set by `update_autoscaler` until the next deployment.
@@ -73,7 +78,7 @@ pub enum PollReply {
 /// What an event asks of the world outside the lock.
 #[derive(Default)]
 struct Outside {
-    records: Vec<(FunctionCallId, FinishedOutput)>,
+    begin_recording: bool,
     cancels: Vec<(TaskId, Vec<InputId>)>,
     stops: Vec<(TaskId, String)>,
 }
@@ -96,6 +101,8 @@ impl Owner {
                 start_failures: 0,
                 starts_blocked_until: None,
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
+                unrecorded: VecDeque::new(),
+                recorder_runs: false,
                 throughput: VecDeque::new(),
                 scaling_override: None,
                 closed: false,
@@ -172,8 +179,8 @@ impl Owner {
     }
 
     fn perform_outside(self: &Arc<Self>, shared: &Arc<Shared>, outside: Outside) {
-        for (call, output) in outside.records {
-            tokio::spawn(record_output(self.clone(), shared.clone(), call, output));
+        if outside.begin_recording {
+            tokio::spawn(record_loop(self.clone(), shared.clone()));
         }
         for (task, inputs) in outside.cancels {
             shared.tasks.cancel_inputs(&task, inputs);
@@ -201,7 +208,16 @@ impl Owner {
             number
         };
         self.apply(shared, |calls, now, effects| calls.poll(task, number, max, now, effects));
+        self.look_when_idle_for_long(shared, task);
         PendingPoll { owner: self.clone(), shared: shared.clone(), task: task.clone(), number, receiver }
+    }
+
+    /// The loop sleeps until something is due; a container that became idle is due for scale-down one window later.
+    fn look_when_idle_for_long(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
+        let is_idle = self.read(|c| c.idle_since(task).is_some());
+        if is_idle && now_ms() + self.scaling().scaledown_ms < self.sleeping_until.load(Ordering::Relaxed) {
+            self.wake(shared);
+        }
     }
 
     /// A container was told to start.
@@ -264,12 +280,16 @@ impl Owner {
     }
 
     pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
+        let inputs: Vec<InputId> = self.read(|c| c.call_inputs(call)).into_iter().map(|(id, ..)| id).collect();
         self.apply(shared, |calls, now, effects| calls.forget_call(call, now, effects));
         if let Some(watcher) = self.state.lock().watchers.remove(call) {
             watcher.notify_waiters();
         }
         shared.calls.remove(call);
         shared.generators.forget(call);
+        for input in inputs {
+            shared.children.remove(&input);
+        }
     }
 
     /// The app is stopped: what waits ends, nothing starts.
@@ -320,7 +340,7 @@ impl Owner {
                 min_containers: scaling.min,
                 max_containers: scaling.max,
                 buffer_containers: scaling.buffer,
-                scaleup_window_ms: 0,
+                scaleup_window_ms: scaling.scaleup_ms,
                 scaledown_window_ms: scaling.scaledown_ms,
                 concurrency: scaling.concurrency,
             },
@@ -355,7 +375,10 @@ impl State {
                     watcher.notify_waiters();
                 }
             }
-            Effect::Record { call, output } => outside.records.push((call, output)),
+            Effect::Record { call, output } => {
+                self.unrecorded.push_back((call, output));
+                outside.begin_recording |= !std::mem::replace(&mut self.recorder_runs, true);
+            }
             Effect::CancelInputs { task, inputs } => outside.cancels.push((task, inputs)),
             Effect::StopTask { task, why } => {
                 self.tasks.insert(task.clone(), TaskPhase::Draining);
@@ -420,7 +443,8 @@ impl Drop for PendingPoll {
 /// Looks at the function whenever something changed or became due, until its app is stopped.
 async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
     loop {
-        owner.sleeping_until.store(0, Ordering::Relaxed);
+        // Whatever becomes due from here on wakes the loop: it may come after the look.
+        owner.sleeping_until.store(u64::MAX, Ordering::Relaxed);
         owner.apply_quietly(&shared, |calls, now, effects| calls.tick(now, effects));
         let (plan, closed) = owner.plan(&shared);
         if plan.start > 0 || !plan.stop.is_empty() {
@@ -429,8 +453,12 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         for _ in 0..plan.start {
             shared.clone().start_task(&owner);
         }
-        for (task, _) in &plan.stop {
+        for (task, reason) in &plan.stop {
             owner.drain_task(&shared, task);
+            if shared.tasks.get(task).is_some_and(|t| !t.is_ready()) {
+                // It has not asked for inputs yet, so it would not hear that it should leave.
+                shared.stop_task(task, 0, format!("not needed any more ({reason:?})"));
+            }
         }
         if closed && owner.task_ids().is_empty() && owner.is_idle() {
             owner.loop_runs.store(false, Ordering::Release);
@@ -446,20 +474,32 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
     }
 }
 
-/// Writes a durable output down, then lets it be seen. A full disk delays it; nothing is lost meanwhile, since the
-/// input stays unfinished in the store.
-async fn record_output(owner: Arc<Owner>, shared: Arc<Shared>, call: FunctionCallId, output: FinishedOutput) {
-    let input = output.input.clone();
+/// Writes durable outputs down in their order, as many at once as wait, then lets them be seen. A full disk delays
+/// them; nothing is lost meanwhile, since the inputs stay unfinished in the store.
+async fn record_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
     let mut delay = Duration::from_millis(100);
     loop {
-        match shared.record_output(&call, &output).await {
-            Ok(()) => break,
-            Err(error) => {
-                tracing::error!(%call, %input, %error, "could not record an output; trying again");
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(10));
+        let batch: Vec<(FunctionCallId, FinishedOutput)> = {
+            let mut state = owner.state.lock();
+            if state.unrecorded.is_empty() {
+                state.recorder_runs = false;
+                return;
+            }
+            state.unrecorded.iter().take(RECORD_BATCH).cloned().collect()
+        };
+        if let Err(error) = shared.record_outputs(&batch).await {
+            tracing::error!(function = %owner.id, %error, "could not record outputs; trying again");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(10));
+            continue;
+        }
+        delay = Duration::from_millis(100);
+        owner.state.lock().unrecorded.drain(..batch.len());
+        for (call, output) in &batch {
+            owner.apply(&shared, |calls, _, effects| calls.on_recorded(&output.input, effects));
+            if owner.read(|c| c.is_finished(call)) {
+                shared.on_delivered(call);
             }
         }
     }
-    owner.apply(&shared, |calls, _, effects| calls.on_recorded(&input, effects));
 }

@@ -88,7 +88,9 @@ impl Server {
     async fn handle(&self, mut request: Request<Incoming>, task: Option<TaskId>) -> Response<Body> {
         let path = request.uri().path();
         let is_grpc = path.starts_with(SERVICE);
-        if !is_grpc && request.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")) {
+        if !is_grpc
+            && request.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+        {
             return unimplemented(path);
         }
         if !is_grpc {

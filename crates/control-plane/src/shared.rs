@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use blob_store::DiskBlobs;
 use blob_store::sign::UrlKey;
+use blob_store::{BlobStore, DiskBlobs};
 use calls::{FinishedOutput, Millis, Outcome, OutcomeStatus};
 use dashmap::DashMap;
 use metadata_store::{AppState, EnvironmentRecord, MetadataStore, OutputRecord, StoreError, Write};
@@ -61,6 +61,8 @@ pub struct Shared {
     pub images: Images,
     pub mounts: Mounts,
     pub generators: Generators,
+    /// Containers end because the server does.
+    pub shutting_down: AtomicBool,
     pub delivered: Mutex<VecDeque<(Millis, FunctionCallId)>>,
 }
 
@@ -94,7 +96,8 @@ impl Shared {
             tokio::time::sleep(patience).await;
             if !task.is_ready() && self.tasks.get(&task.id).is_some() {
                 let seconds = patience.as_secs_f64();
-                let text = format!("the container did not become ready within {seconds} s; raise it with `startup_timeout=`");
+                let text =
+                    format!("the container did not become ready within {seconds} s; raise it with `startup_timeout=`");
                 task.reported.lock().get_or_insert(Outcome::of(OutcomeStatus::InitFailure, text.clone()));
                 self.stop_task(&task.id, STOP_GRACE_MS, text);
             }
@@ -138,12 +141,17 @@ impl Shared {
         log.append(now_ms(), Some(id.clone()), function.clone(), descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
-            let text = format!("[dorian] container {id} printed more than {limit} MiB; the rest of its output is cut\n");
+            let text =
+                format!("[dorian] container {id} printed more than {limit} MiB; the rest of its output is cut\n");
             log.append(now_ms(), Some(id.clone()), function, Descriptor::System, text);
         }
     }
 
     fn on_task_end(self: &Arc<Self>, id: &TaskId, exit: &TaskExit) {
+        if self.shutting_down.load(Ordering::Acquire) {
+            // Its inputs are not over: the next server runs them again.
+            return;
+        }
         let Some(task) = self.tasks.remove(id) else { return };
         self.capacity.release(task.reserved, self);
         let reported = task.reported.lock().clone();
@@ -276,9 +284,11 @@ impl Shared {
 
     // ------------------------------------------------------------------------------------------- calls
 
-    pub async fn record_output(&self, call: &FunctionCallId, output: &FinishedOutput) -> Result<(), StoreError> {
-        let record = OutputRecord { call: call.clone(), output: output.clone() };
-        self.store.write(vec![Write::Output(record)]).await
+    pub async fn record_outputs(&self, outputs: &[(FunctionCallId, FinishedOutput)]) -> Result<(), StoreError> {
+        let record = |(call, output): &(FunctionCallId, FinishedOutput)| {
+            Write::Output(OutputRecord { call: call.clone(), output: output.clone() })
+        };
+        self.store.write(outputs.iter().map(record).collect()).await
     }
 
     /// The caller has (or should have) every output of this call: forget it, a little later.
@@ -299,6 +309,39 @@ impl Shared {
                 owner.forget_call(self, &call);
             }
         }
+    }
+}
+
+/// How long finished durable calls, and blobs that nothing names, are kept.
+const RESULTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// An upload that nobody has continued for so long will not be.
+const UPLOADS_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+impl Shared {
+    /// Deletes, every hour, what has expired: results, uploads that were given up, blobs that no record names.
+    pub async fn expiry_loop(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            if let Err(error) = self.expire().await {
+                tracing::warn!(error, "could not delete everything that has expired");
+            }
+        }
+    }
+
+    async fn expire(&self) -> Result<(), String> {
+        let now = std::time::SystemTime::now();
+        let text = |e: &dyn std::error::Error| e.to_string();
+        self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
+        let before = now_ms().saturating_sub(RESULTS_KEPT.as_millis() as u64);
+        let expired = self.store.expire_calls(before).await.map_err(|e| text(&e))?;
+        let in_use: std::collections::HashSet<_> =
+            self.store.blobs_in_use().await.map_err(|e| text(&e))?.into_iter().collect();
+        // A day more than results live: calls that are only in memory are long answered by then.
+        let old = self.blobs.blobs_before(now - RESULTS_KEPT - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
+        for blob in expired.blobs.into_iter().chain(old).filter(|b| !in_use.contains(b)) {
+            self.blobs.delete(&blob).await.map_err(|e| text(&e))?;
+        }
+        Ok(())
     }
 }
 

@@ -191,7 +191,6 @@ fn container_arguments(shared: &Shared, task: &Task, definition: &Definition) ->
     arguments.encode_to_vec().into()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -140,7 +140,9 @@ pub fn describe_exit(exit: &TaskExit) -> String {
     if exit.oom_killed {
         let limit = exit.memory_limit_bytes.map_or(String::new(), |l| format!(" of {} MiB", mib(l)));
         let peak = mib(exit.memory_peak_bytes);
-        return format!("the container exceeded its memory limit{limit} (peak {peak} MiB) and was killed; raise it with `memory=`");
+        return format!(
+            "the container exceeded its memory limit{limit} (peak {peak} MiB) and was killed; raise it with `memory=`"
+        );
     }
     match (exit.code, exit.signal) {
         (_, Some(signal)) => format!("the container's process was killed by signal {signal} ({})", signal_name(signal)),

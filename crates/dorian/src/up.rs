@@ -116,6 +116,7 @@ async fn serve(data: DataDir, listener: std::net::TcpListener, runtime: Runtime)
         _ = terminate.recv() => tracing::info!("asked to stop"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
     }
+    control.begin_shut_down();
     runtime.shutdown().await;
     control.shut_down().await;
     Ok(())

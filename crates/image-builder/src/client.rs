@@ -36,7 +36,8 @@ impl ImageBuilder {
     ) -> Result<Vec<LayerKey>, BuildError> {
         check_version(modal_version)?;
         check_version(python_minor)?;
-        let key = KeyHasher::new("client 1").field(modal_version).field(python_minor).field(SITECUSTOMIZE).finish();
+        let key = KeyHasher::new("client 1").field(modal_version).field(python_minor).field(SITECUSTOMIZE);
+        let key = of_its_day(modal_version).iter().fold(key, |key, limit| key.field(limit)).finish();
         if self.inner.store.has(&key) {
             return Ok(vec![key]);
         }
@@ -72,6 +73,7 @@ impl ImageBuilder {
             argv.push(format!("--python-version={python_minor}"));
         }
         argv.push(format!("modal=={modal_version}"));
+        argv.extend(of_its_day(modal_version).iter().map(|limit| (*limit).to_owned()));
         let mut env = image.config.env.clone();
         env.push(("HOME".to_owned(), "/root".to_owned()));
         let mut binds = self.host_settings(&mut env, &image.layers)?;
@@ -112,6 +114,15 @@ impl ImageBuilder {
                 Ok((self.debian_base(there.unwrap_or(DebianBase::Python311), logs).await?, false))
             }
         }
+    }
+}
+
+/// Old clients take any version of some packages, and do not know what changed in those years later.
+fn of_its_day(modal_version: &str) -> &'static [&'static str] {
+    match modal_version {
+        version if version.starts_with("0.") => &["typer<0.16", "click<8.2", "aiohttp<3.12"],
+        version if version.starts_with("1.0.") => &["typer<0.16", "click<8.2"],
+        _ => &[],
     }
 }
 

@@ -81,8 +81,7 @@ impl HostEnv {
         let variables = PASSED
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), get(name)?)))
-            // A proxy on this machine's loopback cannot be reached from a container.
-            .filter(|(_, value)| !value.is_empty())
+            .filter(|(name, value)| !value.is_empty() && !is_loopback_proxy(name, value))
             .collect();
         Self { ca_bundle, variables }
     }
@@ -100,6 +99,13 @@ impl HostEnv {
         let bundle = self.ca_bundle.iter();
         bundle.map(|source| Bind { source: source.clone(), target: CA_BUNDLE.to_owned(), read_only: true }).collect()
     }
+}
+
+/// A proxy on this machine's loopback cannot be reached from a container, so it would only stop every download.
+fn is_loopback_proxy(name: &str, value: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let local = ["://127.", "://localhost", "://[::1]"].iter().any(|sign| value.contains(sign));
+    name.ends_with("_proxy") && name != "no_proxy" && local
 }
 
 /// Apt's configuration for builds. Downloaded packages are not kept: they would only fill the layer.
@@ -121,6 +127,7 @@ mod tests {
     fn only_download_settings_are_passed_on() {
         let get = |name: &str| match name {
             "HTTPS_PROXY" => Some("http://proxy:3128".to_owned()),
+            "http_proxy" => Some("http://localhost:3128".to_owned()),
             "AWS_SECRET_ACCESS_KEY" => Some("x".to_owned()),
             _ => None,
         };

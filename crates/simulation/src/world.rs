@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use calls::{Assignment, Millis, Outcome, OutcomeStatus, TaskEnd};
-use scheduler::{PlacementRequest, Resources, WorkerView, plan_placement};
+use calls::{Assignment, Millis, Outcome, TaskEnd};
 use types::ids::{InputId, TaskId};
 
-use crate::caller::{CANCEL, COLLECT, Caller, FEED, Fate};
+use crate::caller::{CANCEL, Caller, FEED, Fate};
 use crate::container::{Container, InputEnd};
 use crate::disk::Disk;
-use crate::ledger::{Ledger, said};
+use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::scenario::{FAULTS_END, Scenario};
-use crate::server::{Address, Out, Reply, Request, Server};
+use crate::server::{Address, Reply, Request, Server};
+
+mod callers;
+mod containers;
+mod server_side;
+mod workers;
 
 /// A day that is not over by then never will be.
 const END_OF_TIME: Millis = 4 * 3_600_000;
@@ -203,8 +207,6 @@ impl World {
         world
     }
 
-    // ----------------------------------------------------------------------------------------- time and network
-
     fn at(&mut self, at: Millis, event: Event) {
         self.sequence += 1;
         self.queue.insert((at.max(self.now), self.sequence), event);
@@ -262,8 +264,6 @@ impl World {
         format!("waiting calls {waiting:?}, load {load:?}, {} containers", self.containers.len())
     }
 
-    // ------------------------------------------------------------------------------------------------- checking
-
     fn check_number_of_containers(&self) {
         let Some(max) = self.scenario.settings.max_containers else { return };
         let count = self.containers.values().filter(|c| !c.zombie).count() + self.unplaced.len();
@@ -288,8 +288,6 @@ impl World {
             assert!(!gone, "a call is gone though nothing went wrong");
         }
     }
-
-    // --------------------------------------------------------------------------------------------------- events
 
     fn happen(&mut self, event: Event) {
         match event {
@@ -391,357 +389,5 @@ impl World {
                 self.place();
             }
         }
-    }
-
-    // --------------------------------------------------------------------------------------------------- server
-
-    /// Lets the server do something, if there is one, and carries out what it asks for.
-    fn with_server(&mut self, act: impl FnOnce(&mut Server, Millis, &mut Vec<Out>)) {
-        let mut out = Vec::new();
-        if let Some(server) = &mut self.server {
-            act(server, self.now, &mut out);
-        }
-        self.carry_out(out);
-    }
-
-    fn carry_out(&mut self, out: Vec<Out>) {
-        for act in out {
-            match act {
-                Out::Reply(address, reply) => _ = self.send(Event::Reply(address, reply)),
-                Out::Hand { task, poll, inputs } => self.hand(self.epoch, task, poll, inputs),
-                Out::Leave { task, poll } => {
-                    if !self.send(Event::ToldToLeave { task: task.clone(), poll }) {
-                        self.after(PATIENCE_MS, Event::PollBreaks { task, poll });
-                    }
-                }
-                Out::Interrupt { task, inputs } => _ = self.send(Event::Interrupted { task, inputs }),
-                Out::Kill { task } => self.after(50, Event::Killed(task)),
-                Out::Write(write) => {
-                    self.disk.ask(write);
-                    if self.disk.pending() == 1 {
-                        self.write_next();
-                    }
-                }
-                Out::Start { task } => {
-                    self.unplaced.push(task);
-                    self.place();
-                }
-                Out::WakeAt(at) => {
-                    if self.wake_at.is_none_or(|earlier| at < earlier) {
-                        self.wake_at = Some(at);
-                        self.at(at, Event::Tick(self.epoch));
-                    }
-                }
-            }
-        }
-    }
-
-    fn write_next(&mut self) {
-        if self.disk.pending() > 0 {
-            let delay = self.random.between(0, self.scenario.disk_ms);
-            self.after(delay, Event::Written(self.epoch));
-        }
-    }
-
-    /// Answers a container's request. If that is lost both sides notice, in their own time.
-    fn hand(&mut self, epoch: usize, task: TaskId, poll: u64, inputs: Vec<Assignment>) {
-        if self.fault(self.scenario.faults.lost_message) {
-            let ids = inputs.into_iter().map(|i| i.input).collect();
-            let (theirs, ours) = (self.random.between(1, PATIENCE_MS), self.random.between(1, PATIENCE_MS));
-            self.after(theirs, Event::PollBreaks { task: task.clone(), poll });
-            self.after(ours, Event::NotHanded { epoch, task, inputs: ids });
-        } else {
-            let latency = self.random.between(0, self.scenario.latency_ms);
-            self.after(latency, Event::Handed { epoch, task, poll, inputs });
-        }
-    }
-
-    /// Containers die with the server, as they do when its cgroup is cleared.
-    fn server_dies(&mut self) {
-        if self.server.take().is_none() {
-            return;
-        }
-        self.epoch += 1;
-        let reached = self.random.between(0, self.disk.pending() as u64) as usize;
-        self.disk.crash(reached);
-        self.containers.clear();
-        self.unplaced.clear();
-        self.wake_at = None;
-        // What was on its way went down with its connection.
-        self.queue.retain(|_, e| !matches!(e, Event::Request(..) | Event::Poll { .. } | Event::Output { .. }));
-        let down_ms = self.random.between(10, 5_000);
-        self.after(down_ms, Event::ServerBegins);
-    }
-
-    fn server_begins(&mut self) {
-        let mut out = Vec::new();
-        self.server = Some(Server::begin(self.epoch, &self.scenario, &self.disk, self.now, &mut out));
-        self.carry_out(out);
-    }
-
-    // -------------------------------------------------------------------------------------------------- workers
-
-    /// Gives workers to containers that have none yet.
-    fn place(&mut self) {
-        let resources = self.scenario.container;
-        let requests: Vec<PlacementRequest> =
-            self.unplaced.iter().map(|task| PlacementRequest { task: task.clone(), resources }).collect();
-        let workers: Vec<WorkerView> =
-            (0..self.scenario.workers).filter(|n| self.worker_is_up[*n]).map(|n| self.worker_view(n)).collect();
-        let plan = plan_placement(&requests, &workers);
-        self.unplaced.clear();
-        for placement in plan.placements {
-            let worker = placement.worker.parse().expect("workers are numbered here");
-            self.start(placement.task, worker);
-        }
-        for unplaceable in plan.unplaceable {
-            // While every worker is away, the biggest one is not known.
-            if unplaceable.never && self.worker_is_up.iter().all(|up| *up) {
-                let task = unplaceable.task;
-                self.with_server(|s, now, out| s.on_start_failure(&task, true, now, out));
-            } else {
-                self.unplaced.push(unplaceable.task);
-            }
-        }
-    }
-
-    fn worker_view(&self, n: usize) -> WorkerView {
-        let capacity = self.scenario.worker_capacity;
-        let tasks = self.containers.values().filter(|c| c.worker == n && !c.zombie).count();
-        let free = Resources {
-            milli_cpu: capacity.milli_cpu - tasks as u64 * self.scenario.container.milli_cpu,
-            memory_mib: capacity.memory_mib - tasks as u64 * self.scenario.container.memory_mib,
-            gpus: 0,
-        };
-        WorkerView { id: n.to_string(), capacity, free, tasks, max_tasks: 100 }
-    }
-
-    fn start(&mut self, task: TaskId, worker: usize) {
-        self.containers_started += 1;
-        self.containers.insert(task.clone(), Container::new(worker, self.now));
-        let (low, high) = self.scenario.startup_ms;
-        let startup = self.random.between(low, high);
-        if self.fault(self.scenario.faults.failing_start) {
-            self.after(startup, Event::StartFails(task));
-        } else if self.fault(self.scenario.faults.failing_import) {
-            self.after(startup, Event::ImportFails(task));
-        } else {
-            self.after(startup, Event::ContainerIsUp(task));
-        }
-    }
-
-    /// The worker falls silent. Its containers are dead, or (a mere partition) go on and talk.
-    fn worker_is_lost(&mut self, worker: usize) {
-        if !std::mem::replace(&mut self.worker_is_up[worker], false) {
-            return;
-        }
-        let alive = self.random.chance(0.5);
-        let tasks: Vec<TaskId> =
-            self.containers.iter().filter(|(_, c)| c.worker == worker && !c.zombie).map(|(id, _)| id.clone()).collect();
-        for task in tasks {
-            match self.containers.get_mut(&task).filter(|c| alive && c.up) {
-                Some(container) => container.zombie = true,
-                None => _ = self.containers.remove(&task),
-            }
-            let end = TaskEnd::Lost("the worker is silent".to_owned());
-            self.after(WORKER_SILENCE_MS, Event::TaskEnded { epoch: self.epoch, task, end });
-        }
-        let away_ms = self.random.between(WORKER_SILENCE_MS, 40_000);
-        self.after(away_ms, Event::WorkerIsBack(worker));
-    }
-
-    // -------------------------------------------------------------------------------------------------- callers
-
-    fn caller_acts(&mut self, caller: usize, lane: usize) {
-        let Some(request) = self.callers[caller].request(lane, self.now) else { return };
-        let address = Address { caller, lane, step: self.callers[caller].steps[lane] };
-        let patience = if matches!(request, Request::Collect(..)) {
-            self.after(LONG_POLL_MS, Event::CollectEnds(self.epoch, address));
-            LONG_POLL_MS + PATIENCE_MS
-        } else {
-            PATIENCE_MS
-        };
-        // A server that is down is noticed at once, a lost message after a while.
-        if self.server.is_some() {
-            self.send(Event::Request(address, request));
-            self.after(patience, Event::CallerRepeats(address));
-        } else {
-            self.after(500, Event::CallerRepeats(address));
-        }
-    }
-
-    fn caller_hears(&mut self, address: Address, reply: Reply) {
-        let Address { caller: number, lane, step } = address;
-        let caller = &mut self.callers[number];
-        if caller.steps[lane] != step || caller.fate != Fate::Waiting {
-            return;
-        }
-        if let Reply::Page(page) = &reply {
-            page.outputs.iter().for_each(|output| self.ledger.on_seen(output));
-        }
-        let was_created = caller.created;
-        let (accepted, pause) = caller.on_reply(lane, reply);
-        let created = caller.created && !was_created;
-        if caller.plan.durable {
-            self.ledger.promised.extend(accepted);
-        }
-        self.after(pause, Event::CallerActs { caller: number, lane });
-        if created {
-            self.after(0, Event::CallerActs { caller: number, lane: COLLECT });
-            self.after(0, Event::CallerActs { caller: number, lane: CANCEL });
-        }
-    }
-
-    // ----------------------------------------------------------------------------------------------- containers
-
-    fn container_is_up(&mut self, task: &TaskId) {
-        if let Some(container) = self.containers.get_mut(task) {
-            container.up = true;
-            self.container_acts(task);
-        }
-    }
-
-    /// Asks for an input if there is a free slot; leaves if it was told to and has nothing left.
-    fn container_acts(&mut self, task: &TaskId) {
-        let slots = self.scenario.settings.concurrency as usize;
-        let Some(container) = self.containers.get_mut(task) else { return };
-        if container.is_done() {
-            self.container_ends(task, TaskEnd::Left);
-        } else if container.wants_to_poll(slots) {
-            self.polls += 1;
-            let poll = self.polls;
-            container.poll = Some(poll);
-            let arrives = !self.fault(self.scenario.faults.lost_message);
-            if arrives {
-                let latency = self.random.between(0, self.scenario.latency_ms);
-                self.after(latency, Event::Poll { task: task.clone(), poll });
-            }
-            if !arrives || self.fault(self.scenario.faults.lost_message) {
-                let delay = self.random.between(0, PATIENCE_MS);
-                self.after(delay, Event::PollBreaks { task: task.clone(), poll });
-            }
-        }
-    }
-
-    fn poll_breaks(&mut self, task: TaskId, poll: u64) {
-        let notices = self.random.between(0, PATIENCE_MS);
-        self.after(notices, Event::PollOver { task: task.clone(), poll, broken: true });
-        if let Some(container) = self.containers.get_mut(&task).filter(|c| c.poll == Some(poll)) {
-            container.poll = None;
-            self.container_acts(&task);
-        }
-    }
-
-    fn container_is_handed(&mut self, epoch: usize, task: &TaskId, poll: u64, inputs: Vec<Assignment>) {
-        let slots = self.scenario.settings.concurrency as usize;
-        let Some(container) = self.containers.get_mut(task).filter(|c| c.poll == Some(poll)) else {
-            // The connection was gone already.
-            let inputs = inputs.into_iter().map(|i| i.input).collect();
-            self.after(0, Event::NotHanded { epoch, task: task.clone(), inputs });
-            return;
-        };
-        container.poll = None;
-        let fresh = container.take_in(inputs, slots, self.scenario.batch);
-        for assignment in fresh {
-            self.ledger.on_handed(epoch, &assignment, &self.scenario.policy);
-            self.begin_input(task, assignment);
-        }
-        self.container_acts(task);
-    }
-
-    fn begin_input(&mut self, task: &TaskId, assignment: Assignment) {
-        let faults = self.scenario.faults;
-        if self.fault(faults.hanging_input) {
-            return;
-        }
-        let end = if self.fault(faults.crashing_input) {
-            InputEnd::Crash
-        } else if self.fault(faults.failing_input) {
-            InputEnd::Failure
-        } else {
-            InputEnd::Success
-        };
-        let (low, high) = self.scenario.input_ms;
-        let duration = self.random.between(low, high);
-        let Assignment { input, attempt, .. } = assignment;
-        self.after(duration, Event::InputEnds { task: task.clone(), input, attempt, end });
-    }
-
-    fn input_ends(&mut self, task: &TaskId, input: &InputId, attempt: u32, end: InputEnd) {
-        let Some(container) = self.containers.get_mut(task) else { return };
-        if container.running.get(input) != Some(&attempt) {
-            return;
-        }
-        let status = match end {
-            InputEnd::Crash => return self.container_ends(task, TaskEnd::Crashed("exit code 139".to_owned())),
-            InputEnd::Failure => OutcomeStatus::Failure,
-            InputEnd::Success => OutcomeStatus::Success,
-        };
-        self.input_is_done(task, input, status);
-    }
-
-    /// An input leaves its slot when its report was acknowledged.
-    fn input_is_done(&mut self, task: &TaskId, input: &InputId, status: OutcomeStatus) {
-        let Some(container) = self.containers.get_mut(task) else { return };
-        let Some(attempt) = container.running.remove(input) else { return };
-        let text = said(task, input, attempt);
-        self.ledger.on_said(&text);
-        container.unsent.insert((input.clone(), attempt), Outcome::of(status, text));
-        self.container_reports(task, input, attempt);
-    }
-
-    fn container_reports(&mut self, task: &TaskId, input: &InputId, attempt: u32) {
-        let Some(container) = self.containers.get(task) else { return };
-        let Some(outcome) = container.unsent.get(&(input.clone(), attempt)).cloned() else { return };
-        self.send(Event::Output { task: task.clone(), input: input.clone(), attempt, outcome });
-        self.after(PATIENCE_MS, Event::Reports { task: task.clone(), input: input.clone(), attempt });
-    }
-
-    fn output_arrives(&mut self, task: &TaskId, input: &InputId, attempt: u32, outcome: Outcome) {
-        if self.server.is_none() {
-            return;
-        }
-        let (mut taken, status) = (false, outcome.status);
-        self.with_server(|s, now, out| taken = s.on_output(task, input, attempt, outcome, now, out));
-        if taken {
-            self.ledger.on_taken(self.epoch, input, attempt, status, &self.scenario.policy);
-        }
-        self.send(Event::Acknowledged { task: task.clone(), input: input.clone(), attempt });
-    }
-
-    fn container_is_interrupted(&mut self, task: &TaskId, inputs: &[InputId]) {
-        let manners = self.scenario.client;
-        let Some(container) = self.containers.get(task) else { return };
-        let running: Vec<InputId> = container.running.keys().cloned().collect();
-        if !running.iter().any(|id| inputs.contains(id)) {
-            return;
-        }
-        for input in running {
-            let meant = inputs.contains(&input);
-            if (!meant && !manners.interrupts_all) || self.random.chance(manners.stubborn) {
-                continue;
-            }
-            if meant && manners.silent {
-                self.containers.get_mut(task).and_then(|c| c.running.remove(&input));
-            } else {
-                self.input_is_done(task, &input, OutcomeStatus::Terminated);
-            }
-        }
-        self.container_acts(task);
-    }
-
-    /// The container's processes are gone; the server hears of it a little later.
-    fn container_ends(&mut self, task: &TaskId, end: TaskEnd) {
-        if let Some(n) = self.unplaced.iter().position(|unplaced| unplaced == task) {
-            self.unplaced.remove(n);
-            self.after(0, Event::TaskEnded { epoch: self.epoch, task: task.clone(), end });
-            return;
-        }
-        let Some(container) = self.containers.remove(task) else { return };
-        if self.trace {
-            eprintln!("         `{task}` ends after {} ms: {end:?}", self.now - container.started_at);
-        }
-        let delay = self.random.between(1, 300);
-        self.after(delay, Event::TaskEnded { epoch: self.epoch, task: task.clone(), end });
     }
 }

@@ -161,8 +161,7 @@ fn open_to_container(path: &Path, mode: u32) -> std::io::Result<()> {
 
 fn binds(worker: &Worker, socket: PathBuf, arguments: PathBuf) -> Vec<Bind> {
     let bind = |source: PathBuf, target: &str, read_only| Bind { source, target: target.to_owned(), read_only };
-    let mut binds =
-        vec![bind(socket, SOCKET_IN_CONTAINER, false), bind(arguments, ARGUMENTS_IN_CONTAINER, true)];
+    let mut binds = vec![bind(socket, SOCKET_IN_CONTAINER, false), bind(arguments, ARGUMENTS_IN_CONTAINER, true)];
     if let Some(bundle) = &worker.config.ca_bundle {
         binds.push(bind(bundle.clone(), CA_BUNDLE_IN_CONTAINER, true));
     }

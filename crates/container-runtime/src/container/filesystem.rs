@@ -177,9 +177,9 @@ fn mount_as(common: &Common, place: &str, options: &str, job: &Job) -> Doing<Own
 
 /// - `volatile`: writes are not forced to disk when a program asks. A container's own writes are worth nothing after a
 ///   crash of the machine, and package managers ask after every file.
-/// - `redirect_dir`, `metacopy`, `index` off: `diff` then holds nothing but whole files, whiteouts and opaque marks,
+/// - no `redirect_dir`, `metacopy`, `index`: `diff` then holds nothing but whole files, whiteouts and opaque marks,
 ///   which is what a layer is.
-const WRITABLE: &str = ",upperdir=s/diff,workdir=s/work,volatile,redirect_dir=off,metacopy=off,index=off";
+const WRITABLE: &str = ",upperdir=s/diff,workdir=s/work,volatile,redirect_dir=nofollow,metacopy=off,index=off";
 
 /// Overlayfs's list goes from the highest to the lowest.
 fn lower_layers(layers: usize, above: &[&str], below: &[&str]) -> String {

@@ -36,7 +36,7 @@ pub fn start(common: &Common, job: &Job, output: [OwnedFd; 2]) -> Doing<Main> {
     match process::fork(namespaces).at("start the main process")? {
         Forked::Child => {
             drop(go_in);
-            let failure = become_program(job, &output, go);
+            let failure = become_program(job, &output, go, common.userns.is_some());
             // Nothing is left to tell if even this fails: the launcher then sees a program that ended at once.
             let _ = fs::File::from(verdict_in).write_all(&serde_json::to_vec(&failure).unwrap_or_default());
             process::exit_now(127)
@@ -63,14 +63,14 @@ fn map_ids(common: &Common, pid: i32) -> Doing<()> {
 }
 
 /// Returns only if the program could not be run.
-fn become_program(job: &Job, output: &[OwnedFd; 2], go: OwnedFd) -> StartFailure {
-    match prepare(job, output, go) {
+fn become_program(job: &Job, output: &[OwnedFd; 2], go: OwnedFd, in_user_namespace: bool) -> StartFailure {
+    match prepare(job, output, go, in_user_namespace) {
         Ok(()) => run(job),
         Err(failure) => failure.into(),
     }
 }
 
-fn prepare(job: &Job, output: &[OwnedFd; 2], go: OwnedFd) -> Doing<()> {
+fn prepare(job: &Job, output: &[OwnedFd; 2], go: OwnedFd, in_user_namespace: bool) -> Doing<()> {
     // The pipe ends when the first process has mapped our ids.
     io::copy(&mut fs::File::from(go), &mut io::sink()).at("wait for user ids")?;
     process::become_root_of_namespace().at("become root of the container")?;
@@ -84,7 +84,7 @@ fn prepare(job: &Job, output: &[OwnedFd; 2], go: OwnedFd) -> Doing<()> {
     process::limit(libc::RLIMIT_NOFILE, 65_536, 1_048_576).at("limit open files")?;
     process::limit(libc::RLIMIT_CORE, 0, 0).at("limit core files")?;
     // Full rights are needed to install the filter without `no_new_privs`, so they go after it.
-    let rights = rights::of(job.profile);
+    let rights = rights::of(job.profile, in_user_namespace);
     if rights.no_new_privileges {
         process::no_new_privileges().at("forbid new privileges")?;
     }
@@ -94,7 +94,9 @@ fn prepare(job: &Job, output: &[OwnedFd; 2], go: OwnedFd) -> Doing<()> {
 }
 
 fn run(job: &Job) -> StartFailure {
-    let program = job.argv.first().cloned().unwrap_or_default();
+    let Some(program) = job.argv.first().cloned() else {
+        return StartFailure::Setup("no program was named".into());
+    };
     let message = match exec_by_path(job, &program) {
         Ok(never) => match never {},
         Err(Failure(message)) => message,

@@ -119,7 +119,8 @@ impl Launcher {
                 if let Err(failure) = self.children.create(ticket, &fds) {
                     self.tell(&News::Failed { ticket, failure: StartFailure::Setup(failure.0) });
                 }
-                self.refill_at = Some(Instant::now() + REFILL_DELAY);
+                // The first of many sets the time, or a steady stream of orders would put it off for ever.
+                self.refill_at.get_or_insert_with(|| Instant::now() + REFILL_DELAY);
             }
             Order::Signal { ticket, signal } => self.children.signal(ticket, signal),
             Order::Kill { ticket } => self.children.kill(ticket),

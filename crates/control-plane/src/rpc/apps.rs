@@ -155,7 +155,9 @@ impl Api {
     pub(crate) fn deployed_app(&self, environment: &EnvironmentId, name: &str) -> Option<Arc<App>> {
         let mine = |app: &App| {
             let record = app.record();
-            record.environment == *environment && record.state == AppState::Deployed && record.name.as_deref() == Some(name)
+            record.environment == *environment
+                && record.state == AppState::Deployed
+                && record.name.as_deref() == Some(name)
         };
         self.shared.apps.iter().find(|a| mine(a)).map(|a| a.clone())
     }
@@ -191,7 +193,10 @@ impl Api {
         let app = match known {
             Some(app) => app,
             None if request.object_creation_type() == wire::ObjectCreationType::Unspecified => {
-                return Err(Status::not_found(format!("no app `{name}` is deployed in environment `{}`", environment.name)));
+                return Err(Status::not_found(format!(
+                    "no app `{name}` is deployed in environment `{}`",
+                    environment.name
+                )));
             }
             None => {
                 let record = AppRecord {

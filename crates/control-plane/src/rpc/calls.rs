@@ -78,10 +78,14 @@ impl Api {
             self.shared.children.entry(parent).or_default().push(id.clone());
         }
         self.shared.calls.insert(id.clone(), owner.clone());
-        owner.apply(&self.shared, |calls, now, effects| {
+        let accepted = owner.apply(&self.shared, |calls, now, effects| {
             calls.create_call(spec);
             calls.add_inputs(&id, inputs, now, effects)
         });
+        if accepted != Accepted::Yes {
+            owner.forget_call(&self.shared, &id);
+            return Err(queue_full(&owner));
+        }
         Ok(Response::new(reply))
     }
 
@@ -256,12 +260,16 @@ impl Api {
         }))
     }
 
-    pub(crate) fn function_call_cancel(
+    pub(crate) async fn function_call_cancel(
         &self,
-        request: &wire::FunctionCallCancelRequest,
+        request: wire::FunctionCallCancelRequest,
     ) -> Result<Response<()>, Status> {
         let call = parse_call(&request.function_call_id)?;
-        let owner = self.owner_of_call(&call)?;
+        let Some(owner) = self.shared.calls.get(&call).map(|o| o.clone()) else {
+            // Over and put away: there is nothing left to cancel.
+            let stored = self.shared.store.call(&call).await.map_err(|e| store_status(&e))?;
+            return stored.map(|_| Response::new(())).ok_or_else(|| unknown_call(&call));
+        };
         let tasks: Vec<_> =
             owner.read(|c| c.call_inputs(&call)).into_iter().filter(|i| i.1.is_none()).filter_map(|i| i.2).collect();
         owner.apply(&self.shared, |calls, now, effects| calls.cancel_call(&call, now, effects));
@@ -271,7 +279,17 @@ impl Api {
                 self.shared.stop_task(&task, 0, format!("call `{call}` was cancelled with its containers"));
             }
         }
-        Ok(Response::new(()))
+        // A durable call's end is acknowledged once it is on disk: a crash must not bring it back to life.
+        let watcher = owner.watcher(&call);
+        loop {
+            let news = watcher.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if owner.read(|c| c.is_finished(&call) || !c.call_spec(&call).is_some_and(|s| s.durable)) {
+                return Ok(Response::new(()));
+            }
+            news.await;
+        }
     }
 
     pub(crate) fn function_call_graph(&self, id: &str) -> Result<Response<wire::FunctionGetCallGraphResponse>, Status> {

@@ -55,7 +55,9 @@ impl Api {
     ) -> Result<Response<wire::FunctionGetInputsResponse>, Status> {
         let (_, task) = self.task(&request)?;
         if task.set_ready(now_ms()) {
-            task.owner.on_task_ready(now_ms().saturating_sub(task.enqueued_at));
+            let ready_ms = now_ms().saturating_sub(task.enqueued_at);
+            tracing::debug!(task = %task.id, ready_ms, "container ready");
+            task.owner.on_task_ready(ready_ms);
         }
         // A runner of `single_use_containers` or `max_inputs` leaves by itself; one input per request is what all
         // runners but batched ones ask for.

@@ -60,8 +60,9 @@ impl Api {
         let tag = definition.view.function_name.clone();
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
-            id => FunctionId::parse(id)
-                .ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function id")))?,
+            id => {
+                FunctionId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function id")))?
+            }
         };
         let record = FunctionRecord {
             id: id.clone(),
@@ -177,6 +178,7 @@ impl Api {
             // An explicit 0 takes the limit away.
             max: wanted.max_containers.map_or(now.max, |max| (max > 0).then_some(max)),
             buffer: wanted.buffer_containers.unwrap_or(now.buffer),
+            scaleup_ms: wanted.scaleup_window.map_or(now.scaleup_ms, |s| u64::from(s) * 1000),
             scaledown_ms: wanted.scaledown_window.map_or(now.scaledown_ms, |s| u64::from(s) * 1000),
             concurrency: now.concurrency,
         };
@@ -185,6 +187,7 @@ impl Api {
             min_containers: Some(scaling.min),
             max_containers: scaling.max,
             buffer_containers: Some(scaling.buffer),
+            scaleup_window: Some((scaling.scaleup_ms / 1000) as u32),
             scaledown_window: Some((scaling.scaledown_ms / 1000) as u32),
             ..Default::default()
         };

@@ -199,9 +199,9 @@ fn refuse_unserved(recipe: &wire::Image) -> Result<(), Status> {
         (!recipe.volume_mounts.is_empty(), "volumes during the build"),
     ];
     match unserved.iter().find(|(present, _)| *present) {
-        Some((_, what)) => {
-            Err(Status::unimplemented(format!("the image uses {what}, which this version of Dorian does not serve yet")))
-        }
+        Some((_, what)) => Err(Status::unimplemented(format!(
+            "the image uses {what}, which this version of Dorian does not serve yet"
+        ))),
         None => Ok(()),
     }
 }

@@ -138,7 +138,8 @@ async fn follow(
     loop {
         let page = app.log.after(position, PAGE);
         if page.missed > 0 && position > 0 {
-            let text = format!("[dorian] {} pieces of output came faster than they were read and are cut here\n", page.missed);
+            let text =
+                format!("[dorian] {} pieces of output came faster than they were read and are cut here\n", page.missed);
             let notice = wire::TaskLogsBatch { items: vec![item(Descriptor::System, text, 0)], ..Default::default() };
             if sender.send(Ok(notice)).await.is_err() {
                 return;

@@ -125,8 +125,7 @@ impl Api {
 }
 
 fn reply(mount: &Mount) -> Response<wire::MountGetOrCreateResponse> {
-    let metadata =
-        wire::MountHandleMetadata { content_checksum_sha256_hex: mount.record.content_digest.clone() };
+    let metadata = wire::MountHandleMetadata { content_checksum_sha256_hex: mount.record.content_digest.clone() };
     Response::new(wire::MountGetOrCreateResponse {
         mount_id: mount.record.id.to_string(),
         handle_metadata: Some(metadata),

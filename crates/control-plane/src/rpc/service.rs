@@ -37,7 +37,10 @@ impl ModalClient for Api {
         self.app_client_disconnect(request.get_ref())
     }
 
-    async fn app_get_by_deployment_name(&self, request: Request<wire::AppGetByDeploymentNameRequest>) -> Reply<wire::AppGetByDeploymentNameResponse> {
+    async fn app_get_by_deployment_name(
+        &self,
+        request: Request<wire::AppGetByDeploymentNameRequest>,
+    ) -> Reply<wire::AppGetByDeploymentNameResponse> {
         self.app_get_by_deployment_name(request)
     }
 
@@ -45,7 +48,10 @@ impl ModalClient for Api {
         self.app_get_layout(&request.get_ref().app_id)
     }
 
-    async fn app_get_objects(&self, request: Request<wire::AppGetObjectsRequest>) -> Reply<wire::AppGetObjectsResponse> {
+    async fn app_get_objects(
+        &self,
+        request: Request<wire::AppGetObjectsRequest>,
+    ) -> Reply<wire::AppGetObjectsResponse> {
         self.app_get_objects(request.get_ref())
     }
 
@@ -65,11 +71,17 @@ impl ModalClient for Api {
         self.app_stop(&request.get_ref().app_id)
     }
 
-    async fn app_get_lifecycle(&self, request: Request<wire::AppGetLifecycleRequest>) -> Reply<wire::AppGetLifecycleResponse> {
+    async fn app_get_lifecycle(
+        &self,
+        request: Request<wire::AppGetLifecycleRequest>,
+    ) -> Reply<wire::AppGetLifecycleResponse> {
         self.app_get_lifecycle(&request.get_ref().app_id)
     }
 
-    async fn app_get_or_create(&self, request: Request<wire::AppGetOrCreateRequest>) -> Reply<wire::AppGetOrCreateResponse> {
+    async fn app_get_or_create(
+        &self,
+        request: Request<wire::AppGetOrCreateRequest>,
+    ) -> Reply<wire::AppGetOrCreateResponse> {
         self.app_get_or_create(request).await
     }
 
@@ -93,7 +105,10 @@ impl ModalClient for Api {
         self.app_count_logs(request.get_ref()).map(Response::new)
     }
 
-    async fn environment_get_or_create(&self, request: Request<wire::EnvironmentGetOrCreateRequest>) -> Reply<wire::EnvironmentGetOrCreateResponse> {
+    async fn environment_get_or_create(
+        &self,
+        request: Request<wire::EnvironmentGetOrCreateRequest>,
+    ) -> Reply<wire::EnvironmentGetOrCreateResponse> {
         self.environment_get_or_create(request).await
     }
 
@@ -109,15 +124,24 @@ impl ModalClient for Api {
         self.delete_environment(&request.get_ref().name).await
     }
 
-    async fn environment_update(&self, request: Request<wire::EnvironmentUpdateRequest>) -> Reply<wire::EnvironmentListItem> {
+    async fn environment_update(
+        &self,
+        request: Request<wire::EnvironmentUpdateRequest>,
+    ) -> Reply<wire::EnvironmentListItem> {
         self.update_environment(request.into_inner()).await
     }
 
-    async fn function_precreate(&self, request: Request<wire::FunctionPrecreateRequest>) -> Reply<wire::FunctionPrecreateResponse> {
+    async fn function_precreate(
+        &self,
+        request: Request<wire::FunctionPrecreateRequest>,
+    ) -> Reply<wire::FunctionPrecreateResponse> {
         self.function_precreate(request.get_ref())
     }
 
-    async fn function_create(&self, request: Request<wire::FunctionCreateRequest>) -> Reply<wire::FunctionCreateResponse> {
+    async fn function_create(
+        &self,
+        request: Request<wire::FunctionCreateRequest>,
+    ) -> Reply<wire::FunctionCreateResponse> {
         self.function_create(request).await
     }
 
@@ -125,19 +149,31 @@ impl ModalClient for Api {
         self.function_get(request)
     }
 
-    async fn function_get_by_id(&self, request: Request<wire::FunctionGetByIdRequest>) -> Reply<wire::FunctionGetByIdResponse> {
+    async fn function_get_by_id(
+        &self,
+        request: Request<wire::FunctionGetByIdRequest>,
+    ) -> Reply<wire::FunctionGetByIdResponse> {
         self.function_get_by_id(&request.get_ref().function_id)
     }
 
-    async fn function_get_serialized(&self, request: Request<wire::FunctionGetSerializedRequest>) -> Reply<wire::FunctionGetSerializedResponse> {
+    async fn function_get_serialized(
+        &self,
+        request: Request<wire::FunctionGetSerializedRequest>,
+    ) -> Reply<wire::FunctionGetSerializedResponse> {
         self.function_get_serialized(&request.get_ref().function_id)
     }
 
-    async fn function_get_current_stats(&self, request: Request<wire::FunctionGetCurrentStatsRequest>) -> Reply<wire::FunctionStats> {
+    async fn function_get_current_stats(
+        &self,
+        request: Request<wire::FunctionGetCurrentStatsRequest>,
+    ) -> Reply<wire::FunctionStats> {
         self.function_stats(&request.get_ref().function_id)
     }
 
-    async fn function_update_scheduling_params(&self, request: Request<wire::FunctionUpdateSchedulingParamsRequest>) -> Reply<wire::FunctionUpdateSchedulingParamsResponse> {
+    async fn function_update_scheduling_params(
+        &self,
+        request: Request<wire::FunctionUpdateSchedulingParamsRequest>,
+    ) -> Reply<wire::FunctionUpdateSchedulingParamsResponse> {
         self.update_scheduling(request.into_inner())
     }
 
@@ -145,23 +181,35 @@ impl ModalClient for Api {
         self.function_map(request).await
     }
 
-    async fn function_put_inputs(&self, request: Request<wire::FunctionPutInputsRequest>) -> Reply<wire::FunctionPutInputsResponse> {
+    async fn function_put_inputs(
+        &self,
+        request: Request<wire::FunctionPutInputsRequest>,
+    ) -> Reply<wire::FunctionPutInputsResponse> {
         self.function_put_inputs(request.into_inner()).await
     }
 
-    async fn function_get_outputs(&self, request: Request<wire::FunctionGetOutputsRequest>) -> Reply<wire::FunctionGetOutputsResponse> {
+    async fn function_get_outputs(
+        &self,
+        request: Request<wire::FunctionGetOutputsRequest>,
+    ) -> Reply<wire::FunctionGetOutputsResponse> {
         self.function_get_outputs(request.into_inner()).await
     }
 
-    async fn function_retry_inputs(&self, _request: Request<wire::FunctionRetryInputsRequest>) -> Reply<wire::FunctionRetryInputsResponse> {
+    async fn function_retry_inputs(
+        &self,
+        _request: Request<wire::FunctionRetryInputsRequest>,
+    ) -> Reply<wire::FunctionRetryInputsResponse> {
         Err(unserved("FunctionRetryInputs", "retries are made by the server"))
     }
 
     async fn function_call_cancel(&self, request: Request<wire::FunctionCallCancelRequest>) -> Reply<()> {
-        self.function_call_cancel(request.get_ref())
+        self.function_call_cancel(request.into_inner()).await
     }
 
-    async fn function_call_from_id(&self, request: Request<wire::FunctionCallFromIdRequest>) -> Reply<wire::FunctionCallFromIdResponse> {
+    async fn function_call_from_id(
+        &self,
+        request: Request<wire::FunctionCallFromIdRequest>,
+    ) -> Reply<wire::FunctionCallFromIdResponse> {
         self.function_call_from_id(&request.get_ref().function_call_id).await
     }
 
@@ -169,15 +217,24 @@ impl ModalClient for Api {
         self.function_finish_inputs(request.into_inner()).await
     }
 
-    async fn function_get_call_graph(&self, request: Request<wire::FunctionGetCallGraphRequest>) -> Reply<wire::FunctionGetCallGraphResponse> {
+    async fn function_get_call_graph(
+        &self,
+        request: Request<wire::FunctionGetCallGraphRequest>,
+    ) -> Reply<wire::FunctionGetCallGraphResponse> {
         self.function_call_graph(&request.get_ref().function_call_id)
     }
 
-    async fn function_call_get_data_in(&self, _request: Request<wire::FunctionCallGetDataRequest>) -> Reply<Self::FunctionCallGetDataInStream> {
+    async fn function_call_get_data_in(
+        &self,
+        _request: Request<wire::FunctionCallGetDataRequest>,
+    ) -> Reply<Self::FunctionCallGetDataInStream> {
         Err(unserved("FunctionCallGetDataIn", "web endpoints are not served yet"))
     }
 
-    async fn function_call_get_data_out(&self, request: Request<wire::FunctionCallGetDataRequest>) -> Reply<Self::FunctionCallGetDataOutStream> {
+    async fn function_call_get_data_out(
+        &self,
+        request: Request<wire::FunctionCallGetDataRequest>,
+    ) -> Reply<Self::FunctionCallGetDataOutStream> {
         self.get_data_out(request.get_ref()).map(Response::new)
     }
 
@@ -189,11 +246,17 @@ impl ModalClient for Api {
         Ok(Response::new(()))
     }
 
-    async fn container_heartbeat(&self, request: Request<wire::ContainerHeartbeatRequest>) -> Reply<wire::ContainerHeartbeatResponse> {
+    async fn container_heartbeat(
+        &self,
+        request: Request<wire::ContainerHeartbeatRequest>,
+    ) -> Reply<wire::ContainerHeartbeatResponse> {
         self.container_heartbeat(request).await
     }
 
-    async fn function_get_inputs(&self, request: Request<wire::FunctionGetInputsRequest>) -> Reply<wire::FunctionGetInputsResponse> {
+    async fn function_get_inputs(
+        &self,
+        request: Request<wire::FunctionGetInputsRequest>,
+    ) -> Reply<wire::FunctionGetInputsResponse> {
         self.function_get_inputs(request).await
     }
 
@@ -205,8 +268,13 @@ impl ModalClient for Api {
         self.task_result(request)
     }
 
-    async fn function_get_dynamic_concurrency(&self, request: Request<wire::FunctionGetDynamicConcurrencyRequest>) -> Reply<wire::FunctionGetDynamicConcurrencyResponse> {
-        Ok(Response::new(wire::FunctionGetDynamicConcurrencyResponse { concurrency: request.get_ref().target_concurrency }))
+    async fn function_get_dynamic_concurrency(
+        &self,
+        request: Request<wire::FunctionGetDynamicConcurrencyRequest>,
+    ) -> Reply<wire::FunctionGetDynamicConcurrencyResponse> {
+        Ok(Response::new(wire::FunctionGetDynamicConcurrencyResponse {
+            concurrency: request.get_ref().target_concurrency,
+        }))
     }
 
     async fn container_stop(&self, request: Request<wire::ContainerStopRequest>) -> Reply<wire::ContainerStopResponse> {
@@ -217,11 +285,17 @@ impl ModalClient for Api {
         self.task_list(request)
     }
 
-    async fn image_get_or_create(&self, request: Request<wire::ImageGetOrCreateRequest>) -> Reply<wire::ImageGetOrCreateResponse> {
+    async fn image_get_or_create(
+        &self,
+        request: Request<wire::ImageGetOrCreateRequest>,
+    ) -> Reply<wire::ImageGetOrCreateResponse> {
         self.image_get_or_create(request).await
     }
 
-    async fn image_join_streaming(&self, request: Request<wire::ImageJoinStreamingRequest>) -> Reply<Self::ImageJoinStreamingStream> {
+    async fn image_join_streaming(
+        &self,
+        request: Request<wire::ImageJoinStreamingRequest>,
+    ) -> Reply<Self::ImageJoinStreamingStream> {
         self.image_join(request.get_ref()).map(Response::new)
     }
 
@@ -229,7 +303,10 @@ impl ModalClient for Api {
         self.image_from_id(&request.get_ref().image_id)
     }
 
-    async fn mount_get_or_create(&self, request: Request<wire::MountGetOrCreateRequest>) -> Reply<wire::MountGetOrCreateResponse> {
+    async fn mount_get_or_create(
+        &self,
+        request: Request<wire::MountGetOrCreateRequest>,
+    ) -> Reply<wire::MountGetOrCreateResponse> {
         self.mount_get_or_create(request.into_inner()).await
     }
 
@@ -237,7 +314,10 @@ impl ModalClient for Api {
         self.mount_put_file(request.into_inner()).await
     }
 
-    async fn mount_batched_check_existence(&self, request: Request<wire::MountBatchedCheckExistenceRequest>) -> Reply<wire::MountBatchedCheckExistenceResponse> {
+    async fn mount_batched_check_existence(
+        &self,
+        request: Request<wire::MountBatchedCheckExistenceRequest>,
+    ) -> Reply<wire::MountBatchedCheckExistenceResponse> {
         self.mount_check_existence(request.into_inner()).await
     }
 
@@ -258,6 +338,9 @@ impl ModalClient for Api {
     }
 
     async fn workspace_name_lookup(&self, _request: Request<()>) -> Reply<wire::WorkspaceNameLookupResponse> {
-        Ok(Response::new(wire::WorkspaceNameLookupResponse { workspace_name: "dorian".to_owned(), username: "dorian".to_owned() }))
+        Ok(Response::new(wire::WorkspaceNameLookupResponse {
+            workspace_name: "dorian".to_owned(),
+            username: "dorian".to_owned(),
+        }))
     }
 }

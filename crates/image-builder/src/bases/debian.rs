@@ -81,7 +81,7 @@ fn run(command: &mut Command, title: &str, logs: &LogSink, running: &RunningChil
     for line in output.into_iter().flat_map(|stream| BufReader::new(stream).split(b'\n')).map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         // Lines with a prefix are mmdebstrap's own; the rest is dpkg's chatter.
-        if let Some(progress) = line.strip_prefix("I: ") {
+        if let Some(progress) = line.strip_prefix("I: ").filter(|progress| !progress.contains("-hook")) {
             logs.say(format!("{title}: {progress}"));
         }
         tail.push(line);

@@ -187,8 +187,12 @@ impl ImageBuilder {
         let (title, diff_id, shown) = (format!("layer {diff_id}"), diff_id.to_owned(), layer.digest.clone());
         let unpack = move || {
             let workspace = store.workspace()?;
-            unpack::unpack(&path, &workspace.diff(), &below, &diff_id, Limits::default())
-                .map_err(|error| BuildError::Base(format!("cannot unpack layer `{shown}`: {error}")))?;
+            let unpacked = unpack::unpack(&path, &workspace.diff(), &below, &diff_id, Limits::default());
+            if let Err(error) = unpacked {
+                // It would be no better the next time.
+                let _ = std::fs::remove_file(&path);
+                return Err(BuildError::Base(format!("cannot unpack layer `{shown}`: {error}")));
+            }
             store.commit(&workspace, &key, &title)?;
             std::fs::remove_file(&path).map_err(BuildError::on("remove", &path))
         };

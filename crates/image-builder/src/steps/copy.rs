@@ -64,7 +64,7 @@ pub(crate) struct LayerWriter<'a> {
 
 impl<'a> LayerWriter<'a> {
     pub fn new(stack: &'a LayerStack, diff: PathBuf, owner: Option<(u32, u32)>) -> Result<Self, BuildError> {
-        fs::create_dir(&diff).map_err(BuildError::on("create", &diff))?;
+        make_layer_root(&diff)?;
         let mut writer = Self { stack, diff, owner, made: HashSet::new() };
         writer.made.insert(PathBuf::new());
         Ok(writer)
@@ -160,6 +160,12 @@ impl<'a> LayerWriter<'a> {
         // After the owner: changing it clears the set-user bit.
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(BuildError::on("set the mode of", path))
     }
+}
+
+/// The folder that becomes `/`, open to everybody whatever this process's umask says.
+pub(crate) fn make_layer_root(diff: &Path) -> Result<(), BuildError> {
+    fs::create_dir(diff).map_err(BuildError::on("create", diff))?;
+    fs::set_permissions(diff, fs::Permissions::from_mode(0o755)).map_err(BuildError::on("set the mode of", diff))
 }
 
 pub(crate) fn resolve_owner(stack: &LayerStack, owner: Option<&str>) -> Result<Option<(u32, u32)>, BuildError> {

@@ -13,7 +13,7 @@ use crate::container::{self, Program};
 use crate::error::BuildError;
 use crate::logs::LogSink;
 use crate::stack::{Found, LayerStack};
-use crate::steps::copy::{LayerWriter, resolve_owner};
+use crate::steps::copy::{LayerWriter, make_layer_root, resolve_owner};
 use crate::store::Workspace;
 
 pub(crate) struct CopyFromImage<'a> {
@@ -111,7 +111,7 @@ impl ImageBuilder {
             return Err(BuildError::Base(format!("cannot get `{requirement}` ({}):\n  {tail}", outcome.reason())));
         }
         let diff = workspace.diff();
-        fs::create_dir(&diff).map_err(BuildError::on("create", &diff))?;
+        make_layer_root(&diff)?;
         for name in ["uv", "uvx"] {
             let target = diff.join(name);
             fs::rename(out.join("bin").join(name), &target).map_err(BuildError::on("move uv to", &target))?;

@@ -12,6 +12,7 @@ use crate::container::{self, Outcome, Program};
 use crate::error::BuildError;
 use crate::logs::LogSink;
 use crate::stack::LayerStack;
+use crate::steps::copy::make_layer_root;
 use crate::store::Workspace;
 
 pub(crate) struct Run<'a> {
@@ -45,6 +46,7 @@ impl ImageBuilder {
         set_default(&mut env, "HOME", user.as_ref().map_or("/root", |user| user.home.as_str()));
         let mut binds = self.host_settings(&mut env, below)?;
         binds.extend(self.mirror_bind(below, workspace)?);
+        make_layer_root(&workspace.diff())?;
         let program = Program {
             layers: self.with_mount_points(below),
             argv,
@@ -132,7 +134,7 @@ impl ImageBuilder {
             found.map_err(|what| BuildError::Refused(format!("`USER {user}`: the image has no {what}")))?;
         let entry = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()));
         let home = entry.and_then(|line| line.split(':').nth(5)).unwrap_or("/");
-        Ok(Some(User { uid, gid, home: home.to_owned() }))
+        Ok(Some(User { uid, gid, home: home.to_owned(), is_known: entry.is_some() }))
     }
 }
 
@@ -140,17 +142,20 @@ struct User {
     uid: u32,
     gid: u32,
     home: String,
+    /// The image has an entry for it, so it may have further groups.
+    is_known: bool,
 }
 
 impl User {
     /// The runtime starts programs as root; util-linux, which every Debian has, changes the user.
     fn switch(&self) -> Vec<String> {
         let User { uid, gid, .. } = self;
+        let groups = if self.is_known { "--init-groups" } else { "--clear-groups" };
         vec![
             "setpriv".to_owned(),
             format!("--reuid={uid}"),
             format!("--regid={gid}"),
-            "--clear-groups".to_owned(),
+            groups.to_owned(),
             "--".to_owned(),
         ]
     }

@@ -1,0 +1,111 @@
+//! What the operator may choose: `config.toml` in the data directory. Without the file, everything is as the machine has
+//! it, which is right for most.
+//!
+//! An unknown key is an error: a misspelt mirror that is silently ignored costs an evening.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image_builder::{BuilderConfig, Credentials, RegistryConfig};
+use serde::Deserialize;
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Archive for Debian bases and for `apt-get` in builds.
+    debian_mirror: Option<String>,
+    registries: Registries,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Registries {
+    /// Registry name in references (`docker.io`) to hosts that are asked before it, in order.
+    mirrors: BTreeMap<String, Vec<String>>,
+    /// Host to user and password.
+    credentials: BTreeMap<String, Login>,
+    /// Hosts that are spoken to without TLS.
+    insecure: BTreeSet<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Login {
+    user: String,
+    password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:***", self.user)
+    }
+}
+
+impl Config {
+    /// Reads the file of a data directory; none is an empty one.
+    pub fn read(data: &Path) -> Result<Self> {
+        let path = data.join("config.toml");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        };
+        toml_edit::de::from_str(&text).with_context(|| format!("cannot understand `{}`", path.display()))
+    }
+
+    /// The machine's own settings for image builds, with the operator's choices in their place.
+    pub fn builder(self, images: &Path) -> BuilderConfig {
+        let machine = BuilderConfig::new(images);
+        let login = |login: Login| Credentials { user: login.user, password: login.password };
+        let Registries { mirrors, credentials, insecure } = self.registries;
+        let credentials = credentials.into_iter().map(|(host, given)| (host, login(given))).collect();
+        BuilderConfig {
+            registries: RegistryConfig { mirrors, credentials, insecure },
+            debian_mirror: self.debian_mirror.or(machine.debian_mirror.clone()),
+            ..machine
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config> {
+        let data = tempfile::tempdir().unwrap();
+        fs::write(data.path().join("config.toml"), text).unwrap();
+        Config::read(data.path())
+    }
+
+    #[test]
+    fn a_file_with_everything_is_taken_as_it_is() {
+        let text = "debian_mirror = \"http://mirror.example/debian\"\n\
+                    [registries]\ninsecure = [\"plain.example:5000\"]\n\
+                    [registries.mirrors]\n\"docker.io\" = [\"mirror.example\"]\n\
+                    [registries.credentials.\"ghcr.io\"]\nuser = \"me\"\npassword = \"secret\"\n";
+        let config = read(text).unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+        let builder = config.builder(Path::new("/x"));
+        assert_eq!(builder.debian_mirror.as_deref(), Some("http://mirror.example/debian"));
+        assert_eq!(builder.registries.mirrors["docker.io"], ["mirror.example"]);
+        assert_eq!(builder.registries.credentials["ghcr.io"].user, "me");
+        assert!(builder.registries.insecure.contains("plain.example:5000"));
+    }
+
+    #[test]
+    fn no_file_is_no_choice() {
+        let data = tempfile::tempdir().unwrap();
+        let builder = Config::read(data.path()).unwrap().builder(Path::new("/x"));
+        assert!(builder.registries.mirrors.is_empty());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error_that_names_it_and_the_file() {
+        let error = format!("{:#}", read("[registries.mirors]\n").unwrap_err());
+        assert!(error.contains("config.toml") && error.contains("mirors"), "{error}");
+    }
+}

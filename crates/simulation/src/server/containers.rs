@@ -1,0 +1,122 @@
+//! What containers say, and how many of them there should be.
+
+use std::collections::BTreeSet;
+
+use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
+use scheduler::{AutoscalerView, RecentCompletions, TaskPhase, TaskView, plan_autoscale};
+use types::ids::{InputId, TaskId};
+
+use super::{MAX_START_FAILURES, Out, Server, WINDOW_MS};
+
+impl Server {
+    pub(crate) fn on_poll(&mut self, task: &TaskId, poll: u64, max: usize, now: Millis, out: &mut Vec<Out>) {
+        let Some(phase) = self.tasks.get_mut(task) else {
+            out.push(Out::Leave { task: task.clone(), poll });
+            return;
+        };
+        if let TaskPhase::Starting { since } = *phase {
+            self.startup_estimate_ms = (self.startup_estimate_ms + (now - since)) / 2;
+            *phase = TaskPhase::Active { since: now };
+        }
+        self.start_failures = 0;
+        self.polls.insert(poll, task.clone());
+        self.apply(now, out, |calls, effects| calls.poll(task, poll, max, now, effects));
+    }
+
+    /// The request is over for the container: it broke, or waited long enough. True if it was still waiting.
+    pub(crate) fn on_poll_over(&mut self, task: &TaskId, poll: u64) -> bool {
+        self.calls.cancel_poll(task, poll);
+        self.polls.remove(&poll).is_some()
+    }
+
+    pub(crate) fn on_undelivered(&mut self, task: &TaskId, inputs: &[InputId], now: Millis, out: &mut Vec<Out>) {
+        self.apply(now, out, |calls, effects| calls.on_undelivered(task, inputs, now, effects));
+    }
+
+    pub(crate) fn on_output(
+        &mut self,
+        task: &TaskId,
+        input: &InputId,
+        attempt: u32,
+        outcome: Outcome,
+        now: Millis,
+        out: &mut Vec<Out>,
+    ) -> bool {
+        self.apply(now, out, |calls, effects| calls.on_output(task, input, Some(attempt), outcome, now, effects))
+    }
+
+    pub(crate) fn on_task_end(&mut self, task: &TaskId, end: &TaskEnd, now: Millis, out: &mut Vec<Out>) {
+        self.tasks.remove(task);
+        self.apply(now, out, |calls, effects| calls.on_task_end(task, end, now, effects));
+    }
+
+    /// User code failed before it took an input.
+    pub(crate) fn on_init_failure(&mut self, now: Millis, out: &mut Vec<Out>) {
+        let outcome = Outcome::of(OutcomeStatus::InitFailure, "the container could not start");
+        self.apply(now, out, |calls, effects| calls.fail_waiting(&outcome, now, effects));
+    }
+
+    pub(crate) fn on_start_failure(&mut self, task: &TaskId, for_good: bool, now: Millis, out: &mut Vec<Out>) {
+        self.start_failures += 1;
+        self.blocked_until = Some(now + (500 << self.start_failures.min(6)));
+        if for_good || self.start_failures >= MAX_START_FAILURES {
+            self.on_init_failure(now, out);
+        }
+        self.on_task_end(task, &TaskEnd::Lost("it could not start".to_owned()), now, out);
+    }
+
+    pub(crate) fn on_tick(&mut self, now: Millis, out: &mut Vec<Out>) {
+        self.apply(now, out, |calls, effects| calls.tick(now, effects));
+    }
+
+    pub(super) fn plan(&mut self, now: Millis, out: &mut Vec<Out>) {
+        let view = self.view(now);
+        let plan = plan_autoscale(&view);
+        for _ in 0..plan.start {
+            self.started += 1;
+            let name = format!("ta-{:04}{:022}", self.epoch, self.started);
+            let task = TaskId::parse(&name).expect("letters and digits");
+            self.tasks.insert(task.clone(), TaskPhase::Starting { since: now });
+            out.push(Out::Start { task });
+        }
+        let mut effects = Vec::new();
+        for (task, _) in &plan.stop {
+            let before = self.tasks.insert(task.clone(), TaskPhase::Draining);
+            self.calls.drain(task, &mut effects);
+            if matches!(before, Some(TaskPhase::Starting { .. })) {
+                out.push(Out::Kill { task: task.clone() });
+            }
+        }
+        for effect in effects {
+            self.perform(effect, &mut Vec::new(), &mut BTreeSet::new(), out);
+        }
+        let due = [self.calls.next_due(), plan.reconsider_at].into_iter().flatten().min();
+        out.extend(due.map(|at| Out::WakeAt(at.max(now + 1))));
+    }
+
+    fn view(&mut self, now: Millis) -> AutoscalerView {
+        let completed = self.calls.completed();
+        self.throughput.push_back((now, completed));
+        while self.throughput.len() > 2 && self.throughput[1].0 + WINDOW_MS < now {
+            self.throughput.pop_front();
+        }
+        let (since, before) = self.throughput[0];
+        let tasks = self.tasks.iter().map(|(id, phase)| TaskView {
+            id: id.clone(),
+            phase: *phase,
+            idle_since: self.calls.idle_since(id),
+            running: self.calls.running_on(id),
+        });
+        AutoscalerView {
+            now,
+            load: self.calls.load(),
+            completed_recently: RecentCompletions { count: completed - before, window_ms: now - since },
+            tasks: tasks.collect(),
+            settings: self.scenario.settings,
+            startup_estimate_ms: self.startup_estimate_ms,
+            cores: 2,
+            app_active: true,
+            starts_blocked_until: self.blocked_until,
+        }
+    }
+}
