@@ -263,6 +263,10 @@ impl Owner {
         self.wake(shared);
     }
 
+    pub fn is_draining(&self, task: &TaskId) -> bool {
+        matches!(self.state.lock().tasks.get(task), Some(TaskPhase::Draining))
+    }
+
     pub fn task_ids(&self) -> Vec<TaskId> {
         self.state.lock().tasks.keys().cloned().collect()
     }
@@ -450,9 +454,7 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         if plan.start > 0 || !plan.stop.is_empty() {
             tracing::debug!(function = %owner.id, start = plan.start, stop = plan.stop.len(), why = %plan.why, "autoscale");
         }
-        for _ in 0..plan.start {
-            shared.clone().start_task(&owner);
-        }
+        shared.start_tasks(&owner, plan.start);
         for (task, reason) in &plan.stop {
             owner.drain_task(&shared, task);
             if shared.tasks.get(task).is_some_and(|t| !t.is_ready()) {

@@ -69,16 +69,44 @@ pub struct Shared {
 impl Shared {
     // ------------------------------------------------------------------------------------------- tasks
 
-    /// Begins a container for a function, if the machine has room; otherwise the function is woken when it has.
-    pub fn start_task(self: Arc<Self>, owner: &Arc<Owner>) {
+    /// Begins containers for a function as far as the machine has room. For the rest, containers of other functions
+    /// that have nothing to do make place, and the function is woken when there is some.
+    pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) {
+        for begun in 0..count {
+            if !self.clone().start_task(owner) {
+                return self.reclaim_idle(owner, count - begun);
+            }
+        }
+    }
+
+    /// Lets up to `count` idle containers of other functions go, longest idle first. Those already leaving count.
+    fn reclaim_idle(self: &Arc<Self>, needy: &Arc<Owner>, count: usize) {
+        let tasks = self.tasks.all();
+        let leaving = tasks.iter().filter(|t| t.owner.is_draining(&t.id)).count();
+        let idle_since = |task: &Arc<Task>| task.owner.read(|c| c.idle_since(&task.id));
+        let mut idle: Vec<(Millis, Arc<Task>)> = tasks
+            .into_iter()
+            .filter(|t| t.owner.id != needy.id && !t.owner.is_draining(&t.id))
+            .filter_map(|t| Some((idle_since(&t)?, t)))
+            .collect();
+        idle.sort_by_key(|(since, _)| *since);
+        for (_, task) in idle.into_iter().take(count.saturating_sub(leaving)) {
+            if task.owner.task_ids().len() > task.owner.scaling().min as usize {
+                task.owner.drain_task(self, &task.id);
+            }
+        }
+    }
+
+    /// False when the machine has no room now.
+    fn start_task(self: Arc<Self>, owner: &Arc<Owner>) -> bool {
         let resources = owner.definition().resources();
         let request = (resources.milli_cpu, u64::from(resources.memory_mib));
         if let Err(sentence) = self.capacity.could_ever_fit(request) {
             owner.on_init_failure(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
-            return;
+            return true;
         }
         if !self.capacity.reserve(request, owner) {
-            return;
+            return false;
         }
         let now = now_ms();
         let task = Arc::new(Task::new(TaskId::at(now), owner.clone(), now, request));
@@ -102,6 +130,7 @@ impl Shared {
                 self.stop_task(&task.id, STOP_GRACE_MS, text);
             }
         });
+        true
     }
 
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {

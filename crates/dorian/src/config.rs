@@ -26,6 +26,8 @@ pub struct Config {
 struct Registries {
     /// Registry name in references (`docker.io`) to hosts that are asked before it, in order.
     mirrors: BTreeMap<String, Vec<String>>,
+    /// Never ask a registry itself.
+    mirrors_only: bool,
     /// Host to user and password.
     credentials: BTreeMap<String, Login>,
     /// Hosts that are spoken to without TLS.
@@ -61,10 +63,10 @@ impl Config {
     pub fn builder(self, images: &Path) -> BuilderConfig {
         let machine = BuilderConfig::new(images);
         let login = |login: Login| Credentials { user: login.user, password: login.password };
-        let Registries { mirrors, credentials, insecure } = self.registries;
+        let Registries { mirrors, mirrors_only, credentials, insecure } = self.registries;
         let credentials = credentials.into_iter().map(|(host, given)| (host, login(given))).collect();
         BuilderConfig {
-            registries: RegistryConfig { mirrors, credentials, insecure },
+            registries: RegistryConfig { mirrors, mirrors_only, credentials, insecure },
             debian_mirror: self.debian_mirror.or(machine.debian_mirror.clone()),
             ..machine
         }
@@ -84,7 +86,7 @@ mod tests {
     #[test]
     fn a_file_with_everything_is_taken_as_it_is() {
         let text = "debian_mirror = \"http://mirror.example/debian\"\n\
-                    [registries]\ninsecure = [\"plain.example:5000\"]\n\
+                    [registries]\nmirrors_only = true\ninsecure = [\"plain.example:5000\"]\n\
                     [registries.mirrors]\n\"docker.io\" = [\"mirror.example\"]\n\
                     [registries.credentials.\"ghcr.io\"]\nuser = \"me\"\npassword = \"secret\"\n";
         let config = read(text).unwrap();
@@ -92,6 +94,7 @@ mod tests {
         let builder = config.builder(Path::new("/x"));
         assert_eq!(builder.debian_mirror.as_deref(), Some("http://mirror.example/debian"));
         assert_eq!(builder.registries.mirrors["docker.io"], ["mirror.example"]);
+        assert!(builder.registries.mirrors_only);
         assert_eq!(builder.registries.credentials["ghcr.io"].user, "me");
         assert!(builder.registries.insecure.contains("plain.example:5000"));
     }
@@ -106,6 +109,6 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_an_error_that_names_it_and_the_file() {
         let error = format!("{:#}", read("[registries.mirors]\n").unwrap_err());
-        assert!(error.contains("config.toml") && error.contains("mirors"), "{error}");
+        assert!(error.contains("config.toml") && error.contains("miror"), "{error}");
     }
 }

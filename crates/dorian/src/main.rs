@@ -1,6 +1,7 @@
 //! The binary: reads the command line and hands over to one file per command.
 
 mod client_settings;
+mod config;
 mod data_dir;
 mod env;
 mod login;

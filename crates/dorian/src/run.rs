@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::data_dir;
+use crate::output::be_quiet;
 use managed_client::ManagedClient;
 use program::Program;
 use server::Membership;
@@ -63,6 +64,9 @@ pub struct RunArgs {
 }
 
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    if args.quiet {
+        be_quiet();
+    }
     require_file(args)?;
     server::require_rights(&args.data)?;
     std::fs::create_dir_all(&args.data).with_context(|| {

@@ -10,7 +10,7 @@ use blob_store::{DiskBlobs, DiskConfig};
 use clap::Args;
 use container_runtime::{Runtime, RuntimeConfig};
 use control_plane::{Config, ContainerEndpoint, ControlPlane, Parts};
-use image_builder::{BuilderConfig, ImageBuilder};
+use image_builder::ImageBuilder;
 use metadata_store::MetadataStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 use worker::WorkerConfig;
 
+use crate::config;
 use crate::data_dir::{self, DataDir};
 
 /// Events from the worker that may wait. Output comes in chunks of up to 64 KiB, so this bounds it to a few MiB; a
@@ -44,6 +45,7 @@ pub fn run(args: &UpArgs) -> Result<()> {
     let listen: SocketAddr =
         args.listen.parse().with_context(|| format!("`{}` is not an address like 127.0.0.1:9900", args.listen))?;
     let data = DataDir::open(&args.data)?;
+    let chosen = config::Config::read(&data.path)?;
     // Bound before the rest is started, so that a taken port costs nothing.
     let listener = std::net::TcpListener::bind(listen).map_err(|error| bind_error(listen, error))?;
     let state_dir = data.path.join("runtime");
@@ -54,7 +56,7 @@ pub fn run(args: &UpArgs) -> Result<()> {
     }
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    tokio.block_on(serve(data, listener, runtime))
+    tokio.block_on(serve(data, chosen, listener, runtime))
 }
 
 fn bind_error(listen: SocketAddr, error: std::io::Error) -> anyhow::Error {
@@ -75,7 +77,7 @@ fn start_logging() {
         .init();
 }
 
-async fn serve(data: DataDir, listener: std::net::TcpListener, runtime: Runtime) -> Result<()> {
+async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpListener, runtime: Runtime) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     listener.set_nonblocking(true)?;
@@ -86,7 +88,7 @@ async fn serve(data: DataDir, listener: std::net::TcpListener, runtime: Runtime)
     let blobs =
         DiskBlobs::open(&data.path.join("blobs"), DiskConfig::default()).context("cannot open the blob store")?;
     let blob_key = blob_store::load_or_create_key(&data.path.join("blob-url.key"))?;
-    let builder_config = BuilderConfig::new(data.path.join("images"));
+    let builder_config = chosen.builder(&data.path.join("images"));
     let builder = ImageBuilder::new(builder_config, runtime.clone()).context("cannot open the image store")?;
     let (host_env, ca_bundle) = control_plane::host_environment(std::env::vars());
 

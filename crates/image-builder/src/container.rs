@@ -16,6 +16,8 @@ use crate::request::{BuildLog, LogStream};
 
 /// A line longer than this is cut into several: a program that never prints a newline must not fill the memory.
 const LONGEST_LINE: usize = 16 * 1024;
+/// Enough for any parallel compilation; a fork bomb ends here.
+const MOST_PROCESSES: u32 = 32_768;
 /// Lines kept for the error message of a failed step.
 const TAIL_LINES: usize = 20;
 
@@ -69,7 +71,7 @@ pub(crate) async fn run(runtime: &Runtime, program: Program, logs: &LogSink) -> 
         hostname: "build".to_owned(),
         binds: program.binds,
         network: if program.network { Network::Nat } else { Network::None },
-        limits: Limits::default(),
+        limits: Limits { pids: Some(MOST_PROCESSES), ..Limits::default() },
         profile: Profile::Build,
         stdout: stdout_end,
         stderr: stderr_end,

@@ -19,6 +19,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use image_plan::LayerKey;
 use rand::Rng;
@@ -188,9 +189,24 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a build's temporary folder");
+        if remove_tree(&self.path).is_ok() {
+            return;
         }
+        // A container that is being killed may still write. Waiting for it must not hold up this thread.
+        let path = std::mem::take(&mut self.path);
+        let retry = move || {
+            let mut outcome = Ok(());
+            for _ in 0..50 {
+                std::thread::sleep(Duration::from_millis(100));
+                outcome = remove_tree(&path);
+                if outcome.is_ok() {
+                    return;
+                }
+            }
+            let error = outcome.err().map(|error| error.to_string());
+            tracing::warn!(path = %path.display(), error, "a build's temporary folder stays until the next start");
+        };
+        let _ = std::thread::Builder::new().name("build-cleanup".to_owned()).spawn(retry);
     }
 }
 

@@ -24,7 +24,7 @@ pub const BLOB_PORT: u16 = 48_999;
 
 /// Processes and threads of one container. Enough for a few hundred workers with thread pools, and a fork bomb is
 /// over in a moment.
-const PIDS: u32 = 8_192;
+const PIDS: u32 = 4_096;
 
 /// How long output may still come after the container's processes are gone. All writers are dead then, so the pipes
 /// only need to be read empty.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::client_settings::{ClientSettings, forget_address, is_in_use};
-use crate::output::{say, step};
+use crate::output::{progress, say, step};
 use crate::person;
 use embedded::Embedded;
 
@@ -99,7 +99,7 @@ impl Membership {
                 return Ok((deciding, users));
             }
             drop(deciding);
-            say("waiting for other programs on this server to end");
+            progress("waiting for other programs on this server to end");
             take(&users, libc::LOCK_EX);
         }
     }
@@ -129,7 +129,7 @@ fn wait_until_reachable(data: &Path) -> Result<()> {
 fn lock(data: &Path, name: &str, kind: libc::c_int, waiting: &str) -> Result<File> {
     let file = open(data, name)?;
     if !take(&file, kind | libc::LOCK_NB) {
-        say(waiting);
+        progress(waiting);
         take(&file, kind);
     }
     Ok(file)

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct RegistryConfig {
     /// Registry name in references (`docker.io`) to hosts asked before it, in order.
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Never ask a registry itself, for machines that may only reach their mirrors.
+    pub mirrors_only: bool,
     /// Host to user and password, for references whose request brings none.
     pub credentials: BTreeMap<String, Credentials>,
     /// Hosts spoken to by plain HTTP. Loopback always is.
@@ -44,7 +46,9 @@ impl RegistryConfig {
         let itself = if registry == Reference::DOCKER_HUB { "registry-1.docker.io" } else { registry };
         let mirrors = self.mirrors.get(registry).into_iter().flatten();
         let mut all: Vec<Endpoint> = mirrors.map(|host| self.endpoint(host, true)).collect();
-        all.push(self.endpoint(itself, false));
+        if !self.mirrors_only {
+            all.push(self.endpoint(itself, false));
+        }
         all
     }
 
@@ -74,6 +78,9 @@ mod tests {
         config.mirrors.insert("docker.io".to_owned(), vec!["mirror.example".to_owned(), "http://plain:80/".to_owned()]);
         let urls: Vec<String> = config.endpoints("docker.io").into_iter().map(|endpoint| endpoint.url).collect();
         assert_eq!(urls, ["https://mirror.example", "http://plain:80", "https://registry-1.docker.io"]);
+        config.mirrors_only = true;
+        assert_eq!(config.endpoints("docker.io").len(), 2);
+        assert!(config.endpoints("ghcr.io").is_empty());
     }
 
     #[test]

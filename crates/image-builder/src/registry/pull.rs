@@ -81,7 +81,11 @@ impl ImageBuilder {
         let registries = &self.inner.registries;
         let mut tried = Vec::new();
         let http = registries.http.clone().map_err(BuildError::Base)?;
-        for endpoint in registries.config.endpoints(&reference.registry) {
+        let endpoints = registries.config.endpoints(&reference.registry);
+        if endpoints.is_empty() {
+            tried.push(format!("`{}` has no mirror, and only mirrors may be asked", reference.registry));
+        }
+        for endpoint in endpoints {
             let credentials = registries.credentials(&endpoint, credentials);
             let registry = Registry::new(http.clone(), endpoint.clone(), credentials);
             if !registries.is_reachable(&registry, &endpoint).await {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::output::say;
+use crate::output::{progress, say};
 
 /// What a server is given to end in order. Containers get 5 seconds of it; the rest is for the store.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ impl Embedded {
         if self.wait(WORTH_SAYING).is_some() {
             return;
         }
-        say("stopping the server");
+        progress("stopping the server");
         if self.wait(STOP_LIMIT).is_none() {
             say(&format!("the server did not stop in time and was killed; see `{}`", self.log.display()));
             let _ = self.child.kill();
