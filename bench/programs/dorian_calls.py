@@ -34,7 +34,7 @@ def no_op(_value=None):
     return None
 
 
-@app.function(scaledown_window=300)
+@app.function(scaledown_window=300, max_containers=int(__import__("os").environ.get("MAXC","2")))
 def no_op_mapped(_value):
     return None
 

@@ -12,6 +12,8 @@ pub struct Caller {
     /// `host:port` under which the caller reached us; links that it will open go there too.
     pub authority: String,
     pub idempotency_key: Option<String>,
+    /// The caller's own interpreter, like `3.11`: what its functions run on unless they say otherwise.
+    pub python_minor: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,7 @@ impl Caller {
             version: text("x-modal-client-version").map_or(ClientVersion(0, 0, 0), ClientVersion::parse),
             authority,
             idempotency_key: text("x-idempotency-key").map(str::to_owned),
+            python_minor: text("x-modal-python-version").and_then(python_minor),
         }
     }
 
@@ -85,6 +88,13 @@ impl Caller {
             Principal::Client => Err(Status::permission_denied("only a container may make this call")),
         }
     }
+}
+
+/// `3.11` from `3.11.7`.
+fn python_minor(version: &str) -> Option<String> {
+    let mut parts = version.split('.');
+    let (major, minor) = (parts.next()?.parse::<u8>().ok()?, parts.next()?.parse::<u8>().ok()?);
+    Some(format!("{major}.{minor}"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use worker_protocol::Descriptor;
 /// Entries are at most a pipe's 64 KiB each; typical lines are far shorter.
 const MAX_ENTRIES: usize = 20_000;
 const MAX_BYTES: usize = 16 << 20;
+/// Kept of an app that has stopped, until it leaves the lists.
+const MAX_HISTORY_BYTES: usize = 1 << 20;
 /// What one task may print in its life. The rest is dropped after a line that says so: a runaway loop must not push
 /// every other task's lines out of the buffer.
 pub const MAX_TASK_BYTES: u64 = 64 << 20;
@@ -82,8 +84,14 @@ impl AppLog {
         self.news.notify_waiters();
     }
 
-    pub fn reopen(&self) {
-        self.buffer.lock().closed = false;
+    /// Keeps only the newest part: the app is over, and its log is history.
+    pub fn shrink(&self) {
+        let mut buffer = self.buffer.lock();
+        while buffer.bytes > MAX_HISTORY_BYTES {
+            let Some(oldest) = buffer.entries.pop_front() else { break };
+            buffer.bytes -= oldest.text.len();
+        }
+        buffer.entries.shrink_to_fit();
     }
 
     /// Up to `limit` entries after `position`.
@@ -94,10 +102,6 @@ impl AppLog {
         let entries: Vec<LogEntry> = buffer.entries.iter().skip(skip).take(limit).cloned().collect();
         let complete = skip + entries.len() >= buffer.entries.len();
         LogPage { entries, missed: first.saturating_sub(position + 1), closed: buffer.closed && complete }
-    }
-
-    pub fn latest(&self) -> u64 {
-        self.buffer.lock().next
     }
 
     /// Waits until there is something after `position`, or the log is closed.

@@ -13,7 +13,10 @@ use crate::clock::{now_ms, unique_now_ms};
 use crate::definition::Definition;
 use crate::owner::Owner;
 use crate::rpc::environments::DEFAULT_ENVIRONMENT;
-use crate::shared::Shared;
+use crate::shared::{STOPPED_APPS_LISTED_MS, Shared};
+
+/// Records of stopped apps go a day after the last results of theirs have expired.
+const APPS_KEPT_MS: u64 = 8 * 24 * 3_600_000;
 
 /// Loads everything. Clients of apps that were running have a heartbeat's patience to come back; durable inputs
 /// that were running start over, since their containers died with the last server.
@@ -36,6 +39,14 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
         shared.mounts.insert(mount);
     }
     for app in state.apps {
+        let stopped_for = app.stopped_at_ms.map_or(0, |at| now_ms().saturating_sub(at));
+        if stopped_for > APPS_KEPT_MS {
+            shared.store.write_later(vec![Write::DeleteApp(app.id)]);
+            continue;
+        }
+        if stopped_for > STOPPED_APPS_LISTED_MS {
+            continue;
+        }
         // An app that was stopping has nothing left that runs.
         let mut app = app;
         if app.state == AppState::Stopping {

@@ -268,6 +268,7 @@ impl Shared {
                 }
                 self.owners.remove(&owner.id);
             }
+            app.log.shrink();
         }
     }
 
@@ -343,6 +344,8 @@ impl Shared {
 
 /// How long finished durable calls, and blobs that nothing names, are kept.
 const RESULTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Stopped apps stay in lists, with the end of their logs, this long.
+pub const STOPPED_APPS_LISTED_MS: Millis = 24 * 3_600_000;
 /// An upload that nobody has continued for so long will not be.
 const UPLOADS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
@@ -358,6 +361,8 @@ impl Shared {
     }
 
     async fn expire(&self) -> Result<(), String> {
+        let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
+        self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;

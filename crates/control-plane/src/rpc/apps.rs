@@ -13,9 +13,7 @@ use crate::caller::Caller;
 use crate::clock::{now_ms, seconds, unique_now_ms};
 use crate::handles;
 use crate::rpc::{Api, store_status};
-
-/// Stopped apps stay in lists this long.
-const STOPPED_LISTED_MS: u64 = 24 * 3_600_000;
+use crate::shared::STOPPED_APPS_LISTED_MS;
 
 impl Api {
     pub(crate) async fn app_create(
@@ -242,7 +240,7 @@ impl Api {
             .apps
             .iter()
             .filter(|a| a.environment == environment.id)
-            .filter(|a| a.record().stopped_at_ms.is_none_or(|at| at + STOPPED_LISTED_MS > now))
+            .filter(|a| a.record().stopped_at_ms.is_none_or(|at| at + STOPPED_APPS_LISTED_MS > now))
             .map(|a| self.list_item(&a))
             .collect();
         apps.sort_by(|a, b| b.created_at.total_cmp(&a.created_at));

@@ -2,11 +2,13 @@
 
 use blob_store::BlobStore;
 use client_protocol::wire;
+use image_builder::LogSink;
 use metadata_store::{MountFileRecord, MountRecord, Write};
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 use types::ids::MountId;
 use wire::mount_put_file_request::DataOneof;
 
+use crate::caller::Caller;
 use crate::clock::now_ms;
 use crate::convert;
 use crate::mounts::{CLIENT_MOUNT_PREFIX, Mount, content_digest};
@@ -60,15 +62,17 @@ impl Api {
 
     pub(crate) async fn mount_get_or_create(
         &self,
-        request: wire::MountGetOrCreateRequest,
+        request: Request<wire::MountGetOrCreateRequest>,
     ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
         let name = request.deployment_name.clone();
         if !name.is_empty() {
             if let Some(mount) = self.shared.mounts.by_name(&name) {
                 return Ok(reply(&mount));
             }
             if request.object_creation_type() == wire::ObjectCreationType::Unspecified {
-                return self.global_mount(&name).await;
+                return self.global_mount(&name, &caller).await;
             }
         }
         let files = self.mount_files(request.files).await?;
@@ -80,14 +84,32 @@ impl Api {
     }
 
     /// A lookup in the global name space: only the client's own package is published there.
-    async fn global_mount(&self, name: &str) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
+    async fn global_mount(
+        &self,
+        name: &str,
+        caller: &Caller,
+    ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
         let Some(version) = name.strip_prefix(CLIENT_MOUNT_PREFIX) else {
             return Err(Status::not_found(format!("mount `{name}` does not exist")));
         };
         if version.is_empty() || !version.bytes().all(|b| b.is_ascii_alphanumeric() || b".".contains(&b)) {
             return Err(Status::invalid_argument(format!("`{version}` is not a version of the client")));
         }
+        self.prepare_client_layer(version, caller);
         self.create_mount(Some(name.to_owned()), content_digest(&[]), Vec::new()).await
+    }
+
+    /// The first container will need the client's package: it is made while the image is built, not after. Only for
+    /// a guess that costs nothing: the caller's own Python, where a base for it can always be made.
+    fn prepare_client_layer(&self, version: &str, caller: &Caller) {
+        let Some(python) = caller.python_minor.clone().filter(|p| ["3.11", "3.13"].contains(&p.as_str())) else {
+            return;
+        };
+        let (builder, version) = (self.shared.images.builder.clone(), version.to_owned());
+        tokio::spawn(async move {
+            // A failure is reported by the container that needs the layer.
+            let _ = builder.ensure_client_layer(&version, &python, &LogSink::discard()).await;
+        });
     }
 
     async fn create_mount(

@@ -307,7 +307,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::MountGetOrCreateRequest>,
     ) -> Reply<wire::MountGetOrCreateResponse> {
-        self.mount_get_or_create(request.into_inner()).await
+        self.mount_get_or_create(request).await
     }
 
     async fn mount_put_file(&self, request: Request<wire::MountPutFileRequest>) -> Reply<wire::MountPutFileResponse> {
