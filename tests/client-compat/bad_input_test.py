@@ -94,15 +94,16 @@ def f(x):
 with app.run():
     try:
         print("returned", list(f.map(5)))
-    except TypeError as raised:
-        print("raised TypeError", raised)
+    except (TypeError, AssertionError) as raised:
+        # The newest client asserts where the older ones raise a TypeError.
+        print("raised", type(raised).__name__, raised)
     print("after", f.remote(3))
 """
 
 
-def a_map_over_something_not_iterable_is_a_type_error_and_harms_nothing(client):
+def a_map_over_something_not_iterable_is_an_error_and_harms_nothing(client):
     ended = client.python("-c", MAP_OVER_FIVE)
-    assert "raised TypeError" in ended.out and "after 3" in ended.out, ended
+    assert "raised " in ended.out and "after 3" in ended.out, ended
 
 
 def stopping_an_app_that_does_not_exist_says_so(client):
@@ -143,7 +144,7 @@ def a_data_directory_of_a_newer_version_is_left_alone(tmp_path):
 
     for database in databases:
         connection = sqlite3.connect(database)
-        connection.execute("PRAGMA user_version = 9999")
+        connection.execute("INSERT INTO schema_versions VALUES (9999, 0)")
         connection.commit()
         connection.close()
     before = {p: p.read_bytes() for p in databases}

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from harness import NEWEST, REPOSITORY, Client, Server, binary, dorian, free_port, pid_namespaces, wait_for
+from harness import NEWEST, REPOSITORY, Client, Server, binary, dorian, free_port, container_namespaces, wait_for
 
 
 def help_names_every_command_and_what_it_is_for():
@@ -57,12 +57,12 @@ def login_writes_a_profile_that_every_client_reads_and_keeps_the_others(server, 
 
 
 def run_starts_what_it_needs_and_stops_it(server):
-    before = pid_namespaces()
+    before = container_namespaces()
     # An embedded server on data of its own would make its base image again; this one finds a server and uses it.
     ended = dorian("run", "--data", server.data, REPOSITORY / "examples" / "hello.py", within_s=600)
     assert ended.returncode == 0, (ended.stdout[-3000:], ended.stderr[-3000:])
     assert "one call: 144" in ended.stdout and "fetched later: 10000" in ended.stdout, ended.stdout
-    wait_for(lambda: not pid_namespaces() - before, 10, "no container left behind")
+    wait_for(lambda: not container_namespaces() - before, 10, "no container left behind")
 
 
 def sigterm_ends_the_server_in_order(tmp_path):

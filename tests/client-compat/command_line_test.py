@@ -39,7 +39,7 @@ def exit_codes_say_what_happened(client):
 
 
 def a_detached_app_outlives_its_client_and_is_listed_logged_and_stopped(client):
-    running = client.start("run", "--detach", "forever.py")
+    running = client.start("run", "--detach", "forever.py::main")
     running.wait_for_line("tick 2")
     app = client.running_app("forever")
     assert app, client.app_list()
@@ -72,7 +72,7 @@ def a_detached_app_outlives_its_client_and_is_listed_logged_and_stopped(client):
 
 
 def a_stopped_container_hands_its_input_to_another(client):
-    running = client.start("run", "forever.py", "--n", "16")
+    running = client.start("run", "forever.py::main", "--n", "16")
     first = re.search(r"ta-\w+", running.wait_for_line("tick 1 in")).group(0)
     stopped = client.modal("container", "stop", first, *(["-y"] if client.numbers >= (1, 2) else []))
     assert stopped.code == 0, stopped

@@ -1,34 +1,39 @@
 """Containers: each check of `programs/containers.py`, for each version."""
 
-import socket
-import threading
+import os
+import subprocess
+import sys
 
 import pytest
 from program_checks import assert_check, for_each_check
 
 
-def _outward_address():
-    """This machine's own address on its way out, which a container behind NAT can reach."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return probe.getsockname()[0]
+OUTSIDE = "198.51.100.2"
+SERVE = "import socket; s = socket.create_server(('0.0.0.0', 7777)); print('up', flush=True)\nwhile True: s.accept()[0].close()"
+
+
+def _ip(*words):
+    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def listener():
-    """Something outside of every container that accepts connections."""
-    listening = socket.create_server(("0.0.0.0", 0))
-
-    def accept():
-        while True:
-            try:
-                listening.accept()[0].close()
-            except OSError:
-                return
-
-    threading.Thread(target=accept, daemon=True).start()
-    yield _outward_address(), listening.getsockname()[1]
-    listening.close()
+    """A host beside this machine that accepts connections: a network namespace at the end of a cable."""
+    name = f"beside{os.getpid()}"
+    cable, end = f"bs{os.getpid()}a", f"bs{os.getpid()}b"
+    _ip("netns", "add", name)
+    _ip("link", "add", cable, "type", "veth", "peer", "name", end, "netns", name)
+    _ip("addr", "add", "198.51.100.1/30", "dev", cable)
+    _ip("link", "set", cable, "up")
+    _ip("-n", name, "addr", "add", f"{OUTSIDE}/30", "dev", end)
+    _ip("-n", name, "link", "set", end, "up")
+    command = ["ip", "netns", "exec", name, sys.executable, "-c", SERVE]
+    serving = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert serving.stdout.readline() == "up\n"
+    yield OUTSIDE, 7777
+    serving.kill()
+    serving.wait()
+    _ip("netns", "del", name)
 
 
 @for_each_check("containers.py")

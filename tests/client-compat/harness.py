@@ -280,13 +280,32 @@ class Client:
         return [{key.lower().replace(" ", "_"): value for key, value in row.items()} for row in json.loads(listed.out)]
 
 
-def pid_namespaces():
-    """Every pid namespace on this machine: one per container, and the machine's own."""
+# Host user ids from here on are those of containers: the runtime maps a container's root to the first.
+FIRST_CONTAINER_UID = 1_000_000_000
+
+
+def container_namespaces():
+    """The pid namespaces in which a container's program runs. The server also keeps half-made containers ready, which
+    run nothing of anybody's and do not count."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                found.add(os.readlink(entry / "ns" / "pid"))
+                if entry.stat().st_uid >= FIRST_CONTAINER_UID:
+                    found.add(os.readlink(entry / "ns" / "pid"))
+            except OSError:
+                pass
+    return found
+
+
+def processes_naming(folder):
+    """Processes, the server's helpers among them, that have this folder on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str(folder).encode() in (entry / "cmdline").read_bytes():
+                    found.append(entry.name)
             except OSError:
                 pass
     return found

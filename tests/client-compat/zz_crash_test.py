@@ -9,7 +9,14 @@ import random
 import time
 
 import pytest
-from harness import control_groups, mounts_below, network_links, pid_namespaces, wait_for
+from harness import (
+    container_namespaces,
+    control_groups,
+    mounts_below,
+    network_links,
+    processes_naming,
+    wait_for,
+)
 
 POINTS = int(os.environ.get("DORIAN_CRASH_POINTS", "50"))
 SEED = int(os.environ.get("DORIAN_CRASH_SEED", "0")) or random.randrange(1, 1 << 32)
@@ -81,7 +88,7 @@ def nothing_accepted_is_lost_or_delivered_twice_over_many_crashes(newest, server
 @pytest.mark.crash
 def a_stopped_server_leaves_nothing_behind(newest, server):
     """After all these crashes, and with a container running at the end."""
-    running = newest.start("run", "forever.py")
+    running = newest.start("run", "forever.py::main")
     running.wait_for_line("tick 1")
     server.kill()
     server.start(READY_AGAIN_S)
@@ -89,8 +96,8 @@ def a_stopped_server_leaves_nothing_behind(newest, server):
     running.end(5)
     assert server.stop() == 0, "`dorian up` did not end well after SIGTERM"
     try:
-        # The tests' own pid namespace remains, and no other.
-        wait_for(lambda: len(pid_namespaces()) == 1, 10, f"no container: {pid_namespaces()}")
+        wait_for(lambda: not container_namespaces(), 10, "no container")
+        wait_for(lambda: not processes_naming(server.data), 10, "no process of the server")
         assert not mounts_below(server.data), mounts_below(server.data)
         assert not control_groups(), control_groups()
         links = [name for name in network_links() if name not in ("lo", "eth0", "ens3", "docker0") and "dorian" in name]
