@@ -2,7 +2,8 @@
 #
 #   make demo         build the release binary and run examples/hello.py on the embedded server
 #   make test         everything: cargo's tests, wire-check, the real clients against a real server
-#   make lint         rustfmt and clippy, warnings are errors
+#   make lint         rustfmt, clippy with warnings as errors, and tidy
+#   make tidy         the crates use each other as docs/layers.txt says; documents point at what exists
 #   make wire-check   our .proto files against the descriptors inside the installed clients
 #   make bench        how fast it is, next to the floor and to Ray; writes bench/results/
 #   make setup        only the set-up
@@ -27,7 +28,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 # Nextest runs each test in a process of its own and prints one closing line; plain `cargo test` serves as well.
 CARGO_TEST := $(if $(shell command -v cargo-nextest),cargo nextest run,cargo test)
 
-.PHONY: help demo test unit-test end-to-end lint wire-check bench setup clean clean-state
+.PHONY: help demo test unit-test end-to-end lint tidy wire-check bench setup clean clean-state
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -49,6 +50,12 @@ lint:
 	$(SETUP) build
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	$(MAKE) --no-print-directory tidy
+
+# Python's standard library is enough for it, so that it runs before anything is set up.
+tidy:
+	@command -v python3 >/dev/null || $(SETUP) python >/dev/null
+	scripts/tidy
 
 test: unit-test wire-check end-to-end
 

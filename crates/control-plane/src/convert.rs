@@ -1,5 +1,6 @@
 //! Between the wire's payloads and results and ours.
 
+use bytes::Bytes;
 use calls::{FinishedOutput, Outcome, OutcomeStatus, Payload};
 use client_protocol::wire;
 use tonic::Status;
@@ -7,10 +8,19 @@ use types::ids::BlobId;
 use wire::function_input::ArgsOneof;
 use wire::generic_result::{DataOneof, GenericStatus};
 
+/// Larger fields than this are most of the buffer that their message was read into.
+const MOST_OF_A_BUFFER: usize = 64 << 10;
+
+/// A small field in memory of its own. As it comes it is a slice of the buffer that its message was read into, and
+/// would keep those 8 KiB or more for as long as it waits: five times what an input needs.
+fn apart(bytes: Bytes) -> Bytes {
+    if bytes.len() < MOST_OF_A_BUFFER { Bytes::copy_from_slice(&bytes) } else { bytes }
+}
+
 pub fn payload(args: Option<ArgsOneof>) -> Result<Payload, Status> {
     match args {
-        None => Ok(Payload::Inline(bytes::Bytes::new())),
-        Some(ArgsOneof::Args(bytes)) => Ok(Payload::Inline(bytes)),
+        None => Ok(Payload::Inline(Bytes::new())),
+        Some(ArgsOneof::Args(bytes)) => Ok(Payload::Inline(apart(bytes))),
         Some(ArgsOneof::ArgsBlobId(id)) => Ok(Payload::Blob(blob_id(&id)?)),
     }
 }
@@ -51,7 +61,7 @@ pub fn generic_status(status: OutcomeStatus) -> GenericStatus {
 pub fn outcome(result: wire::GenericResult, data_format: i32, times: (f64, f64)) -> Result<Outcome, Status> {
     let data = match result.data_oneof {
         None => None,
-        Some(DataOneof::Data(bytes)) => Some(Payload::Inline(bytes)),
+        Some(DataOneof::Data(bytes)) => Some(Payload::Inline(apart(bytes))),
         Some(DataOneof::DataBlobId(ref id)) => Some(Payload::Blob(blob_id(id)?)),
     };
     Ok(Outcome {
@@ -60,8 +70,8 @@ pub fn outcome(result: wire::GenericResult, data_format: i32, times: (f64, f64))
         data_format,
         exception: result.exception,
         traceback: result.traceback,
-        serialized_traceback: result.serialized_tb,
-        traceback_line_cache: result.tb_line_cache,
+        serialized_traceback: apart(result.serialized_tb),
+        traceback_line_cache: apart(result.tb_line_cache),
         started_at: times.0,
         created_at: times.1,
     })

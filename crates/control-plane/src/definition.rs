@@ -81,7 +81,7 @@ impl Definition {
     }
 
     pub fn scaling(&self) -> Scaling {
-        let settings = self.view.autoscaler_settings.clone().unwrap_or_default();
+        let settings = self.view.autoscaler_settings.unwrap_or_default();
         let max = settings.max_containers.or(non_zero(self.view.concurrency_limit)).filter(|m| *m > 0);
         let scaledown = settings.scaledown_window.or(non_zero(self.view.task_idle_timeout_secs));
         Scaling {

@@ -28,6 +28,8 @@ struct State {
     /// Index 1 is at position 0.
     chunks: Vec<DataChunk>,
     bytes: usize,
+    /// Chunks that a reader has taken.
+    taken: usize,
     /// The call is forgotten: readers end.
     gone: bool,
 }
@@ -44,6 +46,11 @@ pub enum ChunkError {
 impl Generators {
     pub fn of(&self, call: &FunctionCallId) -> Arc<Chunks> {
         self.by_call.entry(call.clone()).or_default().clone()
+    }
+
+    /// The chunks of a call that has yielded any.
+    pub fn find(&self, call: &FunctionCallId) -> Option<Arc<Chunks>> {
+        self.by_call.get(call).map(|c| c.clone())
     }
 
     pub fn forget(&self, call: &FunctionCallId) {
@@ -78,15 +85,33 @@ impl Chunks {
         Ok(())
     }
 
+    /// Waits until a reader has taken every chunk that is there. A generator that fails has yielded them before, and
+    /// its caller must see them before the failure.
+    pub async fn all_taken(&self) {
+        loop {
+            let news = self.news.notified();
+            {
+                let state = self.state.lock();
+                if state.taken >= state.chunks.len() || state.gone {
+                    return;
+                }
+            }
+            news.await;
+        }
+    }
+
     /// Waits for chunks after `index`; empty when the call is forgotten.
     pub async fn after(&self, index: u64, limit: usize) -> Vec<DataChunk> {
         loop {
             let news = self.news.notified();
             {
-                let state = self.state.lock();
+                let mut state = self.state.lock();
                 let from = (index as usize).min(state.chunks.len());
                 let page: Vec<DataChunk> = state.chunks[from..].iter().take(limit).cloned().collect();
                 if !page.is_empty() || state.gone {
+                    state.taken = state.taken.max(from + page.len());
+                    drop(state);
+                    self.news.notify_waiters();
                     return page;
                 }
             }

@@ -51,7 +51,7 @@ pub fn function_data(definition: &Definition) -> wire::FunctionData {
         function_name: view.function_name.clone(),
         function_type: view.function_type,
         timeout_secs: view.timeout_secs,
-        autoscaler_settings: view.autoscaler_settings.clone(),
+        autoscaler_settings: view.autoscaler_settings,
         function_schema: view.function_schema.clone(),
         startup_timeout_secs: view.startup_timeout_secs,
         supported_input_formats: view.supported_input_formats.clone(),

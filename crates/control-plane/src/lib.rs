@@ -23,6 +23,7 @@ mod shared;
 mod start;
 mod status;
 mod tasks;
+mod watcher;
 
 use std::sync::Arc;
 

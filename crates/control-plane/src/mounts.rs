@@ -19,6 +19,9 @@ pub struct Mounts {
     by_id: DashMap<MountId, Arc<Mount>>,
     by_content: DashMap<String, MountId>,
     by_name: DashMap<String, MountId>,
+    /// Held while a mount is looked for and made: equal requests come in parallel, one per function, and must end
+    /// with one mount.
+    pub creating: tokio::sync::Mutex<()>,
 }
 
 pub struct Mount {

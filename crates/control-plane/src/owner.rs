@@ -22,6 +22,7 @@ use crate::apps::App;
 use crate::clock::now_ms;
 use crate::definition::{Definition, Scaling};
 use crate::shared::Shared;
+use crate::watcher::Watcher;
 
 /// Over this span the autoscaler measures how fast inputs complete.
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
@@ -51,7 +52,7 @@ struct State {
     calls: FunctionCalls,
     polls: HashMap<u64, oneshot::Sender<PollReply>>,
     next_poll: u64,
-    watchers: HashMap<FunctionCallId, Arc<Notify>>,
+    watchers: HashMap<FunctionCallId, Arc<Watcher>>,
     tasks: BTreeMap<TaskId, TaskPhase>,
     start_failures: u32,
     starts_blocked_until: Option<Millis>,
@@ -274,7 +275,7 @@ impl Owner {
     // ------------------------------------------------------------------------------------------- callers
 
     /// Wakes when the call has news. Ask before reading, so that nothing falls between.
-    pub fn watcher(&self, call: &FunctionCallId) -> Arc<Notify> {
+    pub fn watcher(&self, call: &FunctionCallId) -> Arc<Watcher> {
         self.state.lock().watchers.entry(call.clone()).or_default().clone()
     }
 

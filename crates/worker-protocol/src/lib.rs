@@ -36,17 +36,30 @@ pub struct TaskSpec {
 pub enum WorkerCommand {
     Start(Box<TaskSpec>),
     /// Interrupt the task's program; kill it if it is still there after the grace.
-    Stop { task: TaskId, grace_ms: u64 },
+    Stop {
+        task: TaskId,
+        grace_ms: u64,
+    },
 }
 
 /// From a worker to the control plane.
 #[derive(Debug)]
 pub enum WorkerEvent {
     /// The container's first process runs. Microseconds that the making took.
-    Started { task: TaskId, create_us: u64 },
+    Started {
+        task: TaskId,
+        create_us: u64,
+    },
     /// What the task printed, as it came from the pipe.
-    Output { task: TaskId, descriptor: Descriptor, text: String },
-    Ended { task: TaskId, end: TaskExit },
+    Output {
+        task: TaskId,
+        descriptor: Descriptor,
+        text: String,
+    },
+    Ended {
+        task: TaskId,
+        end: TaskExit,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,6 +25,8 @@ pub type ChunkStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::DataChun
 
 /// The client waits at most 55 s for outputs and then asks again.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+/// A generator's failure waits so long for its chunks to be read; nobody may be reading.
+const CHUNKS_FIRST: Duration = Duration::from_millis(500);
 /// Outputs per reply. With results of 2 MiB each a reply stays at the 100 MiB that clients take.
 const OUTPUTS_PER_REPLY: usize = 48;
 /// Inline arguments above the client's own limit of 2 MiB come from no client of ours.
@@ -198,16 +200,23 @@ impl Api {
         };
         let wait = Duration::from_secs_f32(request.timeout.clamp(0.0, MAX_WAIT.as_secs_f32()));
         let deadline = Instant::now() + wait;
+        let watcher = owner.watcher(&call);
+        let mut gathered = false;
         let found = loop {
-            let watcher = owner.watcher(&call);
             let news = watcher.notified();
             tokio::pin!(news);
             // From here on a publication wakes us, so nothing falls between the look and the wait.
             news.as_mut().enable();
             match owner.read(|c| c.outputs(&call, page)) {
                 None => return self.stored_outputs(&call, page).await,
-                Some(found) if !found.outputs.is_empty() || wait.is_zero() => break found,
-                Some(found) if found.unfinished == 0 => break found,
+                Some(found) if found.unfinished == 0 || wait.is_zero() => break found,
+                Some(found) if !found.outputs.is_empty() => match watcher.gather_until(Instant::now()) {
+                    Some(due) if !gathered && found.outputs.len() < page.limit => {
+                        gathered = true;
+                        tokio::time::sleep_until(due.min(deadline)).await;
+                    }
+                    _ => break found,
+                },
                 Some(found) => {
                     if tokio::time::timeout_at(deadline, news).await.is_err() {
                         break found;
@@ -215,6 +224,10 @@ impl Api {
                 }
             }
         };
+        watcher.on_answer(Instant::now());
+        if let (false, Some(chunks)) = (found.outputs.is_empty(), self.shared.generators.find(&call)) {
+            let _ = tokio::time::timeout(CHUNKS_FIRST, chunks.all_taken()).await;
+        }
         if request.clear_on_success && (found.unfinished == 0 || wait.is_zero()) {
             let durable = owner.read(|c| c.call_spec(&call).is_none_or(|s| s.durable));
             if !durable {

@@ -71,7 +71,8 @@ pub(crate) fn derive_suffix(salt: &str, parts: &[&str]) -> String {
 
 /// What a failing store means for the caller: a full disk will not go away by asking again at once.
 pub(crate) fn store_status(error: &StoreError) -> Status {
-    tracing::error!(%error, "the metadata store failed");
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::error!(%error, cause, "the metadata store failed");
     match error {
         StoreError::NoSpace { .. } => Status::resource_exhausted(format!(
             "the server's disk is full, nothing was accepted: {error}; free some space in its data directory"

@@ -66,6 +66,7 @@ impl Api {
     ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        let _creating = self.shared.mounts.creating.lock().await;
         let name = request.deployment_name.clone();
         if !name.is_empty() {
             if let Some(mount) = self.shared.mounts.by_name(&name) {
