@@ -11,6 +11,7 @@ use crate::caller::ClientVersion;
 
 /// The client's documented defaults where a definition leaves a field at zero.
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
+const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
 const DEFAULT_SCALEDOWN_SECS: u32 = 60;
 const DEFAULT_MILLI_CPU: u32 = 125;
 const DEFAULT_MEMORY_MIB: u32 = 128;
@@ -62,8 +63,11 @@ impl Definition {
         u64::from(non_zero(self.view.timeout_secs).unwrap_or(DEFAULT_TIMEOUT_SECS)) * 1000
     }
 
+    /// Current clients send the timeout of inputs here when the user gave none for starting. Two seconds, say, are
+    /// meant for an input then, and too little for an interpreter on a busy machine: hence the minimum.
     pub fn startup_timeout_ms(&self) -> u64 {
-        non_zero(self.view.startup_timeout_secs).map_or(self.timeout_ms(), |s| u64::from(s) * 1000)
+        let wanted = non_zero(self.view.startup_timeout_secs).map_or(self.timeout_ms(), |s| u64::from(s) * 1000);
+        wanted.max(MIN_STARTUP_TIMEOUT_MS)
     }
 
     pub fn policy(&self) -> Policy {

@@ -119,6 +119,18 @@ impl Api {
         Ok(Response::new(()))
     }
 
+    pub(crate) fn task_info(&self, id: &str) -> Result<Response<wire::TaskGetInfoResponse>, Status> {
+        let task = TaskId::parse(id).and_then(|id| self.shared.tasks.get(&id));
+        let task = task.ok_or_else(|| Status::not_found(format!("container `{id}` is not running (any more)")))?;
+        let info = wire::TaskInfo {
+            id: task.id.to_string(),
+            started_at: seconds(task.started_at.load(Ordering::Relaxed)),
+            enqueued_at: seconds(task.enqueued_at),
+            ..Default::default()
+        };
+        Ok(Response::new(wire::TaskGetInfoResponse { app_id: task.owner.app.id.to_string(), info: Some(info) }))
+    }
+
     pub(crate) fn task_list(
         &self,
         request: Request<wire::TaskListRequest>,

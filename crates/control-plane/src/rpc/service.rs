@@ -281,6 +281,10 @@ impl ModalClient for Api {
         self.container_stop(request.get_ref()).map(|_| Response::new(wire::ContainerStopResponse {}))
     }
 
+    async fn task_get_info(&self, request: Request<wire::TaskGetInfoRequest>) -> Reply<wire::TaskGetInfoResponse> {
+        self.task_info(&request.get_ref().task_id)
+    }
+
     async fn task_list(&self, request: Request<wire::TaskListRequest>) -> Reply<wire::TaskListResponse> {
         self.task_list(request)
     }
