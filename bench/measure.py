@@ -1,5 +1,7 @@
 """Runs the measurements and prints the table. See README.md for what each figure means and what bounds it.
 
+To be run by the Python of the client's environment, which the measured programs use, too.
+
 What is compared is measured in turns, one after the other in each round, so that whatever else the machine does meets
 both alike; a figure is the median of its rounds.
 """
@@ -8,6 +10,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,9 +18,9 @@ import floor
 import table
 from phases import phases_of_starts
 from processes import BENCH, Program, Server
-from statistics_of import median, summary
+from statistics_of import summary
 
-PARTS = ["floor", "calls", "capacity", "memory"]
+PARTS = ["calls", "capacity", "memory"]
 WARM_CALLS = 400
 MAP_INPUTS = 5_000
 
@@ -25,7 +28,7 @@ MAP_INPUTS = 5_000
 def main():
     options = arguments()
     results = {"when": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine(), "rounds": options.rounds}
-    if "floor" in options.parts or "calls" in options.parts:
+    if "calls" in options.parts:
         results |= measured_calls(options)
     if "capacity" in options.parts:
         results["capacity"] = measured_capacity(options)
@@ -67,16 +70,13 @@ def measured_calls(options):
     with Server(options.binaries / "dorian", options.data) as server:
         idle = server.memory_mib()
         environment = server.client_environment()
-        python = Path(options.data.parent / "clients/1.6.4/bin/python")
-        if not python.exists():
-            python = BENCH.parent / ".dorian/clients/1.6.4/bin/python"
         with (
-            Program(python, BENCH / "programs/dorian_calls.py", env=environment) as dorian,
+            Program(sys.executable, BENCH / "programs/dorian_calls.py", env=environment) as dorian,
             Program(options.ray, BENCH / "programs/ray_calls.py") as ray,
         ):
             warm_up(dorian, ray)
             starts_before = len(phases_of_starts(server.log))
-            rounds = [one_round(number, options, python, dorian, ray) for number in range(options.rounds)]
+            rounds = [one_round(number, options, dorian, ray) for number in range(options.rounds)]
         after = server.memory_mib()
         phases = phases_of_starts(server.log)[starts_before:]
     return {
@@ -116,7 +116,7 @@ def warm_up(dorian, ray):
     ray.ask("warm-actor", 50)
 
 
-def one_round(number, options, python, dorian, ray):
+def one_round(number, options, dorian, ray):
     say(f"round {number + 1} of {options.rounds} (load {os.getloadavg()[0]:.1f})")
     return {
         "dorian_cold": dorian.ask("cold"),
@@ -126,7 +126,7 @@ def one_round(number, options, python, dorian, ray):
         "ray_actor_warm": ray.ask("warm-actor", WARM_CALLS),
         "dorian_map": dorian.ask("map", MAP_INPUTS),
         "ray_map": ray.ask("map", MAP_INPUTS),
-        "floor": floor.measure(options.data, python),
+        "floor": floor.measure(options.data, sys.executable),
         "load": os.getloadavg()[0],
     }
 

@@ -10,6 +10,7 @@ understands the same orders:
 """
 
 import json
+import os
 import sys
 import time
 
@@ -34,7 +35,8 @@ def no_op(_value=None):
     return None
 
 
-@app.function(scaledown_window=300, max_containers=int(__import__("os").environ.get("MAXC","2")))
+# As many containers as Ray has workers: one for each core.
+@app.function(scaledown_window=300, max_containers=os.cpu_count())
 def no_op_mapped(_value):
     return None
 

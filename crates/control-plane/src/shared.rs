@@ -117,6 +117,10 @@ impl Shared {
                 Ok(spec) => spec,
                 Err(error) => return self.on_task_end(&task.id, &not_started(error)),
             };
+            if task.stop_reason.lock().is_some() {
+                // Stopped while its image was prepared: it never starts.
+                return self.on_task_end(&task.id, &never_started());
+            }
             let patience = Duration::from_millis(task.owner.definition().startup_timeout_ms());
             if self.worker.commands.send(WorkerCommand::Start(Box::new(spec))).await.is_err() {
                 return self.on_task_end(&task.id, &not_started("the worker is gone".to_owned()));
@@ -380,6 +384,10 @@ impl Shared {
 }
 
 fn not_started(error: String) -> TaskExit {
+    TaskExit { start_error: Some(error), ..never_started() }
+}
+
+fn never_started() -> TaskExit {
     TaskExit {
         code: None,
         signal: None,
@@ -387,7 +395,7 @@ fn not_started(error: String) -> TaskExit {
         memory_peak_bytes: 0,
         memory_limit_bytes: None,
         cpu_us: 0,
-        start_error: Some(error),
+        start_error: None,
         requested: false,
     }
 }

@@ -32,8 +32,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Calls per second with callers that never pause, then the latency at half of that
-    Capacity(Load),
+    /// Calls per second with callers that never pause, then the latency at a steady rate
+    Capacity {
+        #[command(flatten)]
+        load: Load,
+        /// The steady rate: half of what the server is meant to carry
+        #[arg(long, default_value_t = 5_000.0)]
+        pace: f64,
+    },
     /// Memory with a queue of this length, and calls per second while it stays that long
     Queue {
         #[command(flatten)]
@@ -75,7 +81,7 @@ pub struct Load {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Serve { data } => server::run(&data),
-        Command::Capacity(load) => print(load.threads, measure::capacity(load)),
+        Command::Capacity { load, pace } => print(load.threads, measure::capacity(load, pace)),
         Command::Queue { load, inputs } => print(load.threads, measure::queue(load, inputs)),
     }
 }

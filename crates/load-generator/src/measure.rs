@@ -24,7 +24,7 @@ use crate::statistics::Percentiles;
 
 /// Connections, allocator and branch predictors settle meanwhile.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Outputs that were already delivered are kept for this long; what is freed after it is no longer held by anything.
+/// The last requests' buffers are freed meanwhile.
 const SETTLE: Duration = Duration::from_millis(500);
 
 #[derive(Serialize)]
@@ -32,9 +32,10 @@ pub struct Capacity {
     calls_per_second: f64,
     /// Processor time of the server for one call, all its threads together.
     server_us_per_call: f64,
-    half_load_per_second: f64,
+    /// The steady rate at which the latency was taken.
+    paced_per_second: f64,
     /// From the moment when a call was due to the arrival of its result; nothing of it is spent in user code.
-    half_load: Percentiles,
+    latency: Percentiles,
 }
 
 #[derive(Serialize)]
@@ -47,17 +48,16 @@ pub struct Queue {
     afterwards_mib: f64,
 }
 
-pub async fn capacity(load: Load) -> Result<Capacity> {
+pub async fn capacity(load: Load, pace: f64) -> Result<Capacity> {
     let bench = Bench::start(&load).await?;
     bench.open_containers();
     let rate = bench.closed_loop(&load, Vec::new()).await?;
-    let half = rate.per_second / 2.0;
-    let half_load = bench.open_loop(&load, half).await?;
+    let latency = bench.open_loop(&load, pace).await?;
     Ok(Capacity {
         calls_per_second: rate.per_second,
         server_us_per_call: rate.server_us_per_call,
-        half_load_per_second: half,
-        half_load,
+        paced_per_second: pace,
+        latency,
     })
 }
 

@@ -1,0 +1,147 @@
+"""The table: one line a figure, with what it is compared with and whether it is where it should be."""
+
+from statistics_of import median
+
+
+def render(results):
+    rows = [row for part in (starts, warm_calls, maps, capacity, memory, floor) for row in part(results)]
+    header = ("", "Dorian", "compared with", "ratio", "bar", "")
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in [header, *rows]]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    machine, loads = results["machine"], results.get("loads", [])
+    about = f"{machine['cpu']}, {machine['cores']} cores; medians of {results['rounds']} rounds"
+    if loads:
+        about += f"; load average meanwhile {min(loads):.1f} to {max(loads):.1f}"
+    return "\n".join([about, "", *lines])
+
+
+def judged(value, limit, at_least=False):
+    met = value >= limit if at_least else value <= limit
+    return "met" if met else "MISSED"
+
+
+def paired_ratio(ours, theirs):
+    """The median of the rounds' own ratios: what disturbs a round disturbs both sides of it."""
+    return median([a / b for a, b in zip(ours, theirs)])
+
+
+def starts(results):
+    if "cold" not in results:
+        return
+    cold = results["cold"]
+    ratio = paired_ratio(cold["dorian_ms"], cold["ray_ms"])
+    yield (
+        "cold start, call to first line",
+        f"{median(cold['dorian_ms']):.0f} ms",
+        f"Ray, fresh actor: {median(cold['ray_ms']):.0f} ms",
+        f"{ratio:.2f}x",
+        "1.0x",
+        judged(ratio, 1.0),
+    )
+    if cold["phases"]:
+        made, program = (median([p[k] for p in cold["phases"]]) for k in ("create_ms", "program_ms"))
+        yield ("  the container is made", f"{made:.1f} ms", "", "", "", "")
+        yield ("  interpreter, imports, user's module", f"{program:.0f} ms", "", "", "", "")
+        yield ("  the rest: both calls, delivery", f"{median(cold['dorian_ms']) - made - program:.0f} ms", "", "", "", "")
+
+
+def warm_calls(results):
+    if "warm" not in results:
+        return
+    warm = results["warm"]
+
+    def of(name, key):
+        return [r[key] for r in warm[name]]
+
+    for theirs, what, bar in (("ray", "task", "2.5x"), ("ray_actor", "actor's method", "")):
+        ratio = paired_ratio(of("dorian", "p50"), of(theirs, "p50"))
+        yield (
+            f"warm call, p50 (Ray: {what})",
+            f"{median(of('dorian', 'p50')) / 1000:.2f} ms",
+            f"{median(of(theirs, 'p50')) / 1000:.2f} ms",
+            f"{ratio:.2f}x",
+            bar,
+            judged(ratio, 2.5) if bar else "",
+        )
+    yield (
+        "warm call, p99 (Ray: task)",
+        f"{median(of('dorian', 'p99')) / 1000:.2f} ms",
+        f"{median(of('ray', 'p99')) / 1000:.2f} ms",
+        f"{paired_ratio(of('dorian', 'p99'), of('ray', 'p99')):.2f}x",
+        "",
+        "",
+    )
+
+
+def maps(results):
+    if "map" not in results:
+        return
+    mapped = results["map"]
+    ratio = paired_ratio(mapped["dorian_per_second"], mapped["ray_per_second"])
+    yield (
+        f"map of {mapped['inputs']:,} no-ops",
+        f"{median(mapped['dorian_per_second']):.0f}/s",
+        f"Ray, tasks: {median(mapped['ray_per_second']):.0f}/s",
+        f"{ratio:.2f}x",
+        "0.5x",
+        judged(ratio, 0.5, at_least=True),
+    )
+
+
+def capacity(results):
+    if "capacity" not in results:
+        return
+    runs = results["capacity"]
+    rate = median([r["calls_per_second"] for r in runs])
+    yield (
+        "server, calls/s of 8 callers, 8 containers",
+        f"{rate:,.0f}/s",
+        f"server's CPU: {median([r['server_us_per_call'] for r in runs]):.0f} us a call",
+        "",
+        "10,000/s",
+        judged(rate, 10_000, at_least=True),
+    )
+    p50 = median([r["latency"]["p50_us"] for r in runs]) / 1000
+    p99 = median([r["latency"]["p99_us"] for r in runs]) / 1000
+    yield (
+        f"server, added latency at {runs[0]['paced_per_second']:,.0f}/s, p50",
+        f"{p50:.2f} ms",
+        f"p99 {p99:.2f} ms",
+        "",
+        "0.5 ms",
+        judged(p50, 0.5),
+    )
+
+
+def memory(results):
+    if "idle_memory_mib" in results:
+        idle = sum(results["idle_memory_mib"].values())
+        yield ("memory, idle, with the launcher", f"{idle:.0f} MiB", "", "", "60 MB", judged(idle * 1.048576, 60))
+    if "queue" in results:
+        long, short = results["queue"]["long"], results["queue"]["short"]
+        queued = median([r["queued_mib"] for r in long])
+        yield ("memory, 100,000 queued inputs", f"{queued:.0f} MiB", "", "", "400 MB", judged(queued * 1.048576, 400))
+        rates = [[r["calls_per_second"] for r in runs] for runs in (long, short)]
+        ratio = paired_ratio(*rates)
+        yield (
+            "calls/s while 100,000 are queued",
+            f"{median(rates[0]):,.0f}/s",
+            f"while 1,000 are: {median(rates[1]):,.0f}/s",
+            f"{ratio:.2f}x",
+            # Two equal rates differ by this much from one pair to the next.
+            "1x, +-5%",
+            judged(ratio, 0.95, at_least=True),
+        )
+
+
+def floor(results):
+    if not results.get("floor"):
+        return
+    names = {
+        "container_ms": "floor: unshare, chroot, python -c pass",
+        "import_client_ms": "floor: python -c 'import modal'",
+        "import_runner_ms": "floor: the same with the runner's imports",
+    }
+    for key, name in names.items():
+        yield (name, f"{median([r[key] for r in results['floor']]):.0f} ms", "", "", "", "")
