@@ -121,8 +121,6 @@ fn environment(shared: &Shared, task: &Task, definition: &Definition, built: &Bu
         ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("HOME".into(), "/root".into()),
         ("LANG".into(), "C.UTF-8".into()),
-        // Into a pipe Python would keep a page of output back; people expect to see a line when it is printed.
-        ("PYTHONUNBUFFERED".into(), "1".into()),
     ];
     env.extend(shared.config.host_env.iter().cloned());
     env.extend(built.config.env.iter().cloned());

@@ -20,10 +20,14 @@ use crate::logs::LogSink;
 const OWN: [&str; 4] = ["modal", "modal_proto", "modal_version", "synchronicity"];
 
 const SITECUSTOMIZE: &str = "\
-# Packages that the client needs, after everything that the user installed.
 import sys
 
+# Packages that the client needs, after everything that the user installed.
 sys.path.append(\"/__modal/deps\")
+
+# Into a pipe Python keeps a page of output back; a line should be seen when it is printed.
+if sys.stdout is not None:
+    sys.stdout.reconfigure(line_buffering=True)
 ";
 
 impl ImageBuilder {
