@@ -5,6 +5,7 @@
 //! slows nobody.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use calls::Millis;
 use parking_lot::Mutex;
@@ -53,6 +54,8 @@ pub struct LogPage {
     pub entries: Vec<LogEntry>,
     /// Entries between the follower's position and the oldest one kept.
     pub missed: u64,
+    /// There is more after these.
+    pub more: bool,
     pub closed: bool,
 }
 
@@ -101,7 +104,39 @@ impl AppLog {
         let skip = (position + 1).saturating_sub(first) as usize;
         let entries: Vec<LogEntry> = buffer.entries.iter().skip(skip).take(limit).cloned().collect();
         let complete = skip + entries.len() >= buffer.entries.len();
-        LogPage { entries, missed: first.saturating_sub(position + 1), closed: buffer.closed && complete }
+        let missed = first.saturating_sub(position + 1);
+        LogPage { entries, missed, more: !complete, closed: buffer.closed && complete }
+    }
+
+    /// As `after`; but of a log that has ended, at most the last `last_bytes` are given and the rest counts as missed.
+    pub fn after_or_end(&self, position: u64, limit: usize, last_bytes: usize) -> LogPage {
+        let from = {
+            let buffer = self.buffer.lock();
+            let mut left = last_bytes;
+            let wanted = |e: &&LogEntry| {
+                let fits = left >= e.text.len();
+                left = left.saturating_sub(e.text.len());
+                fits && e.sequence > position
+            };
+            let oldest = buffer.entries.iter().rev().take_while(wanted).last().map(|e| e.sequence - 1);
+            if buffer.closed { oldest.unwrap_or(position).max(position) } else { position }
+        };
+        let page = self.after(from, limit);
+        LogPage { missed: page.missed + (from - position), ..page }
+    }
+
+    /// Waits for the end of the log, at most for `patience`.
+    pub async fn wait_closed(&self, patience: Duration) {
+        let closed = async {
+            loop {
+                let news = self.news.notified();
+                if self.buffer.lock().closed {
+                    return;
+                }
+                news.await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, closed).await;
     }
 
     /// Waits until there is something after `position`, or the log is closed.
@@ -149,6 +184,19 @@ mod tests {
         assert_eq!(page.missed, 5);
         assert_eq!(page.entries[0].sequence, 6);
         assert!(!page.closed);
+    }
+
+    #[test]
+    fn the_rest_of_an_ended_log_is_cut_to_its_end() {
+        let log = AppLog::default();
+        for _ in 0..100 {
+            say(&log, "0123456789");
+        }
+        assert_eq!(log.after_or_end(0, 1000, 50).entries.len(), 100);
+        log.close();
+        let page = log.after_or_end(10, 1000, 50);
+        assert_eq!((page.entries.len(), page.missed, page.closed), (5, 85, true));
+        assert_eq!(log.after_or_end(98, 1000, 50).missed, 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use client_protocol::wire;
 use futures::Stream;
 use prost_types::Timestamp;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use types::ids::{FunctionId, TaskId};
@@ -19,12 +20,41 @@ use crate::rpc::Api;
 
 pub type LogStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::TaskLogsBatch, Status>> + Send>>;
 
-/// Entries per message: large enough to be quick, small enough to stay far below message limits.
-const PAGE: usize = 256;
+/// Entries taken from the log at once.
+const PAGE: usize = 1024;
+/// Neighbouring pieces of one stream go out together up to this size: the client's cost is by message, not by byte.
+const JOINED_BYTES: usize = 64 * 1024;
+/// After the app has ended its client waits ten seconds for the rest of the output. More than this is not waited for.
+const LAST_BYTES: usize = 1 << 20;
 /// Longest that one stream stays open; the client opens the next one at once.
 const MAX_FOLLOW: Duration = Duration::from_secs(60);
 /// History is given in one reply of at most this many entries, the client's own limit.
 const MAX_FETCH: usize = 20_000;
+
+/// A client prints about a megabyte a second, and takes tens of megabytes from the line before it does. So a follower
+/// gets a burst at once and then this much per second; what falls out of the log meanwhile is marked as cut.
+const BURST_BYTES: f64 = (2 << 20) as f64;
+const BYTES_PER_SECOND: f64 = (1 << 20) as f64;
+
+/// How much a follower may be sent now.
+struct Allowance {
+    bytes: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { bytes: BURST_BYTES, at: now }
+    }
+
+    /// Takes `bytes`, and says how long to wait before the next.
+    fn take(&mut self, bytes: usize, now: Instant) -> Duration {
+        let refill = (now - self.at).as_secs_f64() * BYTES_PER_SECOND;
+        self.bytes = (self.bytes + refill).min(BURST_BYTES) - bytes as f64;
+        self.at = now;
+        Duration::from_secs_f64((-self.bytes / BYTES_PER_SECOND).max(0.0))
+    }
+}
 
 /// Which entries a request wants.
 #[derive(Clone, Default)]
@@ -134,10 +164,11 @@ async fn follow(
     patience: Duration,
     sender: mpsc::Sender<Result<wire::TaskLogsBatch, Status>>,
 ) {
-    let deadline = tokio::time::Instant::now() + patience;
+    let deadline = Instant::now() + patience;
+    let mut allowance = Allowance::new(Instant::now());
     loop {
-        let page = app.log.after(position, PAGE);
-        if page.missed > 0 && position > 0 {
+        let page = app.log.after_or_end(position, PAGE, LAST_BYTES);
+        if page.missed > 0 {
             let text =
                 format!("[dorian] {} pieces of output came faster than they were read and are cut here\n", page.missed);
             let notice = wire::TaskLogsBatch { items: vec![item(Descriptor::System, text, 0)], ..Default::default() };
@@ -145,17 +176,23 @@ async fn follow(
                 return;
             }
         }
-        for entry in &page.entries {
-            position = entry.sequence;
-            if filter.accepts(entry) && sender.send(Ok(batch(entry))).await.is_err() {
+        if let Some(last) = page.entries.last() {
+            position = last.sequence;
+        }
+        for entry in join(page.entries.into_iter().filter(|e| filter.accepts(e))) {
+            let wait = allowance.take(entry.text.len(), Instant::now());
+            if sender.send(Ok(batch(&entry))).await.is_err() {
                 return;
+            }
+            if !wait.is_zero() {
+                app.log.wait_closed(wait).await;
             }
         }
         if page.closed {
             let _ = sender.send(Ok(wire::TaskLogsBatch { app_done: true, ..Default::default() })).await;
             return;
         }
-        if page.entries.len() == PAGE {
+        if page.more {
             continue;
         }
         tokio::select! {
@@ -164,6 +201,25 @@ async fn follow(
             () = sender.closed() => return,
         }
     }
+}
+
+/// Joins what one container wrote to one stream in a row.
+fn join(entries: impl Iterator<Item = LogEntry>) -> Vec<LogEntry> {
+    let mut joined: Vec<LogEntry> = Vec::new();
+    for entry in entries {
+        match joined.last_mut() {
+            Some(last)
+                if last.task == entry.task
+                    && last.descriptor == entry.descriptor
+                    && last.text.len() + entry.text.len() <= JOINED_BYTES =>
+            {
+                last.text.push_str(&entry.text);
+                last.sequence = entry.sequence;
+            }
+            _ => joined.push(entry),
+        }
+    }
+    joined
 }
 
 fn batch(entry: &LogEntry) -> wire::TaskLogsBatch {
@@ -202,4 +258,18 @@ fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {
 
 fn milliseconds(at: Timestamp) -> u64 {
     (at.seconds.max(0) as u64) * 1000 + (at.nanos.max(0) as u64) / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_gets_a_burst_and_then_a_steady_share() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        assert_eq!(allowance.take(2 << 20, start), Duration::ZERO);
+        assert_eq!(allowance.take(1 << 20, start), Duration::from_secs(1));
+        assert_eq!(allowance.take(0, start + Duration::from_secs(1)), Duration::ZERO);
+    }
 }
