@@ -159,6 +159,13 @@ fn cpu_quota_usec(milli: u32) -> u64 {
     (u64::from(milli) * CPU_PERIOD_USEC / 1000).max(1000)
 }
 
+/// All cores of the machine, in thousandths. The group that holds every container gets this weight: with the default,
+/// all containers together would count as much as one ordinary process beside them.
+fn machine_milli_cpu() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000)
+}
+
 /// 1024 shares are one core.
 fn cpu_shares(milli: u32) -> u64 {
     (u64::from(milli) * 1024 / 1000).clamp(2, 262_144)

@@ -4,7 +4,9 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::{Account, CPU_PERIOD_USEC, Hierarchy, cpu_quota_usec, cpu_shares, read_field, read_number, write};
+use super::{
+    Account, CPU_PERIOD_USEC, Hierarchy, cpu_quota_usec, cpu_shares, machine_milli_cpu, read_field, read_number, write,
+};
 use crate::spec::Limits;
 use crate::sys::{At, Doing};
 
@@ -50,6 +52,9 @@ impl Hierarchy for Trees {
     fn make_parent(&self, parent: &str) -> Doing<()> {
         for folder in self.folders(parent) {
             fs::create_dir_all(&folder).at(format_args!("make cgroup `{}`", folder.display()))?;
+        }
+        if let Some(folder) = Self::of(&self.cpu, parent) {
+            write(&folder, "cpu.shares", cpu_shares(machine_milli_cpu()))?;
         }
         Ok(())
     }

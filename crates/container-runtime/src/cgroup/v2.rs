@@ -4,7 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Account, CPU_PERIOD_USEC, Hierarchy, cpu_quota_usec, cpu_weight, read_field, read_number, write};
+use super::{
+    Account, CPU_PERIOD_USEC, Hierarchy, cpu_quota_usec, cpu_weight, machine_milli_cpu, read_field, read_number, write,
+};
 use crate::spec::Limits;
 use crate::sys::{At, Doing};
 
@@ -38,7 +40,12 @@ impl Hierarchy for Unified {
             move_processes(&self.root, &self.root.join("init"))?;
             enable(&self.root).at(format_args!("pass controllers on in `{}`", self.root.display()))?;
         }
-        enable(&folder).at(format_args!("pass controllers on in `{}`", folder.display()))
+        enable(&folder).at(format_args!("pass controllers on in `{}`", folder.display()))?;
+        // Absent where the root could not pass the controller on to us.
+        if folder.join("cpu.weight").exists() {
+            write(&folder, "cpu.weight", cpu_weight(machine_milli_cpu()))?;
+        }
+        Ok(())
     }
 
     fn apply(&self, group: &str, limits: &Limits) -> Doing<()> {
