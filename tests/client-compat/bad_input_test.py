@@ -102,6 +102,8 @@ with app.run():
 
 
 def a_map_over_something_not_iterable_is_an_error_and_harms_nothing(client):
+    if client.numbers < (0, 64):
+        pytest.skip("this client loses the error of its own feeding loop and goes on waiting")
     ended = client.python("-c", MAP_OVER_FIVE)
     assert "raised " in ended.out and "after 3" in ended.out, ended
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use calls::{Accepted, CallKind, CallSpec, NewInput, OutputPage, PageRequest};
+use calls::{Accepted, CallKind, CallSpec, NewInput, OutcomeStatus, OutputPage, PageRequest};
 use client_protocol::wire;
 use futures::{Stream, StreamExt};
 use metadata_store::{CallRecord, InputRecord, StoredCall, Write};
@@ -27,6 +27,9 @@ pub type ChunkStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::DataChun
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// A generator's failure waits so long for its chunks to be read; nobody may be reading.
 const CHUNKS_FIRST: Duration = Duration::from_millis(500);
+/// They then travel on another stream of the connection, and the client takes both as they come: a generator's failure
+/// that overtook its last items would hide them. (After a success the client counts the items and waits.)
+const CHUNKS_AHEAD: Duration = Duration::from_millis(50);
 /// Outputs per reply. With results of 2 MiB each a reply stays at the 100 MiB that clients take.
 const OUTPUTS_PER_REPLY: usize = 48;
 /// Inline arguments above the client's own limit of 2 MiB come from no client of ours.
@@ -225,8 +228,10 @@ impl Api {
             }
         };
         watcher.on_answer(Instant::now());
-        if let (false, Some(chunks)) = (found.outputs.is_empty(), self.shared.generators.find(&call)) {
+        let failed = found.outputs.iter().any(|o| o.outcome.status != OutcomeStatus::Success);
+        if let (true, Some(chunks)) = (failed, self.shared.generators.find(&call)) {
             let _ = tokio::time::timeout(CHUNKS_FIRST, chunks.all_taken()).await;
+            tokio::time::sleep(CHUNKS_AHEAD).await;
         }
         if request.clear_on_success && (found.unfinished == 0 || wait.is_zero()) {
             let durable = owner.read(|c| c.call_spec(&call).is_none_or(|s| s.durable));
