@@ -82,7 +82,9 @@ def nothing_accepted_is_lost_or_delivered_twice_over_many_crashes(newest, server
     assert account["lost"] == [] and account["wrong"] == [], account
     assert account["twice"] == [] and account["missing"] == [], account
     assert account["silent_callers"] == 0, "a caller got neither an answer nor an error"
-    assert account["spawned"] > POINTS and account["remote_answered"] > POINTS, account
+    # The load was real. With a server that lives for a second or two, most callers that wait learn of its death.
+    told = account["remote_answered"] + account["remote_refused"]
+    assert account["spawned"] > POINTS and account["remote_answered"] >= 1 and told >= POINTS // 2, account
 
 
 @pytest.mark.crash
