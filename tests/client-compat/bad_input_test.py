@@ -103,7 +103,7 @@ with app.run():
 
 def a_map_over_something_not_iterable_is_an_error_and_harms_nothing(client):
     if client.numbers < (0, 64):
-        pytest.skip("this client loses the error of its own feeding loop and goes on waiting")
+        pytest.skip("this client goes on waiting after its feeding loop has raised; the cause is not known")
     ended = client.python("-c", MAP_OVER_FIVE)
     assert "raised " in ended.out and "after 3" in ended.out, ended
 
