@@ -1,7 +1,7 @@
 //! The one place of the control plane that reads a clock; decisions get the time as an argument.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use calls::Millis;
 
@@ -14,6 +14,11 @@ pub fn seconds(ms: Millis) -> f64 {
     ms as f64 / 1000.0
 }
 
+/// How long a request is willing to wait, from 0 to `most`; what is no number counts as 0.
+pub fn patience(seconds: f32, most: Duration) -> Duration {
+    Duration::try_from_secs_f32(seconds.max(0.0)).unwrap_or(most).min(most)
+}
+
 /// Milliseconds that are never given twice: clients page through lists by creation time, and two equal times across
 /// a page's edge would lose one.
 pub fn unique_now_ms() -> Millis {
@@ -21,4 +26,17 @@ pub fn unique_now_ms() -> Millis {
     let now = now_ms();
     let before = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
     before.map_or(now, |last| now.max(last + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_is_a_patience() {
+        let most = Duration::from_secs(60);
+        for (seconds, wanted) in [(f32::NAN, 0), (-1.0, 0), (5.0, 5), (f32::INFINITY, 60), (1e30, 60)] {
+            assert_eq!(patience(seconds, most), Duration::from_secs(wanted), "{seconds}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use wire::function_call_get_data_request::CallInfo as GetInfo;
 use wire::function_call_put_data_request::CallInfo as PutInfo;
 
 use crate::caller::Caller;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, patience};
 use crate::convert;
 use crate::owner::Owner;
 use crate::rpc::{Api, derive_suffix, store_status};
@@ -201,7 +201,7 @@ impl Api {
         let Some(owner) = self.shared.calls.get(&call).map(|o| o.clone()) else {
             return self.stored_outputs(&call, page).await;
         };
-        let wait = Duration::from_secs_f32(request.timeout.clamp(0.0, MAX_WAIT.as_secs_f32()));
+        let wait = patience(request.timeout, MAX_WAIT);
         let deadline = Instant::now() + wait;
         let watcher = owner.watcher(&call);
         let mut gathered = false;

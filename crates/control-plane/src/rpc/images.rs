@@ -12,7 +12,7 @@ use types::ids::{ImageId, MountId};
 use wire::generic_result::GenericStatus;
 
 use crate::caller::Caller;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, patience};
 use crate::images::{Found, Image};
 use crate::mounts::content_path;
 use crate::rpc::{Api, store_status};
@@ -100,7 +100,7 @@ impl Api {
         let image = self.image(&request.image_id)?;
         let seen: usize = request.last_entry_id.parse().unwrap_or(0);
         let skip_log = image.built().is_some() && !request.include_logs_for_finished;
-        let patience = Duration::from_secs_f32(request.timeout.clamp(0.0, 60.0));
+        let patience = patience(request.timeout, Duration::from_secs(60));
         let state = JoinState { image, seen, skip_log, deadline: Instant::now() + patience, ended: false };
         Ok(Box::pin(futures::stream::unfold(state, JoinState::next)))
     }

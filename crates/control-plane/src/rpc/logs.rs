@@ -14,7 +14,7 @@ use types::ids::{FunctionId, TaskId};
 use worker_protocol::Descriptor;
 
 use crate::apps::App;
-use crate::clock::seconds;
+use crate::clock::{patience, seconds};
 use crate::logs::LogEntry;
 use crate::rpc::Api;
 
@@ -97,7 +97,7 @@ impl Api {
             task.owner.app.clone()
         };
         let position = request.last_entry_id.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        let patience = Duration::from_secs_f32(request.timeout.clamp(0.0, MAX_FOLLOW.as_secs_f32()));
+        let patience = patience(request.timeout, MAX_FOLLOW);
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(follow(app, filter, position, patience, sender));
         Ok(Box::pin(ReceiverStream::new(receiver)))
@@ -257,7 +257,7 @@ fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {
 }
 
 fn milliseconds(at: Timestamp) -> u64 {
-    (at.seconds.max(0) as u64) * 1000 + (at.nanos.max(0) as u64) / 1_000_000
+    (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add((at.nanos.max(0) as u64) / 1_000_000)
 }
 
 #[cfg(test)]
