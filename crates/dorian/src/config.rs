@@ -32,6 +32,8 @@ struct Registries {
     credentials: BTreeMap<String, Login>,
     /// Hosts that are spoken to without TLS.
     insecure: BTreeSet<String>,
+    /// Where registry passwords for Amazon's access keys come from, instead of Amazon's own place.
+    ecr_endpoint: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -63,10 +65,10 @@ impl Config {
     pub fn builder(self, images: &Path) -> BuilderConfig {
         let machine = BuilderConfig::new(images);
         let login = |login: Login| Credentials { user: login.user, password: login.password };
-        let Registries { mirrors, mirrors_only, credentials, insecure } = self.registries;
+        let Registries { mirrors, mirrors_only, credentials, insecure, ecr_endpoint } = self.registries;
         let credentials = credentials.into_iter().map(|(host, given)| (host, login(given))).collect();
         BuilderConfig {
-            registries: RegistryConfig { mirrors, mirrors_only, credentials, insecure },
+            registries: RegistryConfig { mirrors, mirrors_only, credentials, insecure, ecr_endpoint },
             debian_mirror: self.debian_mirror.or(machine.debian_mirror.clone()),
             ..machine
         }
@@ -87,6 +89,7 @@ mod tests {
     fn a_file_with_everything_is_taken_as_it_is() {
         let text = "debian_mirror = \"http://mirror.example/debian\"\n\
                     [registries]\nmirrors_only = true\ninsecure = [\"plain.example:5000\"]\n\
+                    ecr_endpoint = \"http://127.0.0.1:4566\"\n\
                     [registries.mirrors]\n\"docker.io\" = [\"mirror.example\"]\n\
                     [registries.credentials.\"ghcr.io\"]\nuser = \"me\"\npassword = \"secret\"\n";
         let config = read(text).unwrap();
@@ -97,6 +100,7 @@ mod tests {
         assert!(builder.registries.mirrors_only);
         assert_eq!(builder.registries.credentials["ghcr.io"].user, "me");
         assert!(builder.registries.insecure.contains("plain.example:5000"));
+        assert_eq!(builder.registries.ecr_endpoint.as_deref(), Some("http://127.0.0.1:4566"));
     }
 
     #[test]

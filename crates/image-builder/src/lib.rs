@@ -38,5 +38,5 @@ pub use error::BuildError;
 pub use host::HostEnv;
 pub use image_plan::{ImageConfig, LayerKey};
 pub use logs::LogSink;
-pub use registry::{Credentials, RegistryConfig};
+pub use registry::{AwsKeys, Credentials, RegistryAuth, RegistryAuthKind, RegistryConfig};
 pub use request::{BuildLog, BuildRequest, BuiltImage, ContextEntry, ImageMetadata, LogStream, TreeEntry};

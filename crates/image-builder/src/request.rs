@@ -9,6 +9,8 @@ use bytes::Bytes;
 use image_plan::{ImageConfig, KeyHasher, LayerKey};
 use serde::{Deserialize, Serialize};
 
+use crate::registry::RegistryAuth;
+
 /// One image to be built.
 #[derive(Clone, Default)]
 pub struct BuildRequest {
@@ -23,8 +25,8 @@ pub struct BuildRequest {
     pub build_args: BTreeMap<String, String>,
     /// Variables that only RUN sees. Their names are part of the key, their values are not.
     pub secret_env: Vec<(String, String)>,
-    /// User and password for FROM's registry.
-    pub registry_credentials: Option<(String, String)>,
+    /// For FROM's registry; none for one that anybody may read.
+    pub registry_credentials: Option<RegistryAuth>,
     /// Build every layer again and use the new ones from now on.
     pub force: bool,
     pub timeout: Option<Duration>,

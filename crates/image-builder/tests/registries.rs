@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dorian_image_builder::{BuildRequest, RegistryConfig};
+use dorian_image_builder::RegistryConfig;
+use support::Machine;
 use support::fake_registry::{FakeRegistry, Faults};
 use support::image::{Packing, TestImage};
-use support::real_registry::{PASSWORD, RealRegistry, USER};
-use support::{Machine, request};
+use support::real_registry::RealRegistry;
 
 const LOOK: &str =
     "RUN cat /data/kept /data/new /lib/linked && echo :$FROM_IMAGE && pwd && ls /data && stat -c %a /usr/lib";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_and_a_single_manifest_give_the_same_image_with_all_packings() {
-    let registry = RealRegistry::start(false);
+    let registry = RealRegistry::start(None);
     registry.push("some/image", &TestImage::small());
     let Some(machine) = Machine::new() else { return };
     let built = machine.dockerfile(&format!("FROM {}/some/image:index\n{LOOK}", registry.host())).await;
@@ -39,37 +39,6 @@ async fn an_index_and_a_single_manifest_give_the_same_image_with_all_packings() 
     let host = registry.host();
     drop(registry);
     machine.dockerfile(&format!("FROM {host}/some/image:index\nRUN echo again")).await.ok();
-    machine.leave_nothing().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_with_a_password_wants_it() {
-    let registry = RealRegistry::start(true);
-    registry.push("private/image", &TestImage::small());
-    let Some(machine) = Machine::new() else { return };
-    let text = format!("FROM {}/private/image:single\nRUN true", registry.host());
-    let refused = machine.dockerfile(&text).await.error();
-    assert!(refused.contains("give credentials"), "{refused}");
-    let wrong = Some((USER.to_owned(), "wrong".to_owned()));
-    let refused = machine.build(BuildRequest { registry_credentials: wrong, ..request(&text) }).await.error();
-    assert!(refused.contains("refuses access"), "{refused}");
-    let right = Some((USER.to_owned(), PASSWORD.to_owned()));
-    machine.build(BuildRequest { registry_credentials: right, ..request(&text) }).await.ok();
-    // Having it on disk gives nobody the right to it.
-    machine.dockerfile(&text).await.error();
-    machine.leave_nothing().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_fetched_where_the_registry_says() {
-    let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
-    registry.faults().wants_token.store(true, Ordering::SeqCst);
-    let Some(machine) = Machine::new() else { return };
-    let text = format!("FROM {}\nRUN true", registry.image("index"));
-    let refused = machine.dockerfile(&text).await.error();
-    assert!(refused.contains("refuses access"), "{refused}");
-    let right = Some(("user".to_owned(), "secret".to_owned()));
-    machine.build(BuildRequest { registry_credentials: right, ..request(&text) }).await.ok();
     machine.leave_nothing().await;
 }
 

@@ -8,6 +8,7 @@ use super::well_known::DebianBase;
 use crate::builder::ImageBuilder;
 use crate::error::BuildError;
 use crate::logs::LogSink;
+use crate::registry::RegistryAuth;
 use crate::request::{BuiltImage, ImageMetadata};
 
 /// What a reference was found to be. Kept, so that a registry that comes and goes, or a tag that moves, rebuilds nothing
@@ -22,22 +23,22 @@ impl ImageBuilder {
     pub(crate) async fn base_image(
         &self,
         name: &str,
-        credentials: Option<&(String, String)>,
+        auth: Option<&RegistryAuth>,
         force: bool,
         logs: &LogSink,
     ) -> Result<BuiltImage, BuildError> {
         let reference = Reference::parse(name).map_err(|error| BuildError::Refused(error.to_string()))?;
         // By who asks, too: a private image is not handed to somebody who gave no credentials for it.
         let mut hasher = KeyHasher::new("reference").field(reference.to_string());
-        if let Some((user, password)) = credentials {
-            hasher = hasher.field(user).field(password);
+        if let Some(auth) = auth {
+            hasher = auth.identity().into_iter().fold(hasher, KeyHasher::field);
         }
         let record = format!("reference-{}", hasher.finish());
         let known: Option<Resolved> = self.inner.store.read_record(&record);
         if let Some(known) = known.filter(|known| !force && self.has_layers(&known.image)) {
             return Ok(known.image);
         }
-        let image = self.find_image(&reference, credentials, logs).await?;
+        let image = self.find_image(&reference, auth, logs).await?;
         let resolved = Resolved { reference: reference.to_string(), image };
         self.inner.store.write_record(&record, &resolved)?;
         Ok(resolved.image)
@@ -46,10 +47,10 @@ impl ImageBuilder {
     async fn find_image(
         &self,
         reference: &Reference,
-        credentials: Option<&(String, String)>,
+        auth: Option<&RegistryAuth>,
         logs: &LogSink,
     ) -> Result<BuiltImage, BuildError> {
-        let failure = match self.pull(reference, credentials, logs).await? {
+        let failure = match self.pull(reference, auth, logs).await? {
             Ok(image) => return Ok(image),
             Err(failure) => failure,
         };

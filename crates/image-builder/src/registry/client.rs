@@ -15,6 +15,8 @@ use sha2::{Digest, Sha256};
 
 use super::auth::Challenge;
 use super::config::{Credentials, Endpoint};
+use super::credentials::{RegistryAuth, secret_for};
+use super::ecr;
 use super::manifest::{self, Descriptor};
 use crate::logs::LogSink;
 
@@ -30,7 +32,10 @@ pub(crate) enum RegistryError {
     Unreachable { host: String, reason: String },
     #[error("`{host}` has no `{what}`")]
     NotFound { host: String, what: String },
-    #[error("`{host}` refuses access to `{what}`: give credentials for it, or check the name")]
+    /// It was asked without credentials. Many registries say this of a repository that is not there, too.
+    #[error("`{host}` gives `{what}` only to those it knows: use {}, or check the name", secret_for(host))]
+    Private { host: String, what: String },
+    #[error("`{host}` refuses access to `{what}` with the credentials given: check them, and the name")]
     Denied { host: String, what: String },
     #[error("`{host}` answered `{status}` for `{what}`")]
     Status { host: String, what: String, status: StatusCode },
@@ -51,7 +56,9 @@ impl RegistryError {
 pub(crate) struct Registry {
     http: reqwest::Client,
     endpoint: Endpoint,
-    credentials: Option<Credentials>,
+    auth: Option<RegistryAuth>,
+    /// Instead of Amazon's own.
+    ecr_endpoint: Option<String>,
     /// `Authorization` by repository.
     authorization: Mutex<HashMap<String, String>>,
 }
@@ -68,8 +75,13 @@ pub(crate) fn http_client() -> Result<reqwest::Client, String> {
 }
 
 impl Registry {
-    pub fn new(http: reqwest::Client, endpoint: Endpoint, credentials: Option<Credentials>) -> Self {
-        Self { http, endpoint, credentials, authorization: Mutex::default() }
+    pub fn new(
+        http: reqwest::Client,
+        endpoint: Endpoint,
+        auth: Option<RegistryAuth>,
+        ecr_endpoint: Option<String>,
+    ) -> Self {
+        Self { http, endpoint, auth, ecr_endpoint, authorization: Mutex::default() }
     }
 
     pub fn host(&self) -> &str {
@@ -217,33 +229,33 @@ impl Registry {
             self.authorization.lock().insert(repository.to_owned(), authorization.clone());
             answer = with(Some(&authorization)).send().await.map_err(|error| self.unreachable(&chain(&error)))?;
         }
-        let (host, what) = (self.endpoint.host.clone(), what.to_owned());
+        let (host, shown) = (self.endpoint.host.clone(), what.to_owned());
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            StatusCode::NOT_FOUND => Err(RegistryError::NotFound { host, what }),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(RegistryError::Denied { host, what }),
-            status => Err(RegistryError::Status { host, what, status }),
+            StatusCode::NOT_FOUND => Err(RegistryError::NotFound { host, what: shown }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(what)),
+            status => Err(RegistryError::Status { host, what: shown, status }),
         }
     }
 
     /// The value of `Authorization` that the challenge asks for.
     async fn authorize(&self, repository: &str, what: &str, answer: &Response) -> Result<String, RegistryError> {
-        let denied = || RegistryError::Denied { host: self.endpoint.host.clone(), what: what.to_owned() };
+        let denied = || self.denied(what);
         let headers = answer.headers().get_all(WWW_AUTHENTICATE).iter();
         let challenge = headers.filter_map(|value| Challenge::parse(value.to_str().ok()?)).next();
         let (realm, service, scope) = match challenge {
             None => return Err(denied()),
             Some(Challenge::Basic) => {
-                let credentials = self.credentials.as_ref().ok_or_else(denied)?;
-                return Ok(basic(credentials));
+                let login = self.login().await?.ok_or_else(denied)?;
+                return Ok(basic(&login));
             }
             Some(Challenge::Bearer { realm, service, scope }) => (realm, service, scope),
         };
         let mut query = vec![("scope", scope.unwrap_or_else(|| format!("repository:{repository}:pull")))];
         query.extend(service.map(|service| ("service", service)));
         let mut ask = self.http.get(&realm).query(&query).timeout(Duration::from_secs(30));
-        if let Some(credentials) = &self.credentials {
-            ask = ask.header(AUTHORIZATION, basic(credentials));
+        if let Some(login) = self.login().await? {
+            ask = ask.header(AUTHORIZATION, basic(&login));
         }
         let answer = ask.send().await.map_err(|error| self.unreachable(&chain(&error)))?;
         if !answer.status().is_success() {
@@ -259,6 +271,26 @@ impl Registry {
             .map_err(|error| self.bad(format!("the token for `{what}` cannot be read: {error}")))?;
         let token = token.token.or(token.access_token).ok_or_else(denied)?;
         Ok(format!("Bearer {token}"))
+    }
+
+    fn denied(&self, what: &str) -> RegistryError {
+        let (host, what) = (self.endpoint.host.clone(), what.to_owned());
+        match self.auth {
+            None => RegistryError::Private { host, what },
+            Some(_) => RegistryError::Denied { host, what },
+        }
+    }
+
+    /// User and password, asked of whoever gives them.
+    async fn login(&self) -> Result<Option<Credentials>, RegistryError> {
+        match &self.auth {
+            None => Ok(None),
+            Some(RegistryAuth::Basic(login)) => Ok(Some(login.clone())),
+            Some(RegistryAuth::AwsEcr(keys)) => {
+                let login = ecr::login(&self.http, keys, self.ecr_endpoint.as_deref()).await;
+                login.map(Some).map_err(|error| RegistryError::Bad(error.to_string()))
+            }
+        }
     }
 
     async fn small_body(&self, mut answer: Response, what: &str) -> Result<Vec<u8>, RegistryError> {
@@ -323,7 +355,7 @@ fn basic(credentials: &Credentials) -> String {
 }
 
 /// An error with its causes: the outermost alone ("error sending request") says nothing.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

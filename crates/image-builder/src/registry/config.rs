@@ -16,6 +16,8 @@ pub struct RegistryConfig {
     pub credentials: BTreeMap<String, Credentials>,
     /// Hosts spoken to by plain HTTP. Loopback always is.
     pub insecure: BTreeSet<String>,
+    /// Where registry passwords for Amazon's access keys come from, a URL; Amazon's own place when it is not set.
+    pub ecr_endpoint: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::client::{self, Registry, RegistryError};
-use super::config::{Credentials, Endpoint, RegistryConfig};
+use super::config::{Endpoint, RegistryConfig};
+use super::credentials::RegistryAuth;
 use super::manifest::{ConfigFile, Descriptor, Document, Parsed};
 use super::unpack::{self, Limits};
 use crate::builder::ImageBuilder;
@@ -61,12 +62,9 @@ impl Registries {
         reachable
     }
 
-    fn credentials(&self, endpoint: &Endpoint, given: Option<&(String, String)>) -> Option<Credentials> {
-        let given = given.filter(|_| !endpoint.is_mirror);
-        match given {
-            Some((user, password)) => Some(Credentials { user: user.clone(), password: password.clone() }),
-            None => self.config.credentials.get(&endpoint.host).cloned(),
-        }
+    fn auth(&self, endpoint: &Endpoint, given: Option<&RegistryAuth>) -> Option<RegistryAuth> {
+        let given = given.filter(|_| !endpoint.is_mirror).cloned();
+        given.or_else(|| self.config.credentials.get(&endpoint.host).cloned().map(RegistryAuth::Basic))
     }
 }
 
@@ -75,7 +73,7 @@ impl ImageBuilder {
     pub(crate) async fn pull(
         &self,
         reference: &Reference,
-        credentials: Option<&(String, String)>,
+        auth: Option<&RegistryAuth>,
         logs: &LogSink,
     ) -> Result<Result<BuiltImage, PullFailure>, BuildError> {
         let registries = &self.inner.registries;
@@ -86,8 +84,9 @@ impl ImageBuilder {
             tried.push(format!("`{}` has no mirror, and only mirrors may be asked", reference.registry));
         }
         for endpoint in endpoints {
-            let credentials = registries.credentials(&endpoint, credentials);
-            let registry = Registry::new(http.clone(), endpoint.clone(), credentials);
+            let auth = registries.auth(&endpoint, auth);
+            let ecr_endpoint = registries.config.ecr_endpoint.clone();
+            let registry = Registry::new(http.clone(), endpoint.clone(), auth, ecr_endpoint);
             if !registries.is_reachable(&registry, &endpoint).await {
                 tried.push(format!("`{}` cannot be reached", endpoint.host));
                 continue;

@@ -8,20 +8,22 @@ use std::time::{Duration, Instant};
 
 use super::image::{INDEX_TYPE, MANIFEST_TYPE, TestImage, digest};
 
-pub const USER: &str = "somebody";
-pub const PASSWORD: &str = "open sesame";
-/// The password above, as `htpasswd -B` writes it.
-const HTPASSWD: &str = "somebody:$2b$05$/NN3BrADB6g0xeUUOGFXsOMVw3Dh3fLh3tgRv/YH24z6y7UWfv/0y\n";
+/// Who may read a private registry. The hash is of the password, by bcrypt; `htpasswd -nbB user password` writes it.
+pub struct Login {
+    pub user: &'static str,
+    pub password: &'static str,
+    pub hash: &'static str,
+}
 
 pub struct RealRegistry {
     child: Child,
     port: u16,
-    with_password: bool,
+    login: Option<&'static Login>,
     _dir: tempfile::TempDir,
 }
 
 impl RealRegistry {
-    pub fn start(with_password: bool) -> Self {
+    pub fn start(login: Option<&'static Login>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Free now; taken by the registry at once. A clash shows as a registry that does not come up.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -29,9 +31,9 @@ impl RealRegistry {
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
             dir.path().join("store").display()
         );
-        if with_password {
+        if let Some(login) = login {
             let users = dir.path().join("htpasswd");
-            fs::write(&users, HTPASSWD).unwrap();
+            fs::write(&users, format!("{}:{}\n", login.user, login.hash)).unwrap();
             config.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", users.display()));
         }
         let path = dir.path().join("config.yml");
@@ -43,7 +45,7 @@ impl RealRegistry {
             .stderr(Stdio::null())
             .spawn()
             .expect("`docker-registry` is installed");
-        let registry = Self { child, port, with_password, _dir: dir };
+        let registry = Self { child, port, login, _dir: dir };
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(start.elapsed() < Duration::from_secs(20), "the registry does not come up");
@@ -83,8 +85,8 @@ impl RealRegistry {
         if !content_type.is_empty() {
             head.push_str(&format!("Content-Type: {content_type}\r\n"));
         }
-        if self.with_password {
-            let pair = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
+        if let Some(login) = self.login {
+            let pair = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", login.user, login.password));
             head.push_str(&format!("Authorization: Basic {pair}\r\n"));
         }
         stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
