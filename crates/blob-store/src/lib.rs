@@ -27,6 +27,6 @@ pub mod urls;
 pub use digest::{Md5Digest, Sha256Digest, multipart_etag};
 pub use disk::{DiskBlobs, DiskConfig};
 pub use error::BlobError;
-pub use key_file::load_or_create_key;
+pub use key_file::{load_or_create_key, load_or_create_key_bytes};
 pub use parts::Parts;
 pub use store::{BlobStore, ByteStream, Upload};

@@ -41,10 +41,6 @@ impl UrlKey {
         Self(bytes)
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
     /// The query that allows `operation` on `blob` until `expires_s` (seconds since the epoch).
     pub fn query(&self, operation: Operation, blob: &BlobId, expires_s: u64) -> String {
         let signature = hex::encode(self.mac(operation, blob, expires_s).finalize().into_bytes());

@@ -5,7 +5,7 @@ use calls::{Policy, RetryPolicy};
 use client_protocol::Passthrough;
 use client_protocol::wire;
 use tonic::Status;
-use types::ids::{DefinitionId, ImageId, MountId};
+use types::ids::{DefinitionId, ImageId, MountId, SecretId};
 
 use crate::caller::ClientVersion;
 
@@ -25,6 +25,8 @@ pub struct Definition {
     pub client: ClientVersion,
     pub image: Option<ImageId>,
     pub mounts: Vec<MountId>,
+    /// Later ones win.
+    pub secrets: Vec<SecretId>,
 }
 
 /// What the autoscaler may do.
@@ -52,7 +54,9 @@ impl Definition {
         };
         let mounts: Result<Vec<MountId>, Status> =
             view.mount_ids.iter().map(|id| MountId::parse(id).ok_or_else(|| bad("a mount", id))).collect();
-        Ok(Self { id, raw, image, mounts: mounts?, view, client })
+        let secrets: Result<Vec<SecretId>, Status> =
+            view.secret_ids.iter().map(|id| SecretId::parse(id).ok_or_else(|| bad("a secret", id))).collect();
+        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, view, client })
     }
 
     pub fn bytes(&self) -> Bytes {
@@ -79,7 +83,8 @@ impl Definition {
         });
         let generator = self.view.function_type() == wire::function::FunctionType::Generator;
         // A generator's items may have reached the caller: running it again would repeat them.
-        let retry = if generator { RetryPolicy { retries: 0, ..retry } } else { retry };
+        let retry =
+            if generator || self.view.is_builder_function { RetryPolicy { retries: 0, ..retry } } else { retry };
         let slots_per_container = self.max_concurrency() as usize;
         Policy { retry, timeout_ms: self.timeout_ms(), slots_per_container, ..Policy::default() }
     }
@@ -90,7 +95,8 @@ impl Definition {
         let scaledown = settings.scaledown_window.or(non_zero(self.view.task_idle_timeout_secs));
         Scaling {
             min: settings.min_containers.unwrap_or(self.view.warm_pool_size),
-            max,
+            // What makes an image runs once, in one container.
+            max: if self.view.is_builder_function { Some(1) } else { max },
             buffer: settings.buffer_containers.unwrap_or(self.view.experimental_buffer_containers),
             scaleup_ms: u64::from(settings.scaleup_window.unwrap_or(0)) * 1000,
             scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
@@ -137,7 +143,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
         (!f.volume_mounts.is_empty(), "volumes (`volumes=`)"),
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
         (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
-        (!f.secret_ids.is_empty(), "secrets (`secrets=`, `env=`)"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
         (f.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()), "schedules (`schedule=`)"),
         (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),

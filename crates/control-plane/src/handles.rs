@@ -74,7 +74,7 @@ pub fn preferred(data: wire::FunctionData) -> Option<Passthrough<wire::Function>
 /// missing object is an error there.
 pub fn app_layout(shared: &Shared, app: &App, definition: Option<&Definition>) -> wire::AppLayout {
     let mut layout = wire::AppLayout::default();
-    for owner in shared.owners_of(&app.id) {
+    for owner in shared.owners_of(&app.id).into_iter().filter(|o| o.build.is_none()) {
         layout.function_ids.insert(owner.tag.clone(), owner.id.to_string());
         layout.objects.push(function_object(&owner));
     }

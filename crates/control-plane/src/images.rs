@@ -1,20 +1,30 @@
 //! Images: built ones, and builds that run, each of them once however many ask.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use calls::Millis;
 use dashmap::DashMap;
 use image_builder::{BuiltImage, ImageBuilder};
+use metadata_store::ImageRecord;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use types::ids::ImageId;
+use types::ids::{AppId, ImageId, TaskId};
 
-/// Build lines kept for those who join late.
+use crate::clock::now_ms;
+use crate::image_names::ImageNames;
+
+/// Build lines kept for those who join late, and their bytes: a build may print without end.
 const MAX_LOG_LINES: usize = 20_000;
+const MAX_LOG_BYTES: usize = 8 << 20;
 
 pub struct Images {
     pub builder: ImageBuilder,
+    pub names: ImageNames,
     by_id: DashMap<ImageId, Arc<Image>>,
     by_key: DashMap<String, ImageId>,
+    by_build: DashMap<TaskId, ImageId>,
 }
 
 pub struct Image {
@@ -22,14 +32,37 @@ pub struct Image {
     /// The request's digest.
     pub key: String,
     pub builder_version: String,
+    pub origin: Origin,
+    last_used: AtomicU64,
     state: Mutex<State>,
     news: Notify,
 }
 
+/// Where an image comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The app that asked for the build.
+    pub app: Option<AppId>,
+    /// Id under which the build's log is asked for. (A build is no task, but this is what the client calls it there.)
+    pub build_task: Option<TaskId>,
+    /// Images that it was built on.
+    pub bases: Vec<ImageId>,
+    pub started_at: Millis,
+}
+
 #[derive(Default)]
 struct State {
-    log: Vec<String>,
+    log: Vec<LogLine>,
+    log_bytes: usize,
+    finished_at: Millis,
     result: Option<Result<Arc<BuiltImage>, String>>,
+}
+
+/// A line of a build's output with its newline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub at: Millis,
+    pub text: String,
 }
 
 /// A build as one joins it.
@@ -48,22 +81,72 @@ pub enum Found {
 
 impl Images {
     pub fn new(builder: ImageBuilder) -> Self {
-        Self { builder, by_id: DashMap::new(), by_key: DashMap::new() }
+        Self {
+            builder,
+            names: ImageNames::default(),
+            by_id: DashMap::new(),
+            by_key: DashMap::new(),
+            by_build: DashMap::new(),
+        }
     }
 
     pub fn get(&self, id: &ImageId) -> Option<Arc<Image>> {
         self.by_id.get(id).map(|i| i.clone())
     }
 
-    pub fn restore(&self, id: ImageId, key: String, builder_version: String, built: BuiltImage) {
-        let state = State { log: Vec::new(), result: Some(Ok(Arc::new(built))) };
-        self.by_key.insert(key.clone(), id.clone());
-        let image = Image { id: id.clone(), key, builder_version, state: Mutex::new(state), news: Notify::new() };
-        self.by_id.insert(id, Arc::new(image));
+    pub fn by_build(&self, task: &TaskId) -> Option<Arc<Image>> {
+        let id = self.by_build.get(task)?.clone();
+        self.get(&id)
+    }
+
+    /// Takes up an image that an earlier server made.
+    pub fn restore(&self, record: ImageRecord, built: BuiltImage) {
+        let state = State { finished_at: record.finished_at_ms, result: Some(Ok(Arc::new(built))), ..State::default() };
+        if !record.key.is_empty() {
+            self.by_key.insert(record.key.clone(), record.id.clone());
+        }
+        let origin = Origin {
+            app: record.app,
+            build_task: record.build_task,
+            bases: record.bases,
+            started_at: record.created_at_ms,
+        };
+        self.insert(Image {
+            id: record.id,
+            key: record.key,
+            builder_version: record.builder_version,
+            origin,
+            last_used: AtomicU64::new(record.last_used_ms),
+            state: Mutex::new(state),
+            news: Notify::new(),
+        });
+    }
+
+    fn insert(&self, image: Image) -> Arc<Image> {
+        let image = Arc::new(image);
+        if let Some(build) = &image.origin.build_task {
+            self.by_build.insert(build.clone(), image.id.clone());
+        }
+        self.by_id.insert(image.id.clone(), image.clone());
+        image
+    }
+
+    /// The image goes; who asks for its recipe again gets another, with another id.
+    pub fn forget(&self, id: &ImageId) {
+        let Some((_, image)) = self.by_id.remove(id) else { return };
+        self.by_key.remove_if(&image.key, |_, current| current == id);
+        if let Some(build) = &image.origin.build_task {
+            self.by_build.remove(build);
+        }
+    }
+
+    /// A build that nobody else is to find by its key.
+    pub fn begin_apart(&self, builder_version: &str, origin: Origin) -> Arc<Image> {
+        self.insert(Image::new(ImageId::random(), String::new(), builder_version, origin))
     }
 
     /// The image with this key, unless it failed or is to be built anew.
-    pub fn find_or_begin(&self, key: &str, builder_version: &str, force: bool) -> Found {
+    pub fn find_or_begin(&self, key: &str, builder_version: &str, force: bool, origin: Origin) -> Found {
         let mut id = self.by_key.entry(key.to_owned()).or_insert_with(ImageId::random);
         let known = self.by_id.get(&*id).map(|i| i.clone());
         if let Some(image) = known {
@@ -73,21 +156,29 @@ impl Images {
             }
             *id = ImageId::random();
         }
-        let image = Arc::new(Image {
-            id: id.clone(),
-            key: key.to_owned(),
-            builder_version: builder_version.to_owned(),
-            state: Mutex::default(),
-            news: Notify::new(),
-        });
-        self.by_id.insert(id.clone(), image.clone());
-        Found::New(image)
+        Found::New(self.insert(Image::new(id.clone(), key.to_owned(), builder_version, origin)))
     }
 }
 
 impl Image {
+    fn new(id: ImageId, key: String, builder_version: &str, origin: Origin) -> Self {
+        let builder_version = builder_version.to_owned();
+        let last_used = AtomicU64::new(origin.started_at);
+        Self { id, key, builder_version, origin, last_used, state: Mutex::default(), news: Notify::new() }
+    }
+
     pub fn built(&self) -> Option<Arc<BuiltImage>> {
         self.state.lock().result.as_ref()?.as_ref().ok().cloned()
+    }
+
+    /// The time to write down as that of its last use; nothing when that was within the last minute.
+    pub fn note_use(&self, now: Millis) -> Option<Millis> {
+        let before = self.last_used.swap(now, Ordering::Relaxed);
+        (now > before + 60_000).then_some(now)
+    }
+
+    pub fn last_used(&self) -> Millis {
+        self.last_used.load(Ordering::Relaxed)
     }
 
     fn is_running(&self) -> bool {
@@ -98,21 +189,38 @@ impl Image {
         self.state.lock().result.clone()
     }
 
-    pub fn say(&self, line: String) {
+    /// When its build ended; 0 while it runs.
+    pub fn finished_at(&self) -> Millis {
+        self.state.lock().finished_at
+    }
+
+    /// What the build printed, as far as it is in memory.
+    pub fn log(&self) -> Vec<LogLine> {
+        self.state.lock().log.clone()
+    }
+
+    pub fn say(&self, text: String) {
+        let at = now_ms();
         let mut state = self.state.lock();
-        match state.log.len() {
-            n if n < MAX_LOG_LINES => state.log.push(line),
-            MAX_LOG_LINES => {
-                state.log.push("[dorian] the build printed more lines than are kept; the rest is cut\n".into())
-            }
-            _ => return,
+        if state.log.len() > MAX_LOG_LINES || state.log_bytes > MAX_LOG_BYTES {
+            return;
+        }
+        state.log_bytes += text.len();
+        state.log.push(LogLine { at, text });
+        if state.log.len() > MAX_LOG_LINES || state.log_bytes > MAX_LOG_BYTES {
+            let text = "[dorian] the build printed more than is kept; the rest of its output is cut\n".to_owned();
+            state.log.push(LogLine { at, text });
         }
         drop(state);
         self.news.notify_waiters();
     }
 
     pub fn finish(&self, result: Result<Arc<BuiltImage>, String>) {
-        self.state.lock().result = Some(result);
+        {
+            let mut state = self.state.lock();
+            state.finished_at = now_ms();
+            state.result = Some(result);
+        }
         self.news.notify_waiters();
     }
 
@@ -122,7 +230,7 @@ impl Image {
             let news = self.news.notified();
             {
                 let state = self.state.lock();
-                let lines: Vec<String> = state.log.iter().skip(seen).cloned().collect();
+                let lines: Vec<String> = state.log.iter().skip(seen).map(|line| line.text.clone()).collect();
                 if !lines.is_empty() || state.result.is_some() {
                     return Progress { lines, result: state.result.clone() };
                 }

@@ -5,6 +5,8 @@
 //! (`apps::decide_departure`, `tasks::decide_ending`).
 
 mod apps;
+mod build_logs;
+mod builds;
 mod caller;
 mod capacity;
 mod clock;
@@ -12,12 +14,14 @@ mod convert;
 mod definition;
 mod generators;
 mod handles;
+mod image_names;
 mod images;
 mod logs;
 mod mounts;
 mod owner;
 mod restore;
 mod rpc;
+mod secrets;
 mod server;
 mod shared;
 mod start;
@@ -44,6 +48,8 @@ pub struct Parts {
     pub store: MetadataStore,
     pub blobs: DiskBlobs,
     pub blob_key: UrlKey,
+    /// Encrypts secrets at rest.
+    pub secret_key: [u8; 32],
     pub builder: ImageBuilder,
     pub worker: WorkerHandle,
     pub events: mpsc::Receiver<WorkerEvent>,
@@ -79,6 +85,7 @@ impl ControlPlane {
             tasks_changed: Default::default(),
             images: images::Images::new(parts.builder),
             mounts: Default::default(),
+            secrets: secrets::Secrets::new(&parts.secret_key)?,
             generators: Default::default(),
             shutting_down: Default::default(),
             delivered: Default::default(),

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
 use crate::apps::App;
+use crate::builds::FunctionBuild;
 use crate::clock::now_ms;
 use crate::definition::{Definition, Scaling};
 use crate::shared::Shared;
@@ -40,6 +41,8 @@ pub struct Owner {
     pub tag: String,
     pub app: Arc<App>,
     pub created_at: Millis,
+    /// Set for a function that only makes an image (`run_function`).
+    pub build: Option<Arc<FunctionBuild>>,
     definition: RwLock<Arc<Definition>>,
     state: Mutex<State>,
     wake: Notify,
@@ -87,11 +90,13 @@ struct Outside {
 impl Owner {
     pub fn new(id: FunctionId, tag: String, app: Arc<App>, definition: Definition, created_at: Millis) -> Self {
         let calls = FunctionCalls::new(definition.policy());
+        let build = definition.view.is_builder_function.then(Arc::default);
         Self {
             id,
             tag,
             app,
             created_at,
+            build,
             definition: RwLock::new(Arc::new(definition)),
             state: Mutex::new(State {
                 calls,

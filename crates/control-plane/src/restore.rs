@@ -29,11 +29,17 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
     for image in state.images {
         match serde_json::from_str::<BuiltImage>(&image.built_json) {
             Ok(built) if shared.images.builder.has_layers(&built) => {
-                shared.images.restore(image.id, image.key, image.builder_version, built);
+                shared.images.restore(image, built);
             }
             Ok(_) => tracing::warn!(image = %image.id, "an image lost layers and will be built again when asked for"),
             Err(error) => tracing::warn!(image = %image.id, %error, "an image's record cannot be read"),
         }
+    }
+    for revision in state.image_revisions {
+        shared.images.names.insert(revision);
+    }
+    for secret in state.secrets {
+        shared.secrets.insert(secret);
     }
     for mount in state.mounts {
         shared.mounts.insert(mount);

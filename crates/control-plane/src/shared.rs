@@ -24,6 +24,7 @@ use crate::images::Images;
 use crate::logs::MAX_TASK_BYTES;
 use crate::mounts::Mounts;
 use crate::owner::Owner;
+use crate::secrets::Secrets;
 use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 
 /// Calls whose outputs were delivered are kept this long, and at most so many of them: the reply may have been lost,
@@ -60,6 +61,7 @@ pub struct Shared {
     pub tasks_changed: Notify,
     pub images: Images,
     pub mounts: Mounts,
+    pub secrets: Secrets,
     pub generators: Generators,
     /// Containers end because the server does.
     pub shutting_down: AtomicBool,
@@ -169,6 +171,9 @@ impl Shared {
             return;
         }
         let cut = before + text.len() as u64 > MAX_TASK_BYTES;
+        if let Some(build) = &task.owner.build {
+            return build.say(text);
+        }
         let function = Some(task.owner.id.clone());
         let log = &task.owner.app.log;
         log.append(now_ms(), Some(id.clone()), function.clone(), descriptor, text);
@@ -192,6 +197,9 @@ impl Shared {
         let ending = decide_ending(exit, task.is_ready(), reported.as_ref(), stop_reason.as_deref());
         tracing::debug!(task = %id, ?exit, ?ending, "task ended");
         let owner = &task.owner;
+        if let Some(build) = &owner.build {
+            build.on_task_end(id, exit.changes.clone());
+        }
         match ending {
             Ending::Inputs(end) => owner.on_task_end(self, id, &end),
             Ending::InitFailure(outcome) => {
@@ -211,6 +219,9 @@ impl Shared {
     /// A line from the platform in the app's log.
     fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
         let line = format!("[dorian] function `{}`: {text}\n", owner.tag);
+        if let Some(build) = &owner.build {
+            return build.say(line);
+        }
         owner.app.log.append(now_ms(), Some(task.clone()), Some(owner.id.clone()), Descriptor::System, line);
     }
 
@@ -272,6 +283,7 @@ impl Shared {
                 }
                 self.owners.remove(&owner.id);
             }
+            self.forget_secrets(|secret| secret.app.as_ref() == Some(&app.id));
             app.log.shrink();
         }
     }
@@ -367,6 +379,7 @@ impl Shared {
     async fn expire(&self) -> Result<(), String> {
         let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
         self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
+        self.forget_secrets(|secret| self.is_abandoned(secret));
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
@@ -397,5 +410,6 @@ fn never_started() -> TaskExit {
         cpu_us: 0,
         start_error: None,
         requested: false,
+        changes: None,
     }
 }

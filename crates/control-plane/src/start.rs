@@ -1,5 +1,6 @@
 //! From a function's definition to what a worker needs to run it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -35,6 +36,7 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
     let image = shared.images.get(image_id).ok_or_else(|| format!("image `{image_id}` does not exist (any more)"))?;
     let built = image.wait_built().await?;
     let layers = layers(shared, task, &definition, &built).await?;
+    let secrets = shared.secret_variables(&definition.secrets)?;
     let arguments = container_arguments(shared, task, &definition);
     let resources = definition.resources();
     let mib = |mib: u32| u64::from(mib) << 20;
@@ -45,7 +47,7 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         function: owner.id.clone(),
         layers,
         argv: argv(&definition, &built, &arguments),
-        env: environment(shared, task, &definition, &built),
+        env: environment(shared, task, &definition, &built, secrets),
         cwd: built.config.workdir.clone().unwrap_or_else(|| "/root".to_owned()),
         container_arguments: arguments,
         memory_limit_bytes: Some(resources.memory_mib_max.map_or(ceiling << 20, mib)),
@@ -53,6 +55,7 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         cpu_limit_milli: resources.milli_cpu_max,
         disk_limit_bytes: resources.disk_mib.map(mib),
         block_network: definition.view.block_network,
+        builds_image: owner.build.is_some(),
     })
 }
 
@@ -116,7 +119,13 @@ fn argv(definition: &Definition, built: &BuiltImage, arguments: &Bytes) -> Vec<S
     argv
 }
 
-fn environment(shared: &Shared, task: &Task, definition: &Definition, built: &BuiltImage) -> Vec<(String, String)> {
+fn environment(
+    shared: &Shared,
+    task: &Task,
+    definition: &Definition,
+    built: &BuiltImage,
+    secrets: BTreeMap<String, String>,
+) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = vec![
         ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("HOME".into(), "/root".into()),
@@ -124,7 +133,8 @@ fn environment(shared: &Shared, task: &Task, definition: &Definition, built: &Bu
     ];
     env.extend(shared.config.host_env.iter().cloned());
     env.extend(built.config.env.iter().cloned());
-    let inherited = built.config.env.iter().find(|(k, _)| k == "PYTHONPATH").map(|(_, v)| format!(":{v}"));
+    env.extend(secrets);
+    let inherited = env.iter().rev().find(|(k, _)| k == "PYTHONPATH").map(|(_, v)| format!(":{v}"));
     let image = definition.image.as_ref().map(ToString::to_string).unwrap_or_default();
     env.extend(
         [

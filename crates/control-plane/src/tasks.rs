@@ -180,6 +180,7 @@ mod tests {
             cpu_us: 0,
             start_error: None,
             requested: false,
+            changes: None,
         }
     }
 

@@ -17,6 +17,7 @@
 
 mod bases;
 mod builder;
+mod changes;
 mod client;
 mod config;
 mod container;
@@ -36,7 +37,7 @@ pub use builder::ImageBuilder;
 pub use config::BuilderConfig;
 pub use error::BuildError;
 pub use host::HostEnv;
-pub use image_plan::{ImageConfig, LayerKey};
+pub use image_plan::{ImageConfig, KeyHasher, LayerKey};
 pub use logs::LogSink;
 pub use registry::{AwsKeys, Credentials, RegistryAuth, RegistryAuthKind, RegistryConfig};
 pub use request::{BuildLog, BuildRequest, BuiltImage, ContextEntry, ImageMetadata, LogStream, TreeEntry};

@@ -50,6 +50,7 @@ async fn serve(data: &Path, runtime: Runtime) -> Result<()> {
         store,
         blobs: DiskBlobs::open(&data.join("blobs"), DiskConfig::default())?,
         blob_key: blob_store::load_or_create_key(&data.join("blob-url.key"))?,
+        secret_key: blob_store::load_or_create_key_bytes(&data.join("secrets.key"))?,
         builder: ImageBuilder::new(BuilderConfig::new(data.join("images")), runtime.clone())?,
         worker: start_worker(data.join(CONTAINERS_SOCKET), endpoint.clone(), events),
         events: inbox,
@@ -71,7 +72,11 @@ fn image() -> Result<ImageRecord> {
         built_json: serde_json::to_string(&built)?,
         builder_version: "2025.06".to_owned(),
         created_at_ms: 0,
+        finished_at_ms: 0,
         last_used_ms: 0,
+        bases: Vec::new(),
+        build_task: None,
+        app: None,
     })
 }
 
@@ -112,6 +117,7 @@ fn ended(task: TaskId, start_error: Option<String>) -> WorkerEvent {
         cpu_us: 0,
         requested: start_error.is_none(),
         start_error,
+        changes: None,
     };
     WorkerEvent::Ended { task, end }
 }

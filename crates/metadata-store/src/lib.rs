@@ -21,11 +21,13 @@ mod records;
 mod rows;
 mod schema;
 mod store;
+mod vault;
 mod writer;
 
 pub use error::StoreError;
 pub use records::{
-    AppRecord, AppState, CallRecord, EnvironmentRecord, Expired, FunctionRecord, ImageRecord, InputRecord, LoadedState,
-    MountFileRecord, MountRecord, OutputRecord, StoredCall, Write,
+    AppRecord, AppState, CallRecord, EnvironmentRecord, Expired, FunctionRecord, ImageRecord, ImageRevisionRecord,
+    InputRecord, LoadedState, MountFileRecord, MountRecord, OutputRecord, SecretRecord, StoredCall, Write,
 };
 pub use store::MetadataStore;
+pub use vault::{Vault, VaultError};

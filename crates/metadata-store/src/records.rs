@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use calls::{CallSpec, FinishedOutput, NewInput, Payload, Restored};
 use serde::{Deserialize, Serialize};
-use types::ids::{AppId, BlobId, ClassId, DefinitionId, EnvironmentId, FunctionCallId, FunctionId, ImageId, MountId};
+use types::ids::{
+    AppId, BlobId, ClassId, DefinitionId, EnvironmentId, FunctionCallId, FunctionId, ImageId, ImageRevisionId, MountId,
+    SecretId, TaskId,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvironmentRecord {
@@ -64,8 +67,43 @@ pub struct ImageRecord {
     pub key: String,
     pub built_json: String,
     pub builder_version: String,
+    /// When its build began.
     pub created_at_ms: u64,
+    pub finished_at_ms: u64,
     pub last_used_ms: u64,
+    /// Images that it was built on, as the client named them.
+    pub bases: Vec<ImageId>,
+    /// Id under which its build's log is found, and the app that asked for the build.
+    pub build_task: Option<TaskId>,
+    pub app: Option<AppId>,
+}
+
+/// One publication of an image under a name. The newest of a tag is what the tag means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRevisionRecord {
+    pub id: ImageRevisionId,
+    pub environment: EnvironmentId,
+    /// `name:tag`.
+    pub tag: String,
+    pub image: ImageId,
+    /// Never equal for two revisions.
+    pub created_at_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRecord {
+    pub id: SecretId,
+    pub environment: EnvironmentId,
+    /// Unique in the environment. Without one it belongs to a program: its app's, or its client's.
+    pub name: Option<String>,
+    /// Goes with this app.
+    pub app: Option<AppId>,
+    /// Names of the variables, sorted.
+    pub keys: Vec<String>,
+    /// The variables, encrypted.
+    pub sealed: Bytes,
+    pub created_at_ms: u64,
+    pub last_used_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +175,9 @@ pub struct LoadedState {
     pub apps: Vec<AppRecord>,
     pub functions: Vec<FunctionRecord>,
     pub images: Vec<ImageRecord>,
+    /// In order of publication.
+    pub image_revisions: Vec<ImageRevisionRecord>,
+    pub secrets: Vec<SecretRecord>,
     pub mounts: Vec<MountRecord>,
     /// Calls that still wait for something: an input without an output, or the word that no more inputs come.
     /// Finished ones stay on disk until somebody asks for them.
@@ -165,7 +206,13 @@ pub enum Write {
     Image(ImageRecord),
     /// The image was used at this time.
     TouchImage(ImageId, u64),
+    /// Its names stay, and mean an image that is gone.
     DeleteImage(ImageId),
+    ImageRevision(ImageRevisionRecord),
+    /// A tag of an environment, with all its revisions.
+    DeleteImageTag(EnvironmentId, String),
+    Secret(SecretRecord),
+    DeleteSecret(SecretId),
     Mount(MountRecord),
     DeleteMount(MountId),
     Call(CallRecord),
@@ -185,6 +232,7 @@ impl Write {
         match self {
             Self::Function(function) => SMALL + function.definition.len(),
             Self::Image(image) => SMALL + image.built_json.len(),
+            Self::Secret(secret) => SMALL + secret.sealed.len(),
             Self::Mount(mount) => SMALL + mount.files.len() * 160,
             Self::Inputs(inputs) => {
                 inputs.iter().map(|record| SMALL + record.input.payload.resident_bytes()).sum::<usize>()

@@ -57,6 +57,23 @@ const MIGRATIONS: &[&str] = &[
         written_at_ms INTEGER NOT NULL
     ) STRICT;
     CREATE UNIQUE INDEX outputs_by_call ON outputs (call, input);",
+    // 2: secrets, whose values are sealed before they come here; names of images, with everything they ever meant; and
+    // what an image was built on.
+    "CREATE TABLE secrets (
+        id TEXT PRIMARY KEY, environment TEXT NOT NULL, name TEXT, app TEXT, keys TEXT NOT NULL, sealed BLOB NOT NULL,
+        created_at_ms INTEGER NOT NULL, last_used_ms INTEGER
+    ) STRICT;
+    CREATE UNIQUE INDEX secrets_by_name ON secrets (environment, name) WHERE name IS NOT NULL;
+    CREATE INDEX secrets_by_app ON secrets (app) WHERE app IS NOT NULL;
+    CREATE TABLE image_revisions (
+        id TEXT PRIMARY KEY, environment TEXT NOT NULL, tag TEXT NOT NULL, image TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX image_revisions_by_tag ON image_revisions (environment, tag);
+    ALTER TABLE images ADD COLUMN bases TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE images ADD COLUMN build_task TEXT;
+    ALTER TABLE images ADD COLUMN app TEXT;
+    ALTER TABLE images ADD COLUMN finished_at_ms INTEGER NOT NULL DEFAULT 0;",
 ];
 
 /// The version that this program writes.

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use calls::{Outcome, OutcomeStatus, Payload};
 use common::{any_call, app, call, environment, function, input, inputs, output, result_of, small_input};
 use dorian_metadata_store::{
-    AppState, ImageRecord, MetadataStore, MountFileRecord, MountRecord, StoreError, StoredCall, Write,
+    AppState, ImageRecord, ImageRevisionRecord, MetadataStore, MountFileRecord, MountRecord, SecretRecord, StoreError,
+    StoredCall, Write,
 };
-use types::ids::{BlobId, FunctionCallId, ImageId, MountId};
+use types::ids::{BlobId, FunctionCallId, ImageId, ImageRevisionId, MountId, SecretId, TaskId};
 
 fn store() -> (tempfile::TempDir, MetadataStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -30,7 +31,28 @@ async fn every_kind_of_record_comes_back_after_a_restart_as_it_was() {
         built_json: "{}".to_owned(),
         builder_version: "2025.06".to_owned(),
         created_at_ms: 6,
+        finished_at_ms: 7,
         last_used_ms: 7,
+        bases: vec![ImageId::random()],
+        build_task: Some(TaskId::at(1)),
+        app: Some(app.id.clone()),
+    };
+    let revision = ImageRevisionRecord {
+        id: ImageRevisionId::random(),
+        environment: environment.id.clone(),
+        tag: "name:v1".to_owned(),
+        image: image.id.clone(),
+        created_at_ms: 3,
+    };
+    let secret = SecretRecord {
+        id: SecretId::random(),
+        environment: environment.id.clone(),
+        name: Some("huggingface".to_owned()),
+        app: None,
+        keys: vec!["TOKEN".to_owned()],
+        sealed: Bytes::from_static(&[0, 255]),
+        created_at_ms: 4,
+        last_used_ms: Some(5),
     };
     let file = MountFileRecord { path: "/root/a b.py".to_owned(), sha256: "00".to_owned(), mode: 0o644, size: 1 << 40 };
     let mount = MountRecord {
@@ -63,6 +85,8 @@ async fn every_kind_of_record_comes_back_after_a_restart_as_it_was() {
             Write::App(app.clone()),
             Write::Function(function.clone()),
             Write::Image(image.clone()),
+            Write::ImageRevision(revision.clone()),
+            Write::Secret(secret.clone()),
             Write::Mount(mount.clone()),
             Write::Call(call.clone()),
             inputs(&id, &pending),
@@ -80,6 +104,8 @@ async fn every_kind_of_record_comes_back_after_a_restart_as_it_was() {
     assert_eq!(loaded.apps, std::slice::from_ref(&app));
     assert_eq!(loaded.functions, [function]);
     assert_eq!(loaded.images, [image]);
+    assert_eq!(loaded.image_revisions, [revision]);
+    assert_eq!(loaded.secrets, [secret]);
     assert_eq!(loaded.mounts, [mount]);
     let stored = StoredCall { record: call.clone(), pending, finished: vec![failed] };
     assert_eq!(loaded.calls, std::slice::from_ref(&stored));
@@ -109,7 +135,11 @@ async fn an_image_built_again_under_its_key_leaves_the_old_id_known_and_is_loade
         built_json: "{}".to_owned(),
         builder_version: "2025.06".to_owned(),
         created_at_ms: 1,
+        finished_at_ms: 1,
         last_used_ms: 1,
+        bases: Vec::new(),
+        build_task: None,
+        app: None,
     };
     let new = ImageRecord { id: ImageId::random(), created_at_ms: 2, ..old.clone() };
     store.write(vec![Write::Image(new.clone()), Write::Image(old.clone())]).await.unwrap();

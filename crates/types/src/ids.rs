@@ -92,6 +92,8 @@ ids! {
     /// One scheduled run of a container.
     TaskId = "ta";
     ImageId = "im";
+    /// One publication of an image under a name.
+    ImageRevisionId = "ir";
     MountId = "mo";
     BlobId = "bl";
     SecretId = "st";

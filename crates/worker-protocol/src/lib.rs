@@ -3,6 +3,8 @@
 //! Today both run in one process and the messages travel through channels; they are plain data with no handle into
 //! either side (the one exception is named below), so that a worker on another machine is a matter of encoding.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -29,6 +31,8 @@ pub struct TaskSpec {
     pub cpu_limit_milli: Option<u32>,
     pub disk_limit_bytes: Option<u64>,
     pub block_network: bool,
+    /// The container makes a part of an image: it may do what builds may, and what it wrote is kept when it succeeds.
+    pub builds_image: bool,
 }
 
 /// From the control plane to a worker.
@@ -83,6 +87,8 @@ pub struct TaskExit {
     pub start_error: Option<String>,
     /// The exit follows a stop that the control plane asked for.
     pub requested: bool,
+    /// The folder with what it wrote, for whoever takes it; only of one that builds an image and succeeded.
+    pub changes: Option<PathBuf>,
 }
 
 /// A connection that a container opened to its API endpoint.

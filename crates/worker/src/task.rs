@@ -50,10 +50,14 @@ impl TaskControl {
 pub(crate) async fn run(worker: &Arc<Worker>, spec: TaskSpec, control: &TaskControl) -> TaskExit {
     let folder = worker.config.tasks.join(spec.task.as_str());
     let limit = spec.memory_limit_bytes;
-    let end = match launch(worker, &spec, &folder).await {
+    let mut end = match launch(worker, &spec, &folder).await {
         Ok(running) => running.finish(worker, &spec.task, control, limit).await,
         Err(error) => failed_to_start(&spec.task, limit, &error),
     };
+    if spec.builds_image && end.code == Some(0) && !end.requested {
+        end.changes = Some(folder.join("root/diff"));
+        return end;
+    }
     if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
         tracing::warn!(task = %spec.task, %error, "could not remove the task's folder");
     }
@@ -72,6 +76,7 @@ fn failed_to_start(task: &TaskId, memory_limit_bytes: Option<u64>, error: &Launc
         cpu_us: 0,
         start_error: Some(text),
         requested: false,
+        changes: None,
     }
 }
 
@@ -133,7 +138,7 @@ async fn launch(worker: &Arc<Worker>, spec: &TaskSpec, folder: &Path) -> Result<
             pids: Some(PIDS),
             disk_bytes: spec.disk_limit_bytes,
         },
-        profile: Profile::Task,
+        profile: if spec.builds_image { Profile::Build } else { Profile::Task },
         stdout: OwnedFd::from(stdout_end),
         stderr: OwnedFd::from(stderr_end),
         loopback_port: Some(BLOB_PORT),
@@ -217,6 +222,7 @@ impl Running {
             cpu_us: exit.cpu_usec,
             start_error: None,
             requested: control.stop.borrow().is_some(),
+            changes: None,
         }
     }
 

@@ -65,7 +65,9 @@ impl Api {
         let inputs = match pending.reply(POLL_PATIENCE).await {
             None => Vec::new(),
             Some(PollReply::Leave) => vec![wire::FunctionGetInputsItem { kill_switch: true, ..Default::default() }],
-            Some(PollReply::Inputs(inputs)) => inputs.into_iter().map(input_item).collect(),
+            Some(PollReply::Inputs(inputs)) => {
+                inputs.into_iter().map(|input| input_item(input, task.owner.build.is_some())).collect()
+            }
         };
         Ok(Response::new(wire::FunctionGetInputsResponse { inputs, rate_limit_sleep_duration: 0.0 }))
     }
@@ -161,12 +163,13 @@ impl Api {
     }
 }
 
-fn input_item(assignment: Assignment) -> wire::FunctionGetInputsItem {
+/// `is_final`: the runner runs it and leaves.
+fn input_item(assignment: Assignment, is_final: bool) -> wire::FunctionGetInputsItem {
     let input = wire::FunctionInput {
         args_oneof: Some(convert::args(assignment.payload)),
         data_format: assignment.data_format,
         method_name: (!assignment.method_name.is_empty()).then_some(assignment.method_name),
-        ..Default::default()
+        final_input: is_final,
     };
     wire::FunctionGetInputsItem {
         input_id: assignment.input.into(),

@@ -58,6 +58,13 @@ impl Api {
         let definition = Definition::new(DefinitionId::random(), raw, caller.version)?;
         self.check_objects(&definition)?;
         let tag = definition.view.function_name.clone();
+        if definition.view.is_builder_function {
+            // It lives as long as its build, under an id of its own: a function of the app may have the same name.
+            let id = FunctionId::random();
+            let owner = Arc::new(Owner::new(id.clone(), tag, app, definition, now_ms()));
+            self.shared.owners.insert(id, owner.clone());
+            return Ok(Response::new(created(&owner)));
+        }
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
             id => {
@@ -98,6 +105,9 @@ impl Api {
         let missing = |what: &str, id: String| Err(Status::not_found(format!("{what} `{id}` does not exist")));
         if let Some(image) = definition.image.as_ref().filter(|id| self.shared.images.get(id).is_none()) {
             return missing("image", image.to_string());
+        }
+        if let Some(secret) = definition.secrets.iter().find(|id| self.shared.secrets.get(id).is_none()) {
+            return missing("secret", secret.to_string());
         }
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),

@@ -1,21 +1,33 @@
 //! Image recipes and builds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client_protocol::wire;
 use futures::Stream;
-use image_builder::{BuildLog, BuildRequest, BuiltImage, ContextEntry, LogSink};
-use metadata_store::{ImageRecord, Write};
+use image_builder::{
+    BuildLog, BuildRequest, BuiltImage, ContextEntry, KeyHasher, LayerKey, LogSink, RegistryAuth, RegistryAuthKind,
+};
+use metadata_store::{ImageRecord, StoreError, Write};
+use prost::Message;
+use prost_types::Timestamp;
 use tokio::time::{Duration, Instant};
 use tonic::{Request, Response, Status};
-use types::ids::{ImageId, MountId};
+use types::ids::{AppId, ImageId, MountId, TaskId};
 use wire::generic_result::GenericStatus;
 
+use crate::build_logs::BuildLogs;
+use crate::builds::{FunctionRun, layer_key, sentence};
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
-use crate::images::{Found, Image};
+use crate::convert;
+use crate::images::{Found, Image, Origin};
 use crate::mounts::content_path;
 use crate::rpc::{Api, store_status};
+use crate::shared::Shared;
+
+/// Longest that one build of steps may take.
+const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 pub type JoinStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::ImageJoinStreamingResponse, Status>> + Send>>;
 
@@ -30,13 +42,24 @@ impl Api {
             "" => caller.version.image_builder_version(),
             version => version,
         };
-        let recipe = request.image.clone().unwrap_or_default();
-        let force = request.force_build || request.ignore_cache;
-        let mut build = self.build_request(recipe).await?;
-        build.force = force;
-        // The builder's version is part of what the image is: the client is told it back.
-        let key = format!("{}-{builder_version}", build.image_key());
-        let image = match self.shared.images.find_or_begin(&key, builder_version, force) {
+        let recipe = request.image.unwrap_or_default();
+        let origin = Origin {
+            app: AppId::parse(&request.app_id),
+            build_task: Some(TaskId::at(now_ms())),
+            bases: recipe.base_images.iter().filter_map(|base| ImageId::parse(&base.image_id)).collect(),
+            started_at: now_ms(),
+        };
+        let anew = request.force_build || request.ignore_cache;
+        let build = self.build(recipe, &request.build_function_id, anew).await?;
+        let image = if request.ignore_cache && !request.force_build {
+            // Built again for this caller only: everybody else goes on with what the cache has.
+            Found::New(self.shared.images.begin_apart(builder_version, origin))
+        } else {
+            // The builder's version is part of what the image is: the client is told it back.
+            let key = format!("{}-{builder_version}", build.image_key());
+            self.shared.images.find_or_begin(&key, builder_version, anew, origin)
+        };
+        let image = match image {
             Found::Known(image) => image,
             Found::New(image) => {
                 tokio::spawn(build_image(self.clone(), image.clone(), build));
@@ -45,6 +68,7 @@ impl Api {
         };
         let mut reply = wire::ImageGetOrCreateResponse { image_id: image.id.to_string(), ..Default::default() };
         if let Some(built) = image.built() {
+            self.note_use(&image);
             reply.result = Some(success());
             reply.metadata = Some(metadata(&image, &built));
         } else {
@@ -54,7 +78,7 @@ impl Api {
     }
 
     /// From the wire's recipe to the builder's, with everything that it names looked up.
-    async fn build_request(&self, recipe: wire::Image) -> Result<BuildRequest, Status> {
+    async fn build(&self, recipe: wire::Image, function_id: &str, anew: bool) -> Result<Build, Status> {
         refuse_unserved(&recipe)?;
         let mut base_images = Vec::new();
         for base in &recipe.base_images {
@@ -62,17 +86,83 @@ impl Api {
             let built = image.wait_built().await.map_err(|e| {
                 Status::failed_precondition(format!("the base image `{}` could not be built: {e}", base.image_id))
             })?;
-            base_images.push((base.docker_tag.clone(), built.as_ref().clone()));
+            base_images.push((base.docker_tag.clone(), built));
         }
-        Ok(BuildRequest {
-            base_images,
+        if let Some(function) = recipe.build_function {
+            return self.function_build(function, function_id, base_images, anew).map(Build::Function);
+        }
+        let registry_credentials = match &recipe.image_registry_config {
+            Some(config) => self.registry_credentials(config)?,
+            None => None,
+        };
+        Ok(Build::Dockerfile(Box::new(BuildRequest {
+            base_images: base_images.into_iter().map(|(tag, built)| (tag, built.as_ref().clone())).collect(),
             dockerfile_commands: recipe.dockerfile_commands,
             context_files: recipe.context_files.into_iter().map(|f| (f.filename, f.data)).collect(),
             context: self.context(&recipe.context_mount_id).await?,
             build_args: recipe.build_args.into_iter().collect(),
-            timeout: Some(Duration::from_secs(3600)),
-            ..BuildRequest::default()
+            secret_env: self.variables_of(&recipe.secret_ids)?.into_iter().collect(),
+            registry_credentials,
+            force: anew,
+            timeout: Some(BUILD_LIMIT),
+        })))
+    }
+
+    fn function_build(
+        &self,
+        function: wire::BuildFunction,
+        function_id: &str,
+        base_images: Vec<(String, Arc<BuiltImage>)>,
+        anew: bool,
+    ) -> Result<FunctionRun, Status> {
+        let owner = self.owner(function_id)?;
+        if owner.build.is_none() {
+            let text = format!("function `{function_id}` was not created as one that builds an image");
+            return Err(Status::invalid_argument(text));
+        }
+        let [(_, base)] = base_images.as_slice() else {
+            return Err(Status::invalid_argument("a function that builds an image runs on exactly one base image"));
+        };
+        let definition = owner.definition();
+        let mut names: Vec<String> = Vec::new();
+        for id in &definition.secrets {
+            names.extend(self.secret(id.as_str())?.keys.iter().cloned());
+        }
+        let input = function.input.unwrap_or_default();
+        let key = layer_key(base, &function.definition, &function.globals, &input.encode_to_vec(), &names);
+        let layer = if anew {
+            KeyHasher::new("forced").field(key.as_str()).field(ImageId::random().as_str()).finish()
+        } else {
+            key.clone()
+        };
+        Ok(FunctionRun {
+            owner,
+            base: base.clone(),
+            data_format: input.data_format,
+            method_name: input.method_name.clone().unwrap_or_default(),
+            payload: convert::payload(input.args_oneof)?,
+            image_key: key,
+            layer,
         })
+    }
+
+    fn variables_of(&self, secret_ids: &[String]) -> Result<BTreeMap<String, String>, Status> {
+        let ids: Result<Vec<_>, Status> = secret_ids.iter().map(|id| Ok(self.secret(id)?.id.clone())).collect();
+        self.shared.secret_variables(&ids?).map_err(Status::failed_precondition)
+    }
+
+    fn registry_credentials(&self, config: &wire::ImageRegistryConfig) -> Result<Option<RegistryAuth>, Status> {
+        if config.secret_id.is_empty() {
+            return Ok(None);
+        }
+        let variables = self.variables_of(std::slice::from_ref(&config.secret_id))?;
+        let kind = match config.registry_auth_type() {
+            wire::RegistryAuthType::Aws => RegistryAuthKind::Aws,
+            wire::RegistryAuthType::Gcp => RegistryAuthKind::Gcp,
+            wire::RegistryAuthType::Public => RegistryAuthKind::Public,
+            wire::RegistryAuthType::StaticCreds | wire::RegistryAuthType::Unspecified => RegistryAuthKind::Static,
+        };
+        RegistryAuth::from_secret(kind, &variables).map_err(Status::failed_precondition)
     }
 
     async fn context(&self, mount: &str) -> Result<Vec<ContextEntry>, Status> {
@@ -90,7 +180,7 @@ impl Api {
         Ok(entries)
     }
 
-    fn image(&self, id: &str) -> Result<Arc<Image>, Status> {
+    pub(crate) fn image(&self, id: &str) -> Result<Arc<Image>, Status> {
         let parsed = ImageId::parse(id);
         let parsed = parsed.ok_or_else(|| Status::invalid_argument(format!("`{id}` is not an image id")))?;
         self.shared.images.get(&parsed).ok_or_else(|| Status::not_found(format!("Could not find image with ID {id}")))
@@ -108,8 +198,77 @@ impl Api {
     pub(crate) fn image_from_id(&self, id: &str) -> Result<Response<wire::ImageFromIdResponse>, Status> {
         let image = self.image(id)?;
         let built = image.built().ok_or_else(|| Status::failed_precondition(format!("image `{id}` is not built")))?;
+        self.note_use(&image);
         let metadata = Some(metadata(&image, &built));
         Ok(Response::new(wire::ImageFromIdResponse { image_id: id.to_owned(), metadata }))
+    }
+
+    pub(crate) async fn image_delete(&self, id: &str) -> Result<Response<()>, Status> {
+        let found = ImageId::parse(id).and_then(|parsed| self.shared.images.get(&parsed));
+        let image = found.ok_or_else(|| Status::not_found(format!("No Image with ID {id}")))?;
+        if image.result().is_none() {
+            return Err(Status::failed_precondition(format!(
+                "image `{id}` is being built; delete it when that has ended"
+            )));
+        }
+        self.shared.forget_image(&image.id).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(()))
+    }
+
+    /// The builds that led to an image, first to last.
+    pub(crate) fn image_build_chain_get(&self, id: &str) -> Result<Response<wire::ImageBuildChainGetResponse>, Status> {
+        let mut build_steps = Vec::new();
+        let mut next = Some(self.image(id)?);
+        while let Some(image) = next {
+            let (origin, finished_at) = (&image.origin, image.finished_at());
+            build_steps.push(wire::ImageBuildStep {
+                image_id: image.id.to_string(),
+                started_at: Some(timestamp(origin.started_at)),
+                // Of one that still runs: what there is by now.
+                finished_at: Some(timestamp(if finished_at == 0 { now_ms() } else { finished_at } + 1)),
+                builder_app_id: origin.app.as_ref().map(ToString::to_string).unwrap_or_default(),
+                builder_task_id: origin.build_task.as_ref().map(ToString::to_string).unwrap_or_default(),
+            });
+            // A base is older than what was built on it, so this ends.
+            next = origin.bases.first().and_then(|base| self.shared.images.get(base));
+        }
+        build_steps.reverse();
+        Ok(Response::new(wire::ImageBuildChainGetResponse { build_steps }))
+    }
+
+    /// For garbage collection: an image counts as used when somebody asks for it. To the minute.
+    fn note_use(&self, image: &Image) {
+        if let Some(at) = image.note_use(now_ms()) {
+            self.shared.store.write_later(vec![Write::TouchImage(image.id.clone(), at)]);
+        }
+    }
+}
+
+impl Shared {
+    pub async fn forget_image(&self, id: &ImageId) -> Result<(), StoreError> {
+        self.store.write(vec![Write::DeleteImage(id.clone())]).await?;
+        self.images.forget(id);
+        self.build_logs().remove(id).await;
+        Ok(())
+    }
+
+    pub fn build_logs(&self) -> BuildLogs {
+        BuildLogs::new(&self.config.data_dir)
+    }
+}
+
+/// What an image is made from.
+enum Build {
+    Dockerfile(Box<BuildRequest>),
+    Function(FunctionRun),
+}
+
+impl Build {
+    fn image_key(&self) -> LayerKey {
+        match self {
+            Self::Dockerfile(request) => request.image_key(),
+            Self::Function(run) => run.image_key.clone(),
+        }
     }
 }
 
@@ -141,62 +300,57 @@ impl JoinState {
                     reply.metadata = Some(metadata(&self.image, &built));
                     reply.result = Some(success());
                 }
-                Err(text) => reply.result = Some(failure(text)),
+                Err(error) => reply.result = Some(failure(error)),
             }
         }
         Some((Ok(reply), self))
     }
 }
 
-async fn build_image(api: Api, image: Arc<Image>, request: BuildRequest) {
-    let started = now_ms();
-    let sink_image = image.clone();
-    let sink = LogSink::new(move |log: BuildLog| sink_image.say(format!("{}\n", log.text)));
-    let result = api.shared.images.builder.build(request, &sink).await;
+async fn build_image(api: Api, image: Arc<Image>, build: Build) {
+    let result = match build {
+        Build::Function(run) => api.shared.run_build_function(&image, run).await,
+        Build::Dockerfile(request) => {
+            let sink_image = image.clone();
+            let sink = LogSink::new(move |log: BuildLog| sink_image.say(format!("{}\n", log.text)));
+            let built = api.shared.images.builder.build(*request, &sink).await;
+            built.map_err(|error| sentence(&error))
+        }
+    };
     let result = match result {
-        Ok(built) => store_built(&api, &image, built, started).await,
-        Err(error) => Err(chain(&error)),
+        Ok(built) => store_built(&api, &image, built).await,
+        Err(error) => Err(error),
     };
     if let Err(error) = &result {
-        tracing::info!(image = %image.id, %error, "an image build failed");
+        tracing::info!(image = %image.id, error, "an image build failed");
     }
     image.finish(result);
 }
 
-async fn store_built(api: &Api, image: &Image, built: BuiltImage, started: u64) -> Result<Arc<BuiltImage>, String> {
+async fn store_built(api: &Api, image: &Image, built: BuiltImage) -> Result<Arc<BuiltImage>, String> {
     let record = ImageRecord {
         id: image.id.clone(),
         key: image.key.clone(),
         built_json: serde_json::to_string(&built).map_err(|e| e.to_string())?,
         builder_version: image.builder_version.clone(),
-        created_at_ms: started,
+        created_at_ms: image.origin.started_at,
+        finished_at_ms: now_ms(),
         last_used_ms: now_ms(),
+        bases: image.origin.bases.clone(),
+        build_task: image.origin.build_task.clone(),
+        app: image.origin.app.clone(),
     };
+    api.shared.build_logs().write(&image.id, &image.log()).await;
     let written = api.shared.store.write(vec![Write::Image(record)]).await;
     written.map_err(|e| store_status(&e).message().to_owned())?;
     Ok(Arc::new(built))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
-}
-
 fn refuse_unserved(recipe: &wire::Image) -> Result<(), Status> {
     let gpu = recipe.gpu_config.as_ref().is_some_and(|g| g.count > 0);
-    let registry_secret = recipe.image_registry_config.as_ref().is_some_and(|c| !c.secret_id.is_empty());
     let unserved = [
-        (gpu, "a GPU during the build"),
-        (recipe.build_function.is_some(), "`run_function`"),
-        (!recipe.secret_ids.is_empty(), "build secrets"),
-        (registry_secret, "registry credentials"),
-        (!recipe.volume_mounts.is_empty(), "volumes during the build"),
+        (gpu, "a GPU during the build (`gpu=`)"),
+        (!recipe.volume_mounts.is_empty(), "volumes during the build (`volumes=`)"),
     ];
     match unserved.iter().find(|(present, _)| *present) {
         Some((_, what)) => Err(Status::unimplemented(format!(
@@ -210,6 +364,7 @@ fn success() -> wire::GenericResult {
     wire::GenericResult { status: GenericStatus::Success as i32, ..Default::default() }
 }
 
+/// Also for a build that took too long: of that status the client shows no text of ours.
 fn failure(exception: String) -> wire::GenericResult {
     wire::GenericResult { status: GenericStatus::Failure as i32, exception, ..Default::default() }
 }
@@ -227,4 +382,8 @@ fn metadata(image: &Image, built: &BuiltImage) -> wire::ImageMetadata {
         libc_version_info: m.libc_version_info.clone(),
         image_builder_version: Some(image.builder_version.clone()),
     }
+}
+
+fn timestamp(ms: u64) -> Timestamp {
+    Timestamp { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 }
 }

@@ -15,6 +15,7 @@ use worker_protocol::Descriptor;
 
 use crate::apps::App;
 use crate::clock::{patience, seconds};
+use crate::images::LogLine;
 use crate::logs::LogEntry;
 use crate::rpc::Api;
 
@@ -67,7 +68,37 @@ struct Filter {
     until_ms: u64,
 }
 
+/// How a request for the past narrows it, as the wire has it.
+struct Narrowing<'a> {
+    task_id: &'a str,
+    function_id: &'a str,
+    function_call_id: &'a str,
+    sandbox_id: &'a str,
+    source: wire::FileDescriptor,
+    search_text: &'a str,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
 impl Filter {
+    /// # Errors
+    /// For an id that is none, and for what entries do not know of themselves: showing more than was asked for would
+    /// look like an answer.
+    fn new(wanted: Narrowing<'_>) -> Result<Self, Status> {
+        if !wanted.function_call_id.is_empty() || !wanted.sandbox_id.is_empty() {
+            let text = "logs of a single function call or sandbox are not served yet; ask for the function's or the container's";
+            return Err(Status::unimplemented(text));
+        }
+        Ok(Self {
+            task: optional_id(wanted.task_id, "container", TaskId::parse)?,
+            function: optional_id(wanted.function_id, "function", FunctionId::parse)?,
+            descriptor: descriptor(wanted.source),
+            search: wanted.search_text.to_owned(),
+            since_ms: wanted.since.map_or(0, milliseconds),
+            until_ms: wanted.until.map_or(u64::MAX, milliseconds),
+        })
+    }
+
     fn accepts(&self, entry: &LogEntry) -> bool {
         self.task.as_ref().is_none_or(|t| entry.task.as_ref() == Some(t))
             && self.function.as_ref().is_none_or(|f| entry.function.as_ref() == Some(f))
@@ -81,7 +112,7 @@ impl Filter {
 impl Api {
     pub(crate) fn app_get_logs(&self, request: wire::AppGetLogsRequest) -> Result<LogStream, Status> {
         let mut filter = Filter {
-            function: FunctionId::parse(&request.function_id),
+            function: optional_id(&request.function_id, "function", FunctionId::parse)?,
             descriptor: descriptor(request.file_descriptor()),
             search: request.search_text,
             until_ms: u64::MAX,
@@ -107,18 +138,18 @@ impl Api {
         &self,
         request: &wire::AppFetchLogsRequest,
     ) -> Result<wire::AppFetchLogsResponse, Status> {
-        let app = self.app(&request.app_id)?;
-        let filter = Filter {
-            task: TaskId::parse(&request.task_id),
-            function: FunctionId::parse(&request.function_id),
-            descriptor: descriptor(request.source()),
-            search: request.search_text.clone(),
-            since_ms: request.since.map_or(0, milliseconds),
-            until_ms: request.until.map_or(u64::MAX, milliseconds),
-        };
+        let filter = Filter::new(Narrowing {
+            task_id: &request.task_id,
+            function_id: &request.function_id,
+            function_call_id: &request.function_call_id,
+            sandbox_id: &request.sandbox_id,
+            source: request.source(),
+            search_text: &request.search_text,
+            since: request.since,
+            until: request.until,
+        })?;
         let limit = if request.limit == 0 { MAX_FETCH } else { (request.limit as usize).min(MAX_FETCH) };
-        let entries: Vec<LogEntry> =
-            app.log.after(0, usize::MAX).entries.into_iter().filter(|e| filter.accepts(e)).collect();
+        let entries = self.logged(&request.app_id, &filter)?;
         let newest = entries.len().saturating_sub(limit);
         let batches = entries[newest..].iter().map(batch).collect();
         Ok(wire::AppFetchLogsResponse { batches })
@@ -129,18 +160,19 @@ impl Api {
         request: &wire::AppCountLogsRequest,
     ) -> Result<wire::AppCountLogsResponse, Status> {
         use wire::app_count_logs_response::LogBucket;
-        let app = self.app(&request.app_id)?;
-        let filter = Filter {
-            task: TaskId::parse(&request.task_id),
-            function: FunctionId::parse(&request.function_id),
-            descriptor: descriptor(request.source()),
-            search: request.search_text.clone(),
-            since_ms: request.since.map_or(0, milliseconds),
-            until_ms: request.until.map_or(u64::MAX, milliseconds),
-        };
+        let filter = Filter::new(Narrowing {
+            task_id: &request.task_id,
+            function_id: &request.function_id,
+            function_call_id: &request.function_call_id,
+            sandbox_id: &request.sandbox_id,
+            source: request.source(),
+            search_text: &request.search_text,
+            since: request.since,
+            until: request.until,
+        })?;
         let width = u64::from(request.bucket_secs.max(1));
         let mut buckets: std::collections::BTreeMap<u64, LogBucket> = std::collections::BTreeMap::new();
-        for entry in app.log.after(0, usize::MAX).entries.iter().filter(|e| filter.accepts(e)) {
+        for entry in self.logged(&request.app_id, &filter)? {
             let start = entry.at / 1000 / width * width;
             let bucket = buckets.entry(start).or_insert_with(|| LogBucket {
                 bucket_start_at: Some(Timestamp { seconds: start as i64, nanos: 0 }),
@@ -152,8 +184,30 @@ impl Api {
                 Descriptor::System => bucket.system_logs += 1,
             }
         }
-        Ok(wire::AppCountLogsResponse { app_id: app.id.to_string(), buckets: buckets.into_values().collect() })
+        Ok(wire::AppCountLogsResponse { app_id: request.app_id.clone(), buckets: buckets.into_values().collect() })
     }
+
+    /// What is known of an app's past, or of an image's build, which has an id like a container's.
+    fn logged(&self, app_id: &str, filter: &Filter) -> Result<Vec<LogEntry>, Status> {
+        let image = filter.task.as_ref().and_then(|task| self.shared.images.by_build(task));
+        let entries = match image {
+            Some(image) => build_entries(&self.shared.build_logs().read(&image), filter.task.as_ref()),
+            None => self.app(app_id)?.log.after(0, usize::MAX).entries,
+        };
+        Ok(entries.into_iter().filter(|entry| filter.accepts(entry)).collect())
+    }
+}
+
+fn build_entries(lines: &[LogLine], task: Option<&TaskId>) -> Vec<LogEntry> {
+    let entry = |(sequence, line): (u64, &LogLine)| LogEntry {
+        sequence,
+        at: line.at,
+        task: task.cloned(),
+        function: None,
+        descriptor: Descriptor::Stdout,
+        text: line.text.clone(),
+    };
+    (1..).zip(lines).map(entry).collect()
 }
 
 /// Sends what is there and what comes, until the patience or the app ends.
@@ -245,6 +299,13 @@ fn item(descriptor: Descriptor, data: String, at: u64) -> wire::TaskLogs {
         timestamp_ns: at * 1_000_000,
         ..Default::default()
     }
+}
+
+fn optional_id<T>(text: &str, what: &str, parse: fn(&str) -> Option<T>) -> Result<Option<T>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse(text).map(Some).ok_or_else(|| Status::invalid_argument(format!("`{text}` is not a {what} id")))
 }
 
 fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {

@@ -8,9 +8,11 @@ pub mod calls;
 pub mod containers;
 pub mod environments;
 pub mod functions;
+pub mod image_names;
 pub mod images;
 pub mod logs;
 pub mod mounts;
+pub mod secrets;
 mod service;
 
 use std::sync::Arc;

@@ -307,6 +307,72 @@ impl ModalClient for Api {
         self.image_from_id(&request.get_ref().image_id)
     }
 
+    async fn secret_get_or_create(
+        &self,
+        request: Request<wire::SecretGetOrCreateRequest>,
+    ) -> Reply<wire::SecretGetOrCreateResponse> {
+        self.secret_get_or_create(request).await
+    }
+
+    async fn secret_get_info(
+        &self,
+        request: Request<wire::SecretGetInfoRequest>,
+    ) -> Reply<wire::SecretGetInfoResponse> {
+        self.secret_get_info(&request.get_ref().secret_id)
+    }
+
+    async fn secret_update(&self, request: Request<wire::SecretUpdateRequest>) -> Reply<()> {
+        self.secret_update(request.into_inner()).await
+    }
+
+    async fn secret_list(&self, request: Request<wire::SecretListRequest>) -> Reply<wire::SecretListResponse> {
+        self.secret_list(request)
+    }
+
+    async fn secret_delete(&self, request: Request<wire::SecretDeleteRequest>) -> Reply<()> {
+        self.secret_delete(&request.get_ref().secret_id).await
+    }
+
+    async fn image_get_by_tag(
+        &self,
+        request: Request<wire::ImageGetByTagRequest>,
+    ) -> Reply<wire::ImageGetByTagResponse> {
+        self.image_get_by_tag(request)
+    }
+
+    async fn image_publish(&self, request: Request<wire::ImagePublishRequest>) -> Reply<wire::ImagePublishResponse> {
+        self.image_publish(request).await
+    }
+
+    async fn image_list_tags(
+        &self,
+        request: Request<wire::ImageListTagsRequest>,
+    ) -> Reply<wire::ImageListTagsResponse> {
+        self.image_list_tags(request)
+    }
+
+    async fn image_tag_revisions(
+        &self,
+        request: Request<wire::ImageTagRevisionsRequest>,
+    ) -> Reply<wire::ImageTagRevisionsResponse> {
+        self.image_tag_revisions(request)
+    }
+
+    async fn image_name_delete(&self, request: Request<wire::ImageNameDeleteRequest>) -> Reply<()> {
+        self.image_name_delete(request).await
+    }
+
+    async fn image_delete(&self, request: Request<wire::ImageDeleteRequest>) -> Reply<()> {
+        self.image_delete(&request.get_ref().image_id).await
+    }
+
+    async fn image_build_chain_get(
+        &self,
+        request: Request<wire::ImageBuildChainGetRequest>,
+    ) -> Reply<wire::ImageBuildChainGetResponse> {
+        self.image_build_chain_get(&request.get_ref().image_id)
+    }
+
     async fn mount_get_or_create(
         &self,
         request: Request<wire::MountGetOrCreateRequest>,

@@ -22,6 +22,8 @@ pub(super) fn delete(connection: &Connection, id: &EnvironmentId) -> Result<(), 
     for app in apps {
         apps::delete(connection, &app)?;
     }
+    execute(connection, "DELETE FROM secrets WHERE environment = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM image_revisions WHERE environment = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM environments WHERE id = ?1", [id.as_str()])?;
     Ok(())
 }

@@ -4,9 +4,11 @@ mod apps;
 mod calls;
 mod environments;
 mod functions;
+mod image_revisions;
 mod images;
 mod mounts;
 mod payload;
+mod secrets;
 mod text;
 
 use rusqlite::Connection;
@@ -27,6 +29,10 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::Image(record) => images::put(connection, record),
         Write::TouchImage(id, used_ms) => images::touch(connection, id, *used_ms),
         Write::DeleteImage(id) => images::delete(connection, id),
+        Write::ImageRevision(record) => image_revisions::put(connection, record),
+        Write::DeleteImageTag(environment, tag) => image_revisions::delete_tag(connection, environment, tag),
+        Write::Secret(record) => secrets::put(connection, record),
+        Write::DeleteSecret(id) => secrets::delete(connection, id),
         Write::Mount(record) => mounts::put(connection, record),
         Write::DeleteMount(id) => mounts::delete(connection, id),
         Write::Call(record) => calls::put(connection, record),
@@ -43,6 +49,8 @@ pub(crate) fn load(connection: &Connection) -> Result<LoadedState, RowError> {
         apps: apps::load(connection)?,
         functions: functions::load(connection)?,
         images: images::load(connection)?,
+        image_revisions: image_revisions::load(connection)?,
+        secrets: secrets::load(connection)?,
         mounts: mounts::load(connection)?,
         calls: calls::load_open(connection)?,
     })

@@ -1,0 +1,215 @@
+//! `run_function`: a function whose container's writes become a layer.
+//!
+//! It runs like any other function (one call with one input, which the runner is told is its last), except that its
+//! output goes to the image's log and that the worker keeps what the container wrote.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calls::{Accepted, CallKind, CallSpec, FinishedOutput, NewInput, OutcomeStatus, PageRequest, Payload};
+use image_builder::{BuiltImage, KeyHasher, LayerKey};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use types::ids::{FunctionCallId, InputId, TaskId};
+
+use crate::clock::now_ms;
+use crate::images::Image;
+use crate::owner::Owner;
+use crate::shared::Shared;
+
+/// The container of a finished input runs its exit hooks and writes its files; then it is gone.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What an owner that makes an image knows of its build.
+#[derive(Default)]
+pub struct FunctionBuild {
+    image: Mutex<Option<Arc<Image>>>,
+    /// The last container that ended, and what it left.
+    ended: watch::Sender<Option<(TaskId, Option<PathBuf>)>>,
+}
+
+impl FunctionBuild {
+    pub fn say(&self, text: String) {
+        if let Some(image) = &*self.image.lock() {
+            image.say(text);
+        }
+    }
+
+    pub fn on_task_end(&self, task: &TaskId, changes: Option<PathBuf>) {
+        self.ended.send_replace(Some((task.clone(), changes)));
+    }
+}
+
+/// What is to be run on what.
+pub struct FunctionRun {
+    pub owner: Arc<Owner>,
+    pub base: Arc<BuiltImage>,
+    pub payload: Payload,
+    pub data_format: i32,
+    pub method_name: String,
+    /// See [`layer_key`].
+    pub image_key: LayerKey,
+    /// The same, or another one when it is to be made anew.
+    pub layer: LayerKey,
+}
+
+/// All that can change the result: what it runs on, its code, the globals and arguments that it sees, and the names of
+/// its secrets.
+pub fn layer_key(base: &BuiltImage, definition: &str, globals: &[u8], input: &[u8], secrets: &[String]) -> LayerKey {
+    KeyHasher::new("function 1")
+        .list(base.layers.iter().map(LayerKey::as_str))
+        .field(serde_json::to_vec(&base.config).unwrap_or_default())
+        .field(definition)
+        .field(globals)
+        .field(input)
+        .list(secrets)
+        .finish()
+}
+
+impl Shared {
+    /// Runs the function and makes the layer, unless that was done before.
+    pub async fn run_build_function(
+        self: &Arc<Self>,
+        image: &Arc<Image>,
+        run: FunctionRun,
+    ) -> Result<BuiltImage, String> {
+        let builder = &self.images.builder;
+        let name = run.owner.tag.clone();
+        let title = format!("run_function {name}");
+        image.say(format!("=> Step 1/1: {title}\n"));
+        let found = builder.find_with_layer(&run.base, &run.layer).await.map_err(|e| sentence(&e))?;
+        let result = match found {
+            Some(found) => {
+                image.say("   CACHED\n".to_owned());
+                Ok(found)
+            }
+            None => self.run_and_commit(image, &run, &title).await,
+        };
+        self.owners.remove(&run.owner.id);
+        result
+    }
+
+    async fn run_and_commit(
+        self: &Arc<Self>,
+        image: &Arc<Image>,
+        run: &FunctionRun,
+        title: &str,
+    ) -> Result<BuiltImage, String> {
+        let (owner, name) = (&run.owner, &run.owner.tag);
+        let build = owner.build.clone().ok_or_else(|| format!("function `{name}` is not one that makes images"))?;
+        *build.image.lock() = Some(image.clone());
+        let call = FunctionCallId::random();
+        let output = self.call_once(run, &call).await;
+        owner.forget_call(self, &call);
+        let output = output?;
+        let outcome = &output.outcome;
+        if outcome.status != OutcomeStatus::Success {
+            if !outcome.traceback.is_empty() {
+                image.say(format!("{}\n", outcome.traceback.trim_end()));
+            }
+            return Err(format!("{title} failed: {}", outcome.exception));
+        }
+        let mut ended = build.ended.subscribe();
+        let is_it =
+            |end: &Option<(TaskId, Option<PathBuf>)>| end.as_ref().map(|(task, _)| task) == output.task.as_ref();
+        let end = tokio::time::timeout(LEAVING_PATIENCE, ended.wait_for(is_it)).await;
+        let changes = end.ok().and_then(Result::ok).and_then(|end| end.as_ref()?.1.clone());
+        let changes = changes.ok_or_else(|| {
+            format!("{title} returned, but its container did not end well afterwards, so its files were not kept")
+        })?;
+        let builder = &self.images.builder;
+        let laid_over = self.mounted_paths(owner);
+        let made = builder.commit_changes(&run.base, &run.layer, &changes, title, &laid_over).await;
+        // `changes` was `<task>/root/diff`.
+        if let Some(folder) = changes.parent().and_then(std::path::Path::parent)
+            && let Err(error) = tokio::fs::remove_dir_all(folder).await
+        {
+            tracing::warn!(folder = %folder.display(), %error, "could not remove the folder of a build's container");
+        }
+        made.map_err(|e| sentence(&e))
+    }
+
+    /// One call with one input, waited for.
+    async fn call_once(self: &Arc<Self>, run: &FunctionRun, call: &FunctionCallId) -> Result<FinishedOutput, String> {
+        let owner = &run.owner;
+        let spec = CallSpec {
+            id: call.clone(),
+            kind: CallKind::Unary,
+            durable: false,
+            parent_input: None,
+            created_at: now_ms(),
+            invocation_type: 0,
+        };
+        let input = NewInput {
+            id: InputId::random(),
+            idx: 0,
+            payload: run.payload.clone(),
+            data_format: run.data_format,
+            method_name: run.method_name.clone(),
+        };
+        self.calls.insert(call.clone(), owner.clone());
+        let watcher = owner.watcher(call);
+        let accepted = owner.apply(self, |calls, now, effects| {
+            calls.create_call(spec);
+            calls.add_inputs(call, vec![input], now, effects)
+        });
+        if accepted != Accepted::Yes {
+            return Err(format!("function `{}` takes no inputs now", owner.tag));
+        }
+        let page = PageRequest { after: 0, range: None, limit: 1 };
+        loop {
+            let news = watcher.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            match owner.read(|calls| calls.outputs(call, page)) {
+                Some(mut found) if !found.outputs.is_empty() => return Ok(found.outputs.remove(0)),
+                Some(_) => news.await,
+                None => return Err(format!("the app was stopped while function `{}` ran", owner.tag)),
+            }
+        }
+    }
+
+    /// Files that a container of this function sees above its image.
+    fn mounted_paths(&self, owner: &Owner) -> Vec<String> {
+        let definition = owner.definition();
+        let mounts = definition.mounts.iter().filter_map(|id| self.mounts.get(id));
+        mounts.flat_map(|mount| mount.record.files.iter().map(|file| file.path.clone()).collect::<Vec<_>>()).collect()
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_globals_arguments_and_secret_names_are_the_key_and_so_is_the_base() {
+        let base = BuiltImage { layers: vec![], config: Default::default(), metadata: Default::default() };
+        let other = BuiltImage { layers: vec![LayerKey::empty()], ..base.clone() };
+        let token = vec!["TOKEN".to_owned()];
+        let keys = [
+            layer_key(&base, "code", b"globals", b"input", &[]),
+            layer_key(&other, "code", b"globals", b"input", &[]),
+            layer_key(&base, "code2", b"globals", b"input", &[]),
+            layer_key(&base, "code", b"globals2", b"input", &[]),
+            layer_key(&base, "code", b"globals", b"input2", &[]),
+            layer_key(&base, "code", b"globals", b"input", &token),
+        ];
+        for (at, key) in keys.iter().enumerate() {
+            assert!(!keys[..at].contains(key), "{at}");
+        }
+        assert_eq!(keys[0], layer_key(&base, "code", b"globals", b"input", &[]));
+    }
+}
