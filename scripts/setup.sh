@@ -95,7 +95,7 @@ cargo_is_there() {
 }
 
 case "${1:-}" in
-    build) debian_packages build-essential protobuf-compiler pkg-config; cargo_is_there ;;
+    build) debian_packages build-essential protobuf-compiler libprotobuf-dev pkg-config; cargo_is_there ;;
     run) debian_packages mmdebstrap nftables iproute2 e2fsprogs zstd ca-certificates ;;
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
     pytest) pytest_environment ;;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use blob_store::{BlobStore, DiskBlobs, Sha256Digest};
 use dashmap::DashMap;
-use image_builder::{ImageBuilder, TreeEntry};
+use image_builder::{ImageBuilder, StandalonePython, TreeEntry};
 use metadata_store::{MountFileRecord, MountRecord};
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
@@ -59,6 +59,11 @@ impl Mount {
     /// The client version whose package this mount is, if it is one.
     pub fn client_version(&self) -> Option<&str> {
         self.record.name.as_deref()?.strip_prefix(CLIENT_MOUNT_PREFIX)
+    }
+
+    /// The Python that this mount is, if it is one.
+    pub fn standalone_python(&self) -> Option<StandalonePython> {
+        StandalonePython::parse(self.record.name.as_deref()?)
     }
 
     /// Key of the layer that holds the files, made at first use.

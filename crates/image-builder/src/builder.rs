@@ -81,13 +81,17 @@ impl ImageBuilder {
     }
 
     /// Builds an image, or finds it built already.
-    pub async fn build(&self, request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
+    pub async fn build(&self, mut request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
         let started = Instant::now();
         let instructions = image_plan::parse(&request.dockerfile_commands)?;
         let recipe = Recipe::from_instructions(instructions, &request.build_args)?;
         let recipe = recipe.ok_or_else(|| BuildError::Refused("the Dockerfile has no `FROM`".to_owned()))?;
         logs.say(format!("=> Step 1: {}", recipe.from_instruction.text));
         let base = self.base(&recipe.from, &request, logs).await?;
+        if let Some(python) = &request.standalone_python {
+            let files = self.standalone_python(python, logs).await?;
+            request.context.extend(files);
+        }
         let (facts, context) = facts(&request, &base.config);
         let plan = plan(&recipe, &facts)?;
         let step_context = StepContext {

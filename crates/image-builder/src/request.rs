@@ -10,6 +10,7 @@ use image_plan::{ImageConfig, KeyHasher, LayerKey};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::RegistryAuth;
+use crate::standalone::StandalonePython;
 
 /// One image to be built.
 #[derive(Clone, Default)]
@@ -22,6 +23,8 @@ pub struct BuildRequest {
     pub context_files: Vec<(String, Bytes)>,
     /// Files of the context mount.
     pub context: Vec<ContextEntry>,
+    /// Files of this Python join the context, below `/python`.
+    pub standalone_python: Option<StandalonePython>,
     pub build_args: BTreeMap<String, String>,
     /// Variables that only RUN sees. Their names are part of the key, their values are not.
     pub secret_env: Vec<(String, String)>,
@@ -106,6 +109,9 @@ impl BuildRequest {
         }
         for entry in context {
             hasher = hasher.field(&entry.path).field(&entry.digest).field(format!("{:o}", entry.mode));
+        }
+        if let Some(python) = &self.standalone_python {
+            hasher = hasher.field("python").field(python.layer_key().as_str());
         }
         for (name, value) in &self.build_args {
             hasher = hasher.field("argument").field(name).field(value);

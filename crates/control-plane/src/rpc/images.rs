@@ -7,6 +7,7 @@ use client_protocol::wire;
 use futures::Stream;
 use image_builder::{
     BuildLog, BuildRequest, BuiltImage, ContextEntry, KeyHasher, LayerKey, LogSink, RegistryAuth, RegistryAuthKind,
+    StandalonePython,
 };
 use metadata_store::{ImageRecord, StoreError, Write};
 use prost::Message;
@@ -100,6 +101,7 @@ impl Api {
             dockerfile_commands: recipe.dockerfile_commands,
             context_files: recipe.context_files.into_iter().map(|f| (f.filename, f.data)).collect(),
             context: self.context(&recipe.context_mount_id).await?,
+            standalone_python: self.standalone_python(&recipe.context_mount_id),
             build_args: recipe.build_args.into_iter().collect(),
             secret_env: self.variables_of(&recipe.secret_ids)?.into_iter().collect(),
             registry_credentials,
@@ -163,6 +165,10 @@ impl Api {
             wire::RegistryAuthType::StaticCreds | wire::RegistryAuthType::Unspecified => RegistryAuthKind::Static,
         };
         RegistryAuth::from_secret(kind, &variables).map_err(Status::failed_precondition)
+    }
+
+    fn standalone_python(&self, mount: &str) -> Option<StandalonePython> {
+        self.shared.mounts.get(&MountId::parse(mount)?)?.standalone_python()
     }
 
     async fn context(&self, mount: &str) -> Result<Vec<ContextEntry>, Status> {

@@ -2,7 +2,7 @@
 
 use blob_store::BlobStore;
 use client_protocol::wire;
-use image_builder::LogSink;
+use image_builder::{LogSink, StandalonePython};
 use metadata_store::{MountFileRecord, MountRecord, Write};
 use tonic::{Request, Response, Status};
 use types::ids::MountId;
@@ -84,12 +84,16 @@ impl Api {
         self.create_mount((!name.is_empty()).then_some(name), digest, files).await
     }
 
-    /// A lookup in the global name space: only the client's own package is published there.
+    /// A lookup in the global name space: the client's own package, and Pythons for images that have none.
     async fn global_mount(
         &self,
         name: &str,
         caller: &Caller,
     ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
+        if StandalonePython::parse(name).is_some() {
+            // Its files are fetched by the build that copies them.
+            return self.create_mount(Some(name.to_owned()), content_digest(&[]), Vec::new()).await;
+        }
         let Some(version) = name.strip_prefix(CLIENT_MOUNT_PREFIX) else {
             return Err(Status::not_found(format!("mount `{name}` does not exist")));
         };

@@ -20,6 +20,7 @@ mod manifest;
 mod pull;
 mod unpack;
 
+pub(crate) use client::http_client;
 pub use config::{Credentials, RegistryConfig};
 pub use credentials::{AwsKeys, RegistryAuth, RegistryAuthKind};
 pub(crate) use pull::Registries;

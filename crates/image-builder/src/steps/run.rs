@@ -109,7 +109,7 @@ impl ImageBuilder {
     }
 
     /// A configured Debian mirror, put in the place of the default one for as long as the step runs.
-    fn mirror_bind(&self, below: &[LayerKey], workspace: &Workspace) -> Result<Option<Bind>, BuildError> {
+    pub(crate) fn mirror_bind(&self, below: &[LayerKey], workspace: &Workspace) -> Result<Option<Bind>, BuildError> {
         const SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
         let mirror = self.inner.config.debian_mirror.as_deref().map(|mirror| mirror.trim_end_matches('/'));
         let Some(mirror) = mirror.filter(|mirror| *mirror != DEFAULT_MIRROR) else { return Ok(None) };
