@@ -86,6 +86,7 @@ async fn bench(runtime: &Runtime, dir: &Path, options: &Options) -> Outcome<()> 
             env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
             cwd: "/root".into(),
             hostname: "bench".into(),
+            tmpfs: vec![],
             binds: vec![],
             network: *network,
             limits: Limits { memory_bytes: Some(1 << 30), pids: Some(100), disk_bytes: *disk, ..Limits::default() },

@@ -154,6 +154,7 @@ impl Shared {
             env: spec.env.clone(),
             cwd: spec.cwd.clone(),
             hostname: spec.hostname.clone(),
+            tmpfs: spec.tmpfs.clone(),
             binds: spec.binds.clone(),
             network: spec.network,
             limits: spec.limits.clone(),

@@ -24,6 +24,8 @@ pub struct ContainerSpec {
     /// Working directory, made when missing.
     pub cwd: String,
     pub hostname: String,
+    /// Mounted before `binds`, which may lie inside.
+    pub tmpfs: Vec<Tmpfs>,
     pub binds: Vec<Bind>,
     pub network: Network,
     pub limits: Limits,
@@ -46,6 +48,14 @@ pub struct Bind {
     pub source: PathBuf,
     pub target: String,
     pub read_only: bool,
+}
+
+/// An empty folder in memory. Where its target is missing, that is made as for a bind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tmpfs {
+    pub target: String,
+    /// Writing more fails; none means half of the machine's memory.
+    pub size_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

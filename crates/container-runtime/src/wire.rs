@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::spec::{Bind, Limits, Network, Profile};
+use crate::spec::{Bind, Limits, Network, Profile, Tmpfs};
 use crate::sys::{process::Status, socket};
 
 /// Names a container between server and launcher; never used twice.
@@ -113,6 +113,7 @@ pub struct Job {
     pub env: Vec<(String, String)>,
     pub cwd: String,
     pub hostname: String,
+    pub tmpfs: Vec<Tmpfs>,
     pub binds: Vec<Bind>,
     pub network: Network,
     pub limits: Limits,

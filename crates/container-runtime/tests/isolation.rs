@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::{Machine, Spec, run};
-use dorian_container_runtime::Bind;
+use dorian_container_runtime::{Bind, Tmpfs};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_inside_is_nobody_outside_but_files_on_disk_belong_to_root() {
@@ -191,6 +191,25 @@ async fn a_bind_may_lie_inside_another_one_or_in_dev() {
         spec.binds = vec![bind(&outer, "/a"), bind(&inner, "/a/b/c"), bind(&inner.join("file"), "/dev/own")];
     });
     assert_eq!(machine.run(spec).await.ok(), "deep\ndeep\n");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tmpfs_is_empty_writable_limited_and_in_no_layer() {
+    let machine = Machine::new();
+    let host = machine.dir.path().join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("file"), "bound\n").unwrap();
+    let script = "chmod 700 /fast && echo x > /fast/a && cat /fast/a /fast/in/file && ls -A /fast/deeper && \
+                  dd if=/dev/zero of=/fast/big bs=1024 count=2048 2>/dev/null || echo full";
+    let spec = machine.shell(script).change(|spec| {
+        let tmpfs = |target: &str, size_bytes| Tmpfs { target: target.to_owned(), size_bytes };
+        spec.tmpfs = vec![tmpfs("/fast", Some(1 << 20)), tmpfs("/fast/deeper", None)];
+        spec.binds = vec![Bind { source: host, target: "/fast/in".into(), read_only: true }];
+    });
+    let diff = spec.inner.scratch.join("diff");
+    assert_eq!(machine.run(spec).await.ok(), "x\nbound\nfull\n");
+    assert_eq!(fs::read_dir(diff).unwrap().count(), 0);
     machine.leave_nothing().await;
 }
 

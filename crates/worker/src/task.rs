@@ -129,6 +129,7 @@ async fn launch(worker: &Arc<Worker>, spec: &TaskSpec, folder: &Path) -> Result<
         env: spec.env.clone(),
         cwd: spec.cwd.clone(),
         hostname: "modal".to_owned(),
+        tmpfs: Vec::new(),
         binds: binds(worker, socket, arguments),
         network: if spec.block_network { Network::None } else { Network::Nat },
         limits: Limits {

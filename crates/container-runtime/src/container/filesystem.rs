@@ -195,6 +195,7 @@ fn places(job: &Job) -> Vec<Place> {
     let mut places = vec![folder("/proc", 0o555), folder("/sys", 0o555), folder("/dev", 0o755)];
     places.push(folder("/tmp", 0o1777));
     places.extend(HOST_FILES.map(|(path, _)| file(path)));
+    places.extend(job.tmpfs.iter().map(|tmpfs| folder(&tmpfs.target, 0o755)));
     places.extend(job.binds.iter().map(|bind| match bind.source.is_dir() {
         true => folder(&bind.target, 0o755),
         false => file(&bind.target),
@@ -214,18 +215,31 @@ fn attach_all(common: &Common, job: &Job, root: BorrowedFd<'_>, kernel: KernelMo
         put(root, &host_file(common, path, &content(job))?, path)?;
     }
     hide(root)?;
+    for tmpfs in &job.tmpfs {
+        let owner = common.host_id(0).to_string();
+        let size = tmpfs.size_bytes.map_or("50%".to_owned(), |size| size.to_string());
+        let options = [("mode", "1777"), ("size", &size), ("uid", &owner), ("gid", &owner)];
+        let made = mount::new_mount(c"tmpfs", &options, NOSUID | NODEV);
+        ensure_place(common, root, &tmpfs.target, true)?;
+        put(root, &made.at(format_args!("make a tmpfs for `{}`", tmpfs.target))?, &tmpfs.target)?;
+    }
     for (bind, source) in job.binds.iter().zip(&sources.binds) {
-        // Places inside the image exist by now; this one may lie in another bind, or in `/dev`.
-        if sys::open_in_root(root, &bind.target, libc::O_PATH).is_err() {
-            let folder = sys::is_folder(source.as_fd()).at(format_args!("look at `{}`", bind.source.display()))?;
-            // As the container's root, the only owner that an id-mapped folder can store.
-            process::create_files_as(common.host_id(0)).at("take the container's file owner")?;
-            make_inside(root, &bind.target, folder).at(format_args!("make `{}`", bind.target))?;
-            process::create_files_as(0).at("go back to the machine's file owner")?;
-        }
+        let folder = sys::is_folder(source.as_fd()).at(format_args!("look at `{}`", bind.source.display()))?;
+        ensure_place(common, root, &bind.target, folder)?;
         put(root, source, &bind.target)?;
     }
     Ok(())
+}
+
+/// Places inside the image exist by now; this one may lie in another mount, or in `/dev`.
+fn ensure_place(common: &Common, root: BorrowedFd<'_>, target: &str, folder: bool) -> Doing<()> {
+    if sys::open_in_root(root, target, libc::O_PATH).is_ok() {
+        return Ok(());
+    }
+    // As the container's root, the only owner that an id-mapped folder can store.
+    process::create_files_as(common.host_id(0)).at("take the container's file owner")?;
+    make_inside(root, target, folder).at(format_args!("make `{target}`"))?;
+    process::create_files_as(0).at("go back to the machine's file owner")
 }
 
 fn make_inside(root: BorrowedFd<'_>, path: &str, folder: bool) -> io::Result<()> {

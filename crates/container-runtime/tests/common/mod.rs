@@ -112,6 +112,7 @@ impl Spec {
             env: vec![("PATH".into(), "/bin".into())],
             cwd: "/".into(),
             hostname: "box".into(),
+            tmpfs: vec![],
             binds: vec![],
             network: Network::None,
             limits: Limits::default(),
