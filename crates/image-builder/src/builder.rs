@@ -1,19 +1,24 @@
 //! One build, from request to image.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use container_runtime::Runtime;
-use image_plan::{Action, ContextFile, Facts, From, ImageConfig, KeyHasher, LayerKey, Recipe, Step, plan};
+use image_plan::{
+    Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Recipe, Step, plan,
+};
 
 use crate::config::BuilderConfig;
 use crate::container;
+use crate::downloads::Downloaded;
 use crate::error::BuildError;
 use crate::logs::LogSink;
 use crate::once::{KeyedLock, OnceMap};
 use crate::registry::Registries;
-use crate::request::{BuildRequest, BuiltImage, ImageMetadata};
+use crate::request::{BuildRequest, BuiltImage};
+use crate::steps::mounts::CacheMounts;
 use crate::store::LayerStore;
 
 /// Builds images. Cheap to clone; all clones share their work.
@@ -31,6 +36,8 @@ pub(crate) struct Inner {
     pub downloads: KeyedLock<String>,
     /// Layers being made right now.
     pub layers: OnceMap<LayerKey, ()>,
+    /// Cache mounts in use.
+    pub cache_mounts: CacheMounts,
     /// Lowest layer of every build container, see [`container::make_mount_points`].
     pub mount_points: PathBuf,
 }
@@ -40,8 +47,36 @@ pub(crate) struct Inner {
 pub(crate) struct StepContext {
     pub context: Arc<Vec<ContextSource>>,
     pub secret_env: Arc<Vec<(String, String)>>,
+    /// Images that the request names, as in [`BuildRequest::base_images`].
+    pub base_images: Arc<Vec<(String, BuiltImage)>>,
+    /// The layers of stages that are finished.
+    pub stages: Arc<BTreeMap<usize, Vec<LayerKey>>>,
+    /// Content of URLs without a checksum, asked for in this build.
+    pub downloads: Arc<BTreeMap<String, Downloaded>>,
     pub deadline: Option<Instant>,
     pub limit: std::time::Duration,
+}
+
+impl StepContext {
+    fn base_image(&self, name: &str) -> Option<&BuiltImage> {
+        self.base_images.iter().find(|(tag, _)| tag == name).map(|(_, image)| image)
+    }
+
+    /// Ends the work when the build's time is over. Dropping a container's future kills it.
+    pub async fn limited<T>(
+        &self,
+        step: &Step,
+        work: impl Future<Output = Result<T, BuildError>>,
+    ) -> Result<T, BuildError> {
+        let Some(deadline) = self.deadline else { return work.await };
+        let over = || BuildError::Timeout {
+            place: Box::new(step.place.clone()),
+            title: step.title.clone(),
+            limit: self.limit,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        tokio::time::timeout(left, work).await.map_err(|_| over())?
+    }
 }
 
 /// Where the bytes of a context file are.
@@ -64,6 +99,7 @@ impl ImageBuilder {
             registries,
             downloads: KeyedLock::new(),
             layers: OnceMap::new(),
+            cache_mounts: CacheMounts::default(),
             mount_points,
         };
         inner.write_apt_settings()?;
@@ -84,41 +120,119 @@ impl ImageBuilder {
     pub async fn build(&self, mut request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
         let started = Instant::now();
         let instructions = image_plan::parse(&request.dockerfile_commands)?;
-        let recipe = Recipe::from_instructions(instructions, &request.build_args)?;
+        let tags: Vec<&str> = request.base_images.iter().map(|(tag, _)| tag.as_str()).collect();
+        let recipe = Recipe::from_instructions(instructions, &request.build_args, &tags)?;
         let recipe = recipe.ok_or_else(|| BuildError::Refused("the Dockerfile has no `FROM`".to_owned()))?;
-        logs.say(format!("=> Step 1: {}", recipe.from_instruction.text));
-        let base = self.base(&recipe.from, &request, logs).await?;
+        let mut announced = BTreeSet::new();
+        let bases = self.bases(&recipe, &request, &mut announced, logs).await?;
         if let Some(python) = &request.standalone_python {
             let files = self.standalone_python(python, logs).await?;
             request.context.extend(files);
         }
-        let (facts, context) = facts(&request, &base.config);
+        let (facts, context) = facts(&request, &bases);
         let plan = plan(&recipe, &facts)?;
-        let step_context = StepContext {
+        let mut step_context = StepContext {
             context: Arc::new(context),
             secret_env: Arc::new(request.secret_env.clone()),
+            base_images: Arc::new(request.base_images.clone()),
+            stages: Arc::default(),
+            downloads: Arc::default(),
             deadline: request.timeout.map(|timeout| started + timeout),
             limit: request.timeout.unwrap_or_default(),
         };
-        let mut layers = base.layers;
-        for step in plan.steps {
-            let key = self.step(&layers, step, &step_context, request.force, logs).await?;
-            layers.extend(key);
+        let mut config = ImageConfig::default();
+        let mut layers = Vec::new();
+        for stage in plan.stages {
+            let from = &recipe.stages[stage.index].from_instruction;
+            if !announced.contains(&stage.index) {
+                logs.say(recipe.place(stage.index, 1).header(&from.text));
+            }
+            layers = match &stage.from {
+                From::Scratch => Vec::new(),
+                From::Image(name) => bases.get(name).map(|base| base.layers.clone()).unwrap_or_default(),
+                From::Stage(earlier) => step_context.stages.get(earlier).cloned().unwrap_or_default(),
+            };
+            for step in stage.steps {
+                let position = step.position.clone();
+                let made = self.step(&layers, step, &mut step_context, request.force, logs).await;
+                layers.extend(made.map_err(|error| error.at(&position))?);
+            }
+            Arc::make_mut(&mut step_context.stages).insert(stage.index, layers.clone());
+            config = stage.config;
         }
-        let metadata = self.metadata(&layers, &plan.config).await?;
-        Ok(BuiltImage { layers, config: plan.config, metadata })
+        let metadata = self.metadata(&layers, &config).await?;
+        Ok(BuiltImage { layers, config, metadata })
     }
 
-    async fn base(&self, from: &From, request: &BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
-        match from {
-            From::Scratch => Ok(BuiltImage {
-                layers: Vec::new(),
-                config: ImageConfig::default(),
-                metadata: ImageMetadata::default(),
-            }),
-            From::Image(name) => match request.base_images.iter().find(|(tag, _)| tag == name) {
+    /// The images that stages start from, by name. All of them before the first step: their configurations are needed
+    /// for a plan, and with a whole plan a mistake in a late stage is found before an early one is built.
+    async fn bases(
+        &self,
+        recipe: &Recipe,
+        request: &BuildRequest,
+        announced: &mut BTreeSet<usize>,
+        logs: &LogSink,
+    ) -> Result<BTreeMap<String, BuiltImage>, BuildError> {
+        let mut bases: BTreeMap<String, BuiltImage> = BTreeMap::new();
+        for index in recipe.needed() {
+            let stage = &recipe.stages[index];
+            let From::Image(name) = &stage.from else { continue };
+            if bases.contains_key(name) {
+                continue;
+            }
+            announced.insert(index);
+            logs.say(recipe.place(index, 1).header(&stage.from_instruction.text));
+            let base = match request.base_images.iter().find(|(tag, _)| tag == name) {
                 Some((_, image)) => Ok(image.clone()),
                 None => self.base_image(name, request.registry_credentials.as_ref(), request.force, logs).await,
+            };
+            bases.insert(name.clone(), base.map_err(|error| error.at(&stage.from_instruction.position))?);
+        }
+        Ok(bases)
+    }
+
+    /// What a step's inputs are, in their order; downloads are made for it.
+    async fn identities(
+        &self,
+        step: &Step,
+        context: &mut StepContext,
+        logs: &LogSink,
+    ) -> Result<Vec<String>, BuildError> {
+        let mut identities = Vec::with_capacity(step.inputs.len());
+        for input in &step.inputs {
+            identities.push(match input {
+                Input::Origin(Origin::Stage(stage)) => {
+                    let layers = context.stages.get(stage).map(Vec::as_slice).unwrap_or_default();
+                    stack_key(layers).as_str().to_owned()
+                }
+                Input::Origin(Origin::Image(name)) => match context.base_image(name) {
+                    Some(image) => stack_key(&image.layers).as_str().to_owned(),
+                    // The name is in the fingerprint.
+                    None => String::new(),
+                },
+                Input::Download(url) => {
+                    let found = context.limited(step, self.download(url, None, logs)).await?;
+                    let digest = found.digest.clone();
+                    Arc::make_mut(&mut context.downloads).insert(url.clone(), found);
+                    digest
+                }
+            });
+        }
+        Ok(identities)
+    }
+
+    /// The layers of a stage or an image that files are taken from.
+    pub(crate) async fn origin_layers(
+        &self,
+        origin: &Origin,
+        context: &StepContext,
+        logs: &LogSink,
+    ) -> Result<Vec<LayerKey>, BuildError> {
+        match origin {
+            Origin::Stage(stage) => Ok(context.stages.get(stage).cloned().unwrap_or_default()),
+            Origin::Image(name) => match context.base_image(name) {
+                Some(image) => Ok(image.layers.clone()),
+                None => self.image_to_copy_from(name, logs).await,
             },
         }
     }
@@ -128,32 +242,27 @@ impl ImageBuilder {
         &self,
         below: &[LayerKey],
         step: Step,
-        context: &StepContext,
+        context: &mut StepContext,
         force: bool,
         logs: &LogSink,
     ) -> Result<Option<LayerKey>, BuildError> {
-        // All of them, not only the last: a layer's key need not say what is below it.
-        let parent = KeyHasher::new("stack").list(below.iter().map(LayerKey::as_str)).finish();
         let store = &self.inner.store;
-        let cause = parent.child(&step.fingerprint);
-        let header = format!("=> Step {}: {}", step.number, step.title);
+        logs.say(step.place.header(&step.title));
         if let Action::MakeFolder { path } = &step.action
             && self.is_folder(below, path)?
         {
-            logs.say(header);
             return Ok(None);
         }
+        let cause = stack_key(below).child(&step.cause(&self.identities(&step, context, logs).await?));
         // A forced layer gets a key of its own, so that containers on the old one keep it.
         let key = match force {
             true => KeyHasher::new("forced").field(cause.as_str()).field(random_bytes()).finish(),
             false => store.current(cause.clone()),
         };
         if store.has(&key) {
-            logs.say(header);
             logs.say("   CACHED");
             return Ok(Some(key));
         }
-        logs.say(header);
         let (this, below, context) = (self.clone(), below.to_vec(), context.clone());
         let wanted = key.clone();
         self.inner
@@ -182,23 +291,24 @@ impl ImageBuilder {
         }
         let workspace = self.inner.store.workspace()?;
         match &step.action {
-            Action::Run { argv, env, workdir, user, network } => {
-                let run = crate::steps::run::Run { argv, env, workdir, user: user.as_deref(), network: *network };
-                self.run_step(below, step, run, context, &workspace, logs).await?;
+            Action::Run { argv, env, unkeyed_env, workdir, user, network, mounts } => {
+                let run = crate::steps::run::Run {
+                    argv,
+                    env,
+                    unkeyed_env,
+                    workdir,
+                    user: user.as_deref(),
+                    network: *network,
+                    mounts,
+                };
+                context.limited(step, self.run_step(below, step, run, context, &workspace, logs)).await?;
             }
             Action::Copy { items, owner, mode } => {
-                self.copy_step(below, items, owner.as_deref(), *mode, context, &workspace).await?;
+                let copy = self.copy_step(below, items, owner.as_deref(), mode.as_ref(), context, &workspace, logs);
+                context.limited(step, copy).await?;
             }
-            Action::CopyFromImage { image, sources, dest, dest_is_folder, owner, mode } => {
-                let copy = crate::steps::from_image::CopyFromImage {
-                    image,
-                    sources,
-                    dest,
-                    dest_is_folder: *dest_is_folder,
-                    owner: owner.as_deref(),
-                    mode: *mode,
-                };
-                self.copy_from_image_step(below, copy, &workspace, logs).await?;
+            Action::CopyFrom(copy) => {
+                context.limited(step, self.copy_from_step(below, copy, context, &workspace, logs)).await?;
             }
             Action::MakeFolder { path } => self.make_folder_step(below, path, &workspace)?,
         }
@@ -230,8 +340,13 @@ impl Inner {
     }
 }
 
+/// All layers, not only the last: a layer's key need not say what is below it.
+fn stack_key(layers: &[LayerKey]) -> LayerKey {
+    KeyHasher::new("stack").list(layers.iter().map(LayerKey::as_str)).finish()
+}
+
 /// The plan's view of the context, and beside it where each file's bytes are.
-fn facts(request: &BuildRequest, base: &ImageConfig) -> (Facts, Vec<ContextSource>) {
+fn facts(request: &BuildRequest, bases: &BTreeMap<String, BuiltImage>) -> (Facts, Vec<ContextSource>) {
     use sha2::{Digest, Sha256};
     let mut context = Vec::new();
     let mut sources = Vec::new();
@@ -247,7 +362,8 @@ fn facts(request: &BuildRequest, base: &ImageConfig) -> (Facts, Vec<ContextSourc
         sources.push(ContextSource::Disk(entry.source.clone(), entry.mode));
     }
     let secret_names = request.secret_env.iter().map(|(name, _)| name.clone()).collect();
-    let facts = Facts { base: base.clone(), build_args: request.build_args.clone(), context, secret_names };
+    let bases = bases.iter().map(|(name, image)| (name.clone(), image.config.clone())).collect();
+    let facts = Facts { bases, build_args: request.build_args.clone(), context, secret_names };
     (facts, sources)
 }
 

@@ -13,6 +13,8 @@ pub struct BuilderConfig {
     pub registries: RegistryConfig,
     /// Archive for Debian bases and `apt-get` in builds; by default the one in this machine's own apt configuration.
     pub debian_mirror: Option<String>,
+    /// Bytes that one `ADD` of a URL may have.
+    pub largest_download: u64,
     /// Certificates, proxies and package indexes for builds.
     pub host_env: HostEnv,
 }
@@ -23,6 +25,8 @@ impl BuilderConfig {
         Self {
             data_dir: data_dir.into(),
             registries: RegistryConfig::default(),
+            // Beyond any file that somebody adds on purpose; it only keeps an endless answer from filling the disk.
+            largest_download: 64 << 30,
             debian_mirror: crate::bases::debian::host_mirror(),
             host_env: HostEnv::from_process(),
         }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use container_runtime::{Bind, ContainerSpec, Exit, Limits, Network, Profile, Runtime};
+use container_runtime::{Bind, ContainerSpec, Exit, Limits, Network, Profile, Runtime, Tmpfs};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -29,6 +29,7 @@ pub(crate) struct Program {
     pub env: Vec<(String, String)>,
     pub cwd: String,
     pub network: bool,
+    pub tmpfs: Vec<Tmpfs>,
     pub binds: Vec<Bind>,
     /// `scratch/diff` becomes what it wrote.
     pub scratch: PathBuf,
@@ -69,6 +70,7 @@ pub(crate) async fn run(runtime: &Runtime, program: Program, logs: &LogSink) -> 
         env: program.env,
         cwd: program.cwd,
         hostname: "build".to_owned(),
+        tmpfs: program.tmpfs,
         binds: program.binds,
         network: if program.network { Network::Nat } else { Network::None },
         limits: Limits { pids: Some(MOST_PROCESSES), ..Limits::default() },

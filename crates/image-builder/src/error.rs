@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_plan::DockerfileError;
+use image_plan::{DockerfileError, Place, Position};
 
 /// Cloned to everybody who waits for the same layer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -13,9 +13,9 @@ pub enum BuildError {
     #[error("{0}")]
     Dockerfile(#[from] DockerfileError),
     /// A step's program ended with an error.
-    #[error("step {number} (`{title}`) failed: {reason}{}{}", tail_text(tail), hint_text(hint))]
+    #[error("step {place} (`{title}`) failed: {reason}{}{}", tail_text(tail), hint_text(hint))]
     Step {
-        number: usize,
+        place: Box<Place>,
         title: String,
         /// `exit code 1`, `killed by signal 9`, `out of memory`.
         reason: String,
@@ -23,8 +23,8 @@ pub enum BuildError {
         tail: Vec<String>,
         hint: Option<&'static str>,
     },
-    #[error("step {number} (`{title}`) was stopped: the build took longer than its limit of {} s", limit.as_secs())]
-    Timeout { number: usize, title: String, limit: Duration },
+    #[error("step {place} (`{title}`) was stopped: the build took longer than its limit of {} s", limit.as_secs())]
+    Timeout { place: Box<Place>, title: String, limit: Duration },
     /// Something about a base image; a whole sentence.
     #[error("{0}")]
     Base(String),
@@ -40,6 +40,14 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    /// A refusal with the place in the Dockerfile that it is about.
+    pub(crate) fn at(self, position: &Position) -> Self {
+        match self {
+            Self::Refused(message) => Self::Dockerfile(DockerfileError::new(position, message)),
+            other => other,
+        }
+    }
+
     /// `action` says what was attempted on what: "write `/a/b`".
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();

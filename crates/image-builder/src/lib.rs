@@ -8,19 +8,22 @@
 //! | `builder.rs` | one build from request to image; which layers are there already |
 //! | `bases/` | the image that FROM names: registry or Debian mirror |
 //! | `registry/` | the registry's side of that: requests, manifests, unpacking |
-//! | `steps/` | RUN, COPY, WORKDIR |
+//! | `steps/` | RUN and its mounts, COPY, ADD, WORKDIR; hints for what failed |
+//! | `downloads.rs`, `archives.rs` | what ADD takes: files from the web, archives to be unpacked |
 //! | `store.rs` | layers on disk; crash safety |
 //! | `once.rs` | the same layer is never made twice at once |
 //! | `container.rs`, `host.rs` | programs in build containers, and what they inherit from this machine |
 //! | `stack.rs` | layers read as one tree |
 //! | `client.rs`, `tree.rs`, `metadata.rs` | the client's package, mounts, and facts about an image |
 
+mod archives;
 mod bases;
 mod builder;
 mod changes;
 mod client;
 mod config;
 mod container;
+mod downloads;
 mod error;
 mod host;
 mod logs;
@@ -38,7 +41,7 @@ pub use builder::ImageBuilder;
 pub use config::BuilderConfig;
 pub use error::BuildError;
 pub use host::HostEnv;
-pub use image_plan::{ImageConfig, KeyHasher, LayerKey};
+pub use image_plan::{ImageConfig, KeyHasher, LayerKey, Place};
 pub use logs::LogSink;
 pub use registry::{AwsKeys, Credentials, RegistryAuth, RegistryAuthKind, RegistryConfig};
 pub use request::{BuildLog, BuildRequest, BuiltImage, ContextEntry, ImageMetadata, LogStream, TreeEntry};

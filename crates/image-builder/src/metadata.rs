@@ -82,6 +82,7 @@ impl ImageBuilder {
             env,
             cwd: "/".to_owned(),
             network: false,
+            tmpfs: Vec::new(),
             binds,
             scratch: workspace.path().to_owned(),
         };

@@ -122,6 +122,27 @@ impl LayerStack {
         Ok(kept)
     }
 
+    /// The folder on disk that holds everything of a folder of the merged tree, if there is one: only one layer has it.
+    pub fn sole_folder(&self, folder: &Path) -> io::Result<Option<PathBuf>> {
+        let mut sole = None;
+        for layer in &self.layers {
+            match look(layer, folder)? {
+                Look::Here { found, covers } if found.meta.is_dir() => {
+                    let closed = covers || is_opaque(&found.path);
+                    if sole.replace(found.path).is_some() {
+                        return Ok(None);
+                    }
+                    if closed {
+                        break;
+                    }
+                }
+                Look::Here { .. } | Look::Hidden => break,
+                Look::Below => {}
+            }
+        }
+        Ok(sole)
+    }
+
     /// What the merged tree has at `path`, whose folders are known to be no links.
     pub fn entry(&self, path: &Path) -> io::Result<Option<Found>> {
         for layer in &self.layers {

@@ -62,7 +62,7 @@ async fn an_unchanged_image_is_not_built_again_and_a_change_rebuilds_from_its_la
     assert!(took < Duration::from_millis(100), "{took:?}");
     let changed = bench.build(&text.replace("echo two", "echo 2")).await;
     assert_eq!(changed.cached(), 1);
-    assert!(changed.log.iter().any(|line| line == "=> Step 4: RUN echo 2 > /two"), "{:?}", changed.log);
+    assert!(changed.log.iter().any(|line| line == "=> Step 4/5: RUN echo 2 > /two"), "{:?}", changed.log);
     bench.leave_nothing().await;
 }
 
@@ -100,8 +100,8 @@ async fn a_failing_step_shows_its_last_lines_and_exit_code_and_is_tried_again() 
     let Some(bench) = Bench::new() else { return };
     let text = "RUN echo before\nRUN echo almost; echo 'No space left on device' >&2; false\nRUN echo never";
     let failed = bench.build(text).await;
-    let BuildError::Step { number, reason, tail, hint, .. } = failed.outcome.as_ref().unwrap_err() else { panic!() };
-    assert_eq!((*number, reason.as_str()), (3, "exit code 1"));
+    let BuildError::Step { place, reason, tail, hint, .. } = failed.outcome.as_ref().unwrap_err() else { panic!() };
+    assert_eq!((place.to_string().as_str(), reason.as_str()), ("3/4", "exit code 1"));
     assert!(tail.contains(&"almost".to_owned()) && tail.len() == 2, "{tail:?}");
     assert!(hint.unwrap().contains("full"));
     assert!(!failed.has_line("never"));
@@ -126,7 +126,9 @@ async fn a_build_over_its_time_is_killed() {
     request.timeout = Some(Duration::from_secs(3));
     let started = Instant::now();
     let built = bench.machine.build(request).await;
-    assert!(matches!(built.outcome, Err(BuildError::Timeout { number: 3, .. })), "{:?}", built.outcome);
+    assert!(matches!(built.outcome, Err(BuildError::Timeout { .. })), "{:?}", built.outcome);
+    let error = built.error();
+    assert_eq!(error, "step 3/3 (`RUN sleep 100`) was stopped: the build took longer than its limit of 3 s");
     assert!(started.elapsed() < Duration::from_secs(10));
     bench.leave_nothing().await;
 }

@@ -27,6 +27,8 @@ pub enum CopySource {
     Inline(String),
     /// A folder to make, so that an existing destination keeps its attributes.
     Folder,
+    /// To be downloaded; `checksum` is `sha256:` and 64 digits.
+    Url { url: String, checksum: Option<String> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,53 +38,123 @@ pub struct CopyItem {
     pub dest: String,
     /// `Some(name)`: where `dest` is a folder in the image, the file goes to `dest/name` instead.
     pub name_within_folder: Option<String>,
+    /// `Some(folder)`: where it is an archive, its contents go there instead. Only its bytes can tell.
+    pub unpack_into: Option<String>,
 }
 
-/// `sources` and `dest` are already substituted; `dest` may be relative to `workdir`.
-pub(crate) fn resolve(
-    context: &[ContextFile],
-    sources: &[String],
-    inline: &[(String, String)],
-    dest: &str,
-    workdir: &str,
-) -> Result<Vec<CopyItem>, String> {
-    let dest_is_folder = dest.ends_with('/') || matches!(dest, "." | "..") || dest.ends_with("/.");
+impl CopyItem {
+    pub(crate) fn to(source: CopySource, dest: impl Into<String>) -> Self {
+        Self { source, dest: dest.into(), name_within_folder: None, unpack_into: None }
+    }
+}
+
+/// What is copied where; variables are substituted already.
+pub(crate) struct Wanted<'a> {
+    pub sources: &'a [String],
+    pub inline: &'a [(String, String)],
+    /// URLs with what they are checked against.
+    pub urls: &'a [(String, Option<String>)],
+    /// May be relative to `workdir`.
+    pub dest: &'a str,
+    pub workdir: &'a str,
+    /// Patterns of what is left out, relative to the source.
+    pub exclude: &'a [String],
+    /// Whether files and downloads that are archives are unpacked.
+    pub unpack_files: bool,
+    pub unpack_urls: bool,
+}
+
+pub(crate) fn resolve(context: &[ContextFile], wanted: &Wanted<'_>) -> Result<Vec<CopyItem>, String> {
+    let Wanted { sources, inline, urls, dest, workdir, .. } = *wanted;
+    let dest_is_folder = is_folder_name(dest);
     let dest = absolute(dest, workdir);
     let mut found: Vec<Match> = Vec::new();
     for source in sources {
         found.extend(find(context, source)?);
     }
-    if found.len() + inline.len() > 1 && !dest_is_folder {
+    if found.len() + inline.len() + urls.len() > 1 && !dest_is_folder {
         return Err(format!("several sources need a folder as destination: write `{dest}/`"));
     }
+    let unpack_into = |unpack: bool| unpack.then(|| dest.clone());
     let mut items = Vec::new();
     if dest_is_folder {
-        items.push(CopyItem { source: CopySource::Folder, dest: dest.clone(), name_within_folder: None });
+        items.push(CopyItem::to(CopySource::Folder, &dest));
     }
     for (name, body) in inline {
         items.push(place(CopySource::Inline(body.clone()), &dest, name, dest_is_folder));
     }
+    for (url, checksum) in urls {
+        let name = url_file_name(url);
+        let source = CopySource::Url { url: url.clone(), checksum: checksum.clone() };
+        let unpack_into = unpack_into(wanted.unpack_urls);
+        items.push(match name {
+            Some(name) => CopyItem { unpack_into, ..place(source, &dest, &name, dest_is_folder) },
+            None if dest_is_folder && unpack_into.is_none() => {
+                return Err(format!("`{url}` has no file name: write the whole destination, like `{dest}/name`"));
+            }
+            None => CopyItem { unpack_into, ..CopyItem::to(source, &dest) },
+        });
+    }
+    let excluded = |path: &str| wanted.exclude.iter().any(|pattern| glob::excludes(pattern, path));
     for matched in found {
         match matched {
             Match::File(index) => {
                 let name = context[index].path.rsplit('/').next().unwrap_or_default();
-                items.push(place(CopySource::Context(index), &dest, name, dest_is_folder));
+                if !excluded(name) {
+                    let unpack_into = unpack_into(wanted.unpack_files);
+                    let item = place(CopySource::Context(index), &dest, name, dest_is_folder);
+                    items.push(CopyItem { unpack_into, ..item });
+                }
             }
             Match::Folder(prefix) => {
-                items.push(CopyItem { source: CopySource::Folder, dest: dest.clone(), name_within_folder: None });
-                let below = context.iter().enumerate().filter_map(|(index, file)| {
-                    let path = clean(&file.path);
-                    let rest = if prefix.is_empty() { &path } else { path.strip_prefix(&prefix)?.strip_prefix('/')? };
-                    Some((index, rest.to_owned()))
-                });
-                for (index, rest) in below {
-                    let source = CopySource::Context(index);
-                    items.push(CopyItem { source, dest: join(&dest, &rest), name_within_folder: None });
+                items.push(CopyItem::to(CopySource::Folder, &dest));
+                for (index, rest) in below(context, &prefix).filter(|(_, rest)| !excluded(rest)) {
+                    items.push(CopyItem::to(CopySource::Context(index), join(&dest, &rest)));
                 }
             }
         }
     }
     Ok(items)
+}
+
+pub(crate) fn is_folder_name(dest: &str) -> bool {
+    dest.ends_with('/') || matches!(dest, "." | "..") || dest.ends_with("/.")
+}
+
+/// The files of a folder of the context, with their paths in it.
+fn below<'a>(context: &'a [ContextFile], prefix: &'a str) -> impl Iterator<Item = (usize, String)> + 'a {
+    context.iter().enumerate().filter_map(move |(index, file)| {
+        let path = clean(&file.path);
+        let rest = if prefix.is_empty() { &path } else { path.strip_prefix(prefix)?.strip_prefix('/')? };
+        Some((index, rest.to_owned()))
+    })
+}
+
+/// A file of the context, or a folder's files with their paths in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextPart {
+    File(usize),
+    Folder(Vec<(usize, String)>),
+}
+
+/// What a mount of the context shows.
+pub(crate) fn part(context: &[ContextFile], source: &str) -> Result<ContextPart, String> {
+    let wanted = clean(source);
+    if let Some(index) = context.iter().position(|file| clean(&file.path) == wanted) {
+        return Ok(ContextPart::File(index));
+    }
+    let files: Vec<(usize, String)> = below(context, &wanted).collect();
+    match files.is_empty() && !wanted.is_empty() {
+        true => Err(format!("the build context has no file or folder `{source}`")),
+        false => Ok(ContextPart::Folder(files)),
+    }
+}
+
+/// The last part of a URL's path, as far as it has one.
+fn url_file_name(url: &str) -> Option<String> {
+    let path = url.split(['?', '#']).next()?.split_once("://")?.1;
+    let name = path.split_once('/')?.1.rsplit('/').next()?;
+    (!name.is_empty() && name != "." && name != "..").then(|| name.to_owned())
 }
 
 enum Match {
@@ -119,8 +191,8 @@ fn find(context: &[ContextFile], source: &str) -> Result<Vec<Match>, String> {
 
 fn place(source: CopySource, dest: &str, name: &str, dest_is_folder: bool) -> CopyItem {
     match dest_is_folder {
-        true => CopyItem { source, dest: join(dest, name), name_within_folder: None },
-        false => CopyItem { source, dest: dest.to_owned(), name_within_folder: Some(name.to_owned()) },
+        true => CopyItem::to(source, join(dest, name)),
+        false => CopyItem { name_within_folder: Some(name.to_owned()), ..CopyItem::to(source, dest) },
     }
 }
 
@@ -162,7 +234,7 @@ mod tests {
     fn copied(paths: &[&str], sources: &[&str], dest: &str) -> Result<Vec<(String, String)>, String> {
         let context = context(paths);
         let sources: Vec<String> = sources.iter().map(|source| (*source).to_owned()).collect();
-        let items = resolve(&context, &sources, &[], dest, "/work")?;
+        let items = resolve(&context, &wanted(&sources, dest))?;
         Ok(items
             .into_iter()
             .filter_map(|item| match item.source {
@@ -170,6 +242,19 @@ mod tests {
                 _ => None,
             })
             .collect())
+    }
+
+    fn wanted<'a>(sources: &'a [String], dest: &'a str) -> Wanted<'a> {
+        Wanted {
+            sources,
+            inline: &[],
+            urls: &[],
+            dest,
+            workdir: "/work",
+            exclude: &[],
+            unpack_files: false,
+            unpack_urls: false,
+        }
     }
 
     fn pair(from: &str, to: &str) -> (String, String) {
@@ -203,6 +288,26 @@ mod tests {
     #[test]
     fn a_path_never_leaves_context_or_image() {
         assert_eq!(copied(&["/a"], &["../../a"], "/../../x").unwrap(), [pair("/a", "/x")]);
+    }
+
+    #[test]
+    fn what_is_excluded_is_left_out_below_each_source() {
+        let context = context(&["/src/a.py", "/src/a.pyc", "/src/deep/b.pyc", "/src/deep/b.py"]);
+        let (sources, exclude) = (["src".to_owned()], ["**/*.pyc".to_owned()]);
+        let items = resolve(&context, &Wanted { exclude: &exclude, ..wanted(&sources, "/x") }).unwrap();
+        let copied: Vec<&str> = items[1..].iter().map(|item| item.dest.as_str()).collect();
+        assert_eq!(copied, ["/x/a.py", "/x/deep/b.py"]);
+    }
+
+    #[test]
+    fn a_download_is_named_by_the_last_part_of_its_path() {
+        assert_eq!(url_file_name("https://host/a/b.txt?x=/y#z").as_deref(), Some("b.txt"));
+        for nameless in ["https://host", "https://host/", "https://host/a/", "https://host/.."] {
+            assert_eq!(url_file_name(nameless), None, "{nameless}");
+        }
+        let urls = [("https://host/".to_owned(), None)];
+        assert!(resolve(&[], &Wanted { urls: &urls, ..wanted(&[], "/x/") }).unwrap_err().contains("no file name"));
+        assert_eq!(resolve(&[], &Wanted { urls: &urls, ..wanted(&[], "/x") }).unwrap()[0].dest, "/x");
     }
 
     #[test]

@@ -47,15 +47,18 @@ pub(crate) fn has_open_quote(text: &str, escape: char) -> bool {
     quote.is_some()
 }
 
+/// Words within words (`${A:-${B:-...}}`) deeper than this are a mistake or an attack on the stack.
+const DEEPEST: usize = 50;
+
 /// Removes quotes and escapes of one word and substitutes variables. The error is a sentence without a place.
 pub(crate) fn expand(word: &str, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut expander = Expander { chars: word.chars().collect(), at: 0, escape, lookup, quotes: true };
+    let mut expander = Expander { chars: word.chars().collect(), at: 0, escape, lookup, quotes: true, depth: 0 };
     expander.until(None)
 }
 
 /// Substitutes variables only, as in the body of a here-document: quotes are ordinary characters there.
 pub(crate) fn expand_body(text: &str, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut expander = Expander { chars: text.chars().collect(), at: 0, escape, lookup, quotes: false };
+    let mut expander = Expander { chars: text.chars().collect(), at: 0, escape, lookup, quotes: false, depth: 0 };
     expander.until(None)
 }
 
@@ -65,6 +68,7 @@ struct Expander<'a> {
     escape: char,
     lookup: &'a dyn Fn(&str) -> Option<String>,
     quotes: bool,
+    depth: usize,
 }
 
 impl Expander<'_> {
@@ -162,7 +166,12 @@ impl Expander<'_> {
         let Some(operator @ ('-' | '+' | '?')) = operator else {
             return Err(format!("`${{{name}...}}`: only the forms `:-`, `:+`, `:?`, `-`, `+` and `?` are supported"));
         };
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(format!("`${{{name}...}}`: more than {DEEPEST} of them are inside each other"));
+        }
         let word = self.until(Some('}'))?;
+        self.depth -= 1;
         match (operator, value) {
             ('-', value) => Ok(value.unwrap_or(word)),
             ('+', value) => Ok(value.map(|_| word).unwrap_or_default()),
@@ -216,6 +225,12 @@ mod tests {
     #[test]
     fn a_missing_variable_with_a_question_mark_is_an_error() {
         assert_eq!(expand("${B:?say it}", '\\', &known), Err("`B` is not set: say it".to_owned()));
+    }
+
+    #[test]
+    fn endless_nesting_is_an_error_and_no_overflow() {
+        let word = "${B:-".repeat(100_000);
+        assert!(expand(&word, '\\', &known).unwrap_err().contains("inside each other"));
     }
 
     #[test]

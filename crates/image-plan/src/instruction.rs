@@ -7,6 +7,8 @@ pub struct Instruction {
     pub position: Position,
     /// The instruction on one line, for logs.
     pub text: String,
+    /// The file's escape character, which also counts when variables are substituted.
+    pub escape: char,
     pub kind: Kind,
 }
 
@@ -15,6 +17,8 @@ pub enum Kind {
     From {
         flags: Vec<Flag>,
         image: String,
+        image_position: Position,
+        /// In lower case: stages are found whatever the case.
         stage: Option<String>,
     },
     Run {
@@ -62,6 +66,7 @@ pub enum Command {
 pub struct Flag {
     pub name: String,
     pub value: Option<String>,
+    pub position: Position,
 }
 
 /// `<<WORD` and the lines up to `WORD`.

@@ -50,6 +50,10 @@ impl Source {
             }
             let (mut line, after) = self.join_continuations(next);
             next = after;
+            // An escape character alone on its line, with nothing after it.
+            if line.text.is_empty() {
+                continue;
+            }
             if takes_heredocs(&line.text) {
                 next = self.read_heredocs(&mut line, next)?;
             }

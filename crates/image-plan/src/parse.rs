@@ -32,7 +32,7 @@ impl<'a> Parser<'a> {
         }
         let kind = self.kind(&name, flags, rest, &position)?;
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Instruction { position, text, kind })
+        Ok(Instruction { position, text, escape: self.source.escape, kind })
     }
 
     fn kind(&self, name: &str, flags: Vec<Flag>, rest: Word<'a>, position: &Position) -> Result<Kind, DockerfileError> {
@@ -66,7 +66,7 @@ impl<'a> Parser<'a> {
                 }
             },
             "STOPSIGNAL" => Kind::StopSignal(rest.1.to_owned()),
-            "HEALTHCHECK" => Kind::Healthcheck(rest.1.to_owned()),
+            "HEALTHCHECK" => self.healthcheck(rest)?,
             "MAINTAINER" => Kind::Maintainer(rest.1.to_owned()),
             "ONBUILD" => {
                 return Err(DockerfileError::new(
@@ -83,13 +83,15 @@ impl<'a> Parser<'a> {
         let mut flags = Vec::new();
         let mut rest = trim_start((start, text));
         while matches!(name, "FROM" | "RUN" | "COPY" | "ADD") && rest.1.starts_with("--") {
-            let end = rest.1.find(char::is_whitespace).unwrap_or(rest.1.len());
+            // Quotes keep spaces inside of a flag, and are taken away with the substitution.
+            let end = split_words(rest.1, self.source.escape).first().map_or(rest.1.len(), |(_, word)| word.len());
             let body = &rest.1[2..end];
+            let position = self.source.position(self.line, rest.0, end);
             let (flag, value) = match body.split_once('=') {
                 Some((flag, value)) => (flag, Some(value.to_owned())),
                 None => (body, None),
             };
-            flags.push(Flag { name: flag.to_owned(), value });
+            flags.push(Flag { name: flag.to_owned(), value, position });
             rest = trim_start((rest.0 + end, &rest.1[end..]));
         }
         (flags, rest)
@@ -97,13 +99,21 @@ impl<'a> Parser<'a> {
 
     fn from(&self, flags: Vec<Flag>, rest: Word<'a>) -> Result<Kind, DockerfileError> {
         let words = self.words(rest);
-        match words.as_slice() {
-            [(_, image)] => Ok(Kind::From { flags, image: (*image).to_owned(), stage: None }),
-            [(_, image), (_, word), (_, stage)] if word.eq_ignore_ascii_case("as") => {
-                Ok(Kind::From { flags, image: (*image).to_owned(), stage: Some((*stage).to_owned()) })
-            }
-            _ => Err(self.error(rest, "`FROM` takes an image, and `AS` with a name where wanted")),
+        let (image, stage) = match words.as_slice() {
+            [image] => (image, None),
+            [image, (_, word), stage] if word.eq_ignore_ascii_case("as") => (image, Some(stage)),
+            _ => return Err(self.error(rest, "`FROM` takes an image, and `AS` with a name where wanted")),
+        };
+        if let Some(stage) = stage.filter(|(_, name)| !is_stage_name(name)) {
+            let message = "a stage's name begins with a letter and is made of letters, digits, `-`, `_` and `.`";
+            return Err(self.error(*stage, message));
         }
+        Ok(Kind::From {
+            flags,
+            image: image.1.to_owned(),
+            image_position: self.source.position(self.line, image.0, image.1.len()),
+            stage: stage.map(|(_, name)| name.to_ascii_lowercase()),
+        })
     }
 
     /// A JSON list of strings is the exec form; anything else, also broken JSON, is a shell command, as in every builder.
@@ -146,6 +156,17 @@ impl<'a> Parser<'a> {
         Ok(pairs)
     }
 
+    /// Not carried out, but a mistake in it is one everywhere else, too.
+    fn healthcheck(&self, rest: Word<'a>) -> Result<Kind, DockerfileError> {
+        let first = self.words(rest).into_iter().find(|(_, word)| !word.starts_with("--"));
+        match first {
+            Some((_, word)) if word.eq_ignore_ascii_case("NONE") || word.eq_ignore_ascii_case("CMD") => {
+                Ok(Kind::Healthcheck(rest.1.to_owned()))
+            }
+            other => Err(self.error(other.unwrap_or(rest), "`HEALTHCHECK` takes `NONE`, or `CMD` and a command")),
+        }
+    }
+
     fn arguments(&self, rest: Word<'a>) -> Result<Vec<(String, Option<String>)>, DockerfileError> {
         let mut found = Vec::new();
         for word in self.words(rest) {
@@ -169,6 +190,11 @@ impl<'a> Parser<'a> {
     fn error(&self, word: Word<'_>, message: impl Into<String>) -> DockerfileError {
         DockerfileError::new(&self.source.position(self.line, word.0, word.1.len()), message)
     }
+}
+
+fn is_stage_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(plain)
 }
 
 fn trim_start((offset, text): Word<'_>) -> Word<'_> {
@@ -204,7 +230,7 @@ fn guess(name: &str) -> String {
     }
 }
 
-fn one_edit_apart(a: &str, b: &str) -> bool {
+pub(crate) fn one_edit_apart(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let same_start = a.iter().zip(b).take_while(|(x, y)| x == y).count();
     let (rest_a, rest_b) = (&a[same_start..], &b[same_start..]);

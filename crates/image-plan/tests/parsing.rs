@@ -4,31 +4,31 @@
 
 use std::collections::BTreeMap;
 
-use dorian_image_plan::{Command, Facts, ImageConfig, Kind, Plan, Recipe, parse, plan};
+use dorian_image_plan::{Action, Command, Facts, From, ImageConfig, Kind, Recipe, StagePlan, parse, plan};
 
 fn kinds(text: &str) -> Vec<Kind> {
     parse(&[text]).unwrap().into_iter().map(|instruction| instruction.kind).collect()
 }
 
-fn planned(text: &str) -> Plan {
-    let recipe = Recipe::from_instructions(parse(&[text]).unwrap(), &BTreeMap::new()).unwrap().unwrap();
-    plan(&recipe, &Facts::default()).unwrap()
+fn planned(text: &str) -> StagePlan {
+    let recipe = Recipe::from_instructions(parse(&[text]).unwrap(), &BTreeMap::new(), &[]).unwrap().unwrap();
+    plan(&recipe, &Facts::default()).unwrap().stages.pop().unwrap()
 }
 
 /// What is shown to the user for a Dockerfile that cannot be built.
 fn refused(text: &str) -> String {
     let error = parse(&[text]).and_then(|instructions| {
-        let recipe = Recipe::from_instructions(instructions, &BTreeMap::new())?.unwrap();
+        let recipe = Recipe::from_instructions(instructions, &BTreeMap::new(), &[])?.unwrap();
         plan(&recipe, &Facts::default())
     });
     error.unwrap_err().to_string()
 }
 
-fn scripts(plan: &Plan) -> Vec<String> {
+fn scripts(plan: &StagePlan) -> Vec<String> {
     plan.steps
         .iter()
         .filter_map(|step| match &step.action {
-            dorian_image_plan::Action::Run { argv, .. } => argv.last().cloned(),
+            Action::Run { argv, .. } => argv.last().cloned(),
             _ => None,
         })
         .collect()
@@ -58,6 +58,35 @@ fn the_escape_character_can_be_chosen() {
     let found = kinds("# escape=`\nFROM a\nRUN one `\n two");
     let Kind::Run { command: Command::Shell(script), .. } = &found[1] else { panic!() };
     assert_eq!(script, "one  two");
+}
+
+#[test]
+fn the_escape_character_counts_in_values_too() {
+    let found = planned("# syntax=docker/dockerfile:1\n# escape=`\nFROM a\nENV A=C:\\x B=`$A").config;
+    assert_eq!((found.env("A"), found.env("B")), (Some("C:\\x"), Some("$A")));
+}
+
+#[test]
+fn a_maintainer_and_a_health_check_change_nothing() {
+    let text = "FROM a\nMAINTAINER me <me@example>\nHEALTHCHECK --interval=5m \\\n  CMD curl -f localhost || exit 1\nHEALTHCHECK NONE";
+    let found = planned(text);
+    assert!(found.steps.is_empty());
+    assert_eq!(found.config, ImageConfig::default());
+}
+
+#[test]
+fn a_proxy_given_as_an_argument_reaches_run_without_a_declaration_and_is_in_no_key() {
+    let planned = |proxy: &str| {
+        let recipe = Recipe::from_instructions(parse(&["FROM a\nRUN x"]).unwrap(), &BTreeMap::new(), &[]);
+        let build_args = [("https_proxy".to_owned(), proxy.to_owned()), ("OTHER".to_owned(), proxy.to_owned())].into();
+        let mut plan = plan(&recipe.unwrap().unwrap(), &Facts { build_args, ..Facts::default() }).unwrap();
+        plan.stages.pop().unwrap().steps.pop().unwrap()
+    };
+    let (one, two) = (planned("http://one"), planned("http://two"));
+    let Action::Run { env, unkeyed_env, .. } = &one.action else { panic!() };
+    assert!(env.is_empty());
+    assert_eq!(unkeyed_env, &[("https_proxy".to_owned(), "http://one".to_owned())]);
+    assert_eq!(one.fingerprint, two.fingerprint);
 }
 
 #[test]
@@ -113,21 +142,21 @@ fn values_as_the_client_quotes_them_arrive_unchanged() {
 #[test]
 fn a_value_with_line_breaks_arrives_when_it_is_one_entry() {
     let entries = ["FROM scratch", "ENV K='one\n# two\n\nthree'", "ENV L=4"];
-    let recipe = Recipe::from_instructions(parse(&entries).unwrap(), &BTreeMap::new()).unwrap().unwrap();
-    let config = plan(&recipe, &Facts::default()).unwrap().config;
+    let recipe = Recipe::from_instructions(parse(&entries).unwrap(), &BTreeMap::new(), &[]).unwrap().unwrap();
+    let config = plan(&recipe, &Facts::default()).unwrap().stages.pop().unwrap().config;
     assert_eq!((config.env("K"), config.env("L")), (Some("one\n# two\n\nthree"), Some("4")));
     let lines = ["FROM scratch", "ENV K='one", "ENV L=4'"];
-    let recipe = Recipe::from_instructions(parse(&lines).unwrap(), &BTreeMap::new()).unwrap().unwrap();
+    let recipe = Recipe::from_instructions(parse(&lines).unwrap(), &BTreeMap::new(), &[]).unwrap().unwrap();
     assert!(plan(&recipe, &Facts::default()).is_err());
 }
 
 #[test]
 fn arguments_before_from_serve_from_and_are_declared_again_inside() {
     let text = "ARG TAG=3.11\nARG X=outer\nFROM python:${TAG}-slim\nARG X\nRUN echo";
-    let recipe = Recipe::from_instructions(parse(&[text]).unwrap(), &BTreeMap::new()).unwrap().unwrap();
-    assert_eq!(recipe.from, dorian_image_plan::From::Image("python:3.11-slim".to_owned()));
-    let found = plan(&recipe, &Facts::default()).unwrap();
-    let dorian_image_plan::Action::Run { env, .. } = &found.steps[0].action else { panic!() };
+    let recipe = Recipe::from_instructions(parse(&[text]).unwrap(), &BTreeMap::new(), &[]).unwrap().unwrap();
+    assert_eq!(recipe.stages[0].from, From::Image("python:3.11-slim".to_owned()));
+    let found = plan(&recipe, &Facts::default()).unwrap().stages.pop().unwrap();
+    let Action::Run { env, .. } = &found.steps[0].action else { panic!() };
     assert_eq!(env, &[("X".to_owned(), "outer".to_owned())]);
 }
 
@@ -153,9 +182,10 @@ fn configuration_instructions_end_up_in_the_configuration() {
 
 #[test]
 fn a_new_entrypoint_drops_the_command_of_the_base() {
-    let recipe = Recipe::from_instructions(parse(&["FROM x\nENTRYPOINT [\"a\"]"]).unwrap(), &BTreeMap::new());
+    let recipe = Recipe::from_instructions(parse(&["FROM x\nENTRYPOINT [\"a\"]"]).unwrap(), &BTreeMap::new(), &[]);
     let base = ImageConfig { cmd: vec!["old".to_owned()], ..ImageConfig::default() };
-    let found = plan(&recipe.unwrap().unwrap(), &Facts { base, ..Facts::default() }).unwrap();
+    let bases = [("x".to_owned(), base)].into();
+    let found = plan(&recipe.unwrap().unwrap(), &Facts { bases, ..Facts::default() }).unwrap().stages.pop().unwrap();
     assert!(found.config.cmd.is_empty());
 }
 
@@ -178,6 +208,15 @@ line 3: `B` is not of the form `name=value`
 }
 
 #[test]
+fn an_error_in_a_flag_points_at_the_flag() {
+    let expected = "\
+line 3: `sharing=maybe`: it is `shared`, `private` or `locked`
+3 |     --mount=type=cache,target=/x,sharing=maybe y
+  |     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^";
+    assert_eq!(refused("FROM a\nRUN \\\n    --mount=type=cache,target=/x,sharing=maybe y"), expected);
+}
+
+#[test]
 fn an_unclosed_here_document_is_shown_where_it_begins() {
     let expected = "\
 line 2: the here-document is not ended by a line `EOF`
@@ -189,14 +228,13 @@ line 2: the here-document is not ended by a line `EOF`
 #[test]
 fn what_is_not_supported_is_named() {
     let cases = [
-        ("FROM a\nFROM b", "several stages"),
-        ("FROM a\nRUN --mount=type=cache,target=/x y", "--mount=type=cache,target=/x"),
-        ("FROM a\nRUN --security=insecure x", "--security"),
-        ("FROM a\nADD https://x/y /z", "downloading"),
-        ("FROM a\nADD x.tar.gz /z", "unpacking"),
+        ("FROM a\nRUN --mount=type=ssh y", "--mount=type=ssh"),
+        ("FROM a\nRUN --security=insecure x", "--security=insecure"),
+        ("FROM a\nADD https://x/y.git /z", "git clone"),
+        ("FROM a\nADD git@x:y /z", "git clone"),
         ("FROM a\nONBUILD RUN x", "ONBUILD"),
         ("FROM a\nCOPY --parents x /y", "--parents"),
-        ("FROM a\nCOPY --chmod=u+x x /y", "octal"),
+        ("FROM a\nCOPY --chmod=u~x x /y", "octal"),
         ("FROM --platform=linux/arm64 a", "linux/arm64"),
         ("RUN x", "must be `FROM`"),
         ("FROM a\nCOPY missing /x", "`missing`"),
@@ -204,6 +242,14 @@ fn what_is_not_supported_is_named() {
         ("FROM a\nENV A=${B%x}", "${B...}"),
         ("FROM $NOTHING", "$NOTHING"),
         ("FROM a\nRUN", "needs an argument"),
+        ("FROM a\nHEALTHCHECK CND true", "`NONE`, or `CMD`"),
+        ("FROM a\nSHELL /bin/bash", "JSON list"),
+        ("FROM a AS 1st", "begins with a letter"),
+        ("FROM a\nADD --checksum=sha256:12 https://x/y /z", "64 hexadecimal digits"),
+        ("FROM a\nADD missing.tar /z", "`COPY` of the same Dockerfile"),
+        ("FROM a\nRUN --mount=type=bind,source=missing,target=/x y", "`COPY` of the same Dockerfile"),
+        ("FROM a\nRUN --mount=type=secret,id=T,required=true y", "no secret `T`"),
+        ("FROM a\nRUN --mount=type=cache y", "needs a `target`"),
     ];
     for (text, sign) in cases {
         let shown = refused(text);

@@ -24,3 +24,4 @@ pub(crate) use client::http_client;
 pub use config::{Credentials, RegistryConfig};
 pub use credentials::{AwsKeys, RegistryAuth, RegistryAuthKind};
 pub(crate) use pull::Registries;
+pub(crate) use unpack::{Limits, unpack_alone};

@@ -50,6 +50,11 @@ impl Registries {
         Self { config, http: client::http_client(), seen: Mutex::default() }
     }
 
+    /// The client that pulls: its connections, certificates and proxies serve other downloads as well.
+    pub fn http(&self) -> Result<reqwest::Client, String> {
+        self.http.clone()
+    }
+
     async fn is_reachable(&self, registry: &Registry, endpoint: &Endpoint) -> bool {
         let known = self.seen.lock().get(endpoint).copied();
         if let Some((reachable, when)) = known

@@ -75,6 +75,18 @@ pub(crate) fn unpack(
     Ok(())
 }
 
+/// Unpacks an archive that a user adds, with nothing below it and nothing to check it against, into `folder`, which is
+/// new. `archive` is uncompressed.
+pub(crate) fn unpack_alone(archive: impl Read, folder: &Path, limits: Limits) -> Result<(), UnpackError> {
+    let mut unpacker = Unpacker::new(folder, &[], limits).map_err(UnpackError::Archive)?;
+    for entry in Archive::new(archive).entries().map_err(UnpackError::Archive)? {
+        let mut entry = entry.map_err(UnpackError::Archive)?;
+        let path = entry.path_bytes().into_owned();
+        unpacker.entry(&path, &mut entry)?;
+    }
+    unpacker.finish().map_err(UnpackError::Archive)
+}
+
 /// By the first bytes rather than the announced type, which registries get wrong.
 fn decompress(path: &Path) -> io::Result<Box<dyn Read>> {
     let mut start = [0; 4];

@@ -1,58 +1,55 @@
-//! `COPY --from=image`: files of another image's merged tree, copied without running anything.
+//! `COPY --from=`: files of a stage's or another image's merged tree, copied without running anything.
 //!
 //! The uv image, which the client's own recipes use, is taken from uv's wheel where its registry cannot be reached.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use image_plan::{KeyHasher, LayerKey, Reference};
+use image_plan::{CopyFrom, KeyHasher, LayerKey, Origin, Reference, glob};
 
 use crate::bases::well_known::DebianBase;
-use crate::builder::ImageBuilder;
+use crate::builder::{ImageBuilder, StepContext};
 use crate::container::{self, Program};
 use crate::error::BuildError;
 use crate::logs::LogSink;
 use crate::stack::{Found, LayerStack};
-use crate::steps::copy::{LayerWriter, make_layer_root, resolve_owner};
+use crate::steps::copy::{Copier, LayerWriter, make_layer_root, resolve_owner};
 use crate::store::Workspace;
 
-pub(crate) struct CopyFromImage<'a> {
-    pub image: &'a str,
-    pub sources: &'a [String],
-    pub dest: &'a str,
-    pub dest_is_folder: bool,
-    pub owner: Option<&'a str>,
-    pub mode: Option<u32>,
-}
-
 impl ImageBuilder {
-    pub(crate) async fn copy_from_image_step(
+    pub(crate) async fn copy_from_step(
         &self,
         below: &[LayerKey],
-        copy: CopyFromImage<'_>,
+        copy: &CopyFrom,
+        context: &StepContext,
         workspace: &Workspace,
         logs: &LogSink,
     ) -> Result<(), BuildError> {
-        let from = LayerStack::new(self.layer_paths(&self.image_to_copy_from(copy.image, logs).await?));
+        let from = LayerStack::new(self.layer_paths(&self.origin_layers(&copy.origin, context, logs).await?));
         let stack = LayerStack::new(self.layer_paths(below));
-        let owner = resolve_owner(&stack, copy.owner)?;
-        let (image, sources, dest) = (copy.image.to_owned(), copy.sources.to_vec(), copy.dest.to_owned());
-        let (mode, dest_is_folder, diff) = (copy.mode, copy.dest_is_folder, workspace.diff());
+        let owner = resolve_owner(&stack, copy.owner.as_deref())?;
+        let (copy, diff) = (copy.clone(), workspace.diff());
         let work = move || {
-            let mut copier =
-                Copier { from: &from, writer: LayerWriter::new(&stack, diff, Some(owner.unwrap_or((0, 0))))?, mode };
-            for source in &sources {
-                let look = BuildError::io(format!("look at `{source}` in image `{image}`"));
-                let resolved = from.resolve(source).map_err(look)?;
-                let missing = || BuildError::Refused(format!("image `{image}` has no `{source}`"));
-                let found = resolved.found.ok_or_else(missing)?;
+            let mut writer = LayerWriter::new(&stack, diff, owner)?;
+            let (exclude, mode) = (&copy.exclude, copy.mode.as_ref());
+            let mut copier = Copier { from: &from, writer: &mut writer, exclude, mode };
+            let mut sources = Vec::new();
+            for source in &copy.sources {
+                sources.extend(expand(&from, source, &copy.origin)?);
+            }
+            if sources.len() > 1 && !copy.dest_is_folder {
+                let message = format!("several sources need a folder as destination: write `{}/`", copy.dest);
+                return Err(BuildError::Refused(message));
+            }
+            let dest = Path::new(&copy.dest);
+            for Source { name, path, found } in sources {
                 if found.meta.is_dir() {
-                    copier.folder(&resolved.path, &dest)?;
+                    copier.folder_contents(&path, dest, Path::new(""))?;
+                } else if copy.dest_is_folder {
+                    copier.file(&found, &dest.join(&name), None, Path::new(&name))?;
                 } else {
-                    let name = Path::new(source).file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    let (dest, within) =
-                        if dest_is_folder { (format!("{dest}/{name}"), None) } else { (dest.clone(), Some(name)) };
-                    copier.file(&found, &dest, within.as_deref())?;
+                    copier.file(&found, dest, Some(&name), Path::new(&name))?;
                 }
             }
             Ok(())
@@ -60,7 +57,7 @@ impl ImageBuilder {
         tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuildError::Abandoned))
     }
 
-    async fn image_to_copy_from(&self, name: &str, logs: &LogSink) -> Result<Vec<LayerKey>, BuildError> {
+    pub(crate) async fn image_to_copy_from(&self, name: &str, logs: &LogSink) -> Result<Vec<LayerKey>, BuildError> {
         let reference = Reference::parse(name).map_err(|error| BuildError::Refused(error.to_string()))?;
         let Some(version) = uv_version(&reference) else {
             return Ok(self.base_image(name, None, false, logs).await?.layers);
@@ -104,7 +101,8 @@ impl ImageBuilder {
         let target = format!("{}/out", crate::host::PRIVATE);
         binds.push(container_runtime::Bind { source: out.clone(), target, read_only: false });
         let layers = self.with_mount_points(&image.layers);
-        let program = Program { layers, argv, env, cwd: "/".to_owned(), network: true, binds, scratch };
+        let program =
+            Program { layers, argv, env, cwd: "/".to_owned(), network: true, tmpfs: Vec::new(), binds, scratch };
         let outcome = container::run(&self.inner.runtime, program, logs).await?;
         if !outcome.succeeded() {
             let tail = outcome.tail.join("\n  ");
@@ -135,41 +133,53 @@ fn uv_version(reference: &Reference) -> Option<String> {
     }
 }
 
-struct Copier<'a> {
-    from: &'a LayerStack,
-    writer: LayerWriter<'a>,
-    mode: Option<u32>,
+/// Something in the origin that is to be copied.
+struct Source {
+    /// As it was asked for: what a link leads to may be called otherwise.
+    name: OsString,
+    /// Relative, without links.
+    path: PathBuf,
+    found: Found,
 }
 
-impl Copier<'_> {
-    fn file(&mut self, found: &Found, dest: &str, within: Option<&str>) -> Result<(), BuildError> {
-        use std::os::unix::fs::MetadataExt;
-        let target = self.writer.place(dest, within)?;
-        let copy = BuildError::on("copy a file of another image to", &target);
-        if found.meta.is_symlink() {
-            return fs::read_link(&found.path).and_then(|link| std::os::unix::fs::symlink(link, &target)).map_err(copy);
+/// What a path or a pattern stands for.
+fn expand(from: &LayerStack, source: &str, origin: &Origin) -> Result<Vec<Source>, BuildError> {
+    let whose = match origin {
+        Origin::Image(name) => format!("image `{name}`"),
+        Origin::Stage(_) => "the stage".to_owned(),
+    };
+    let mut paths = vec![PathBuf::new()];
+    for part in source.split('/').filter(|part| !part.is_empty()) {
+        if !glob::has_wildcard(part) {
+            paths.iter_mut().for_each(|path| path.push(part));
+            continue;
         }
-        if !found.meta.is_file() {
-            return Ok(());
-        }
-        fs::copy(&found.path, &target).map_err(copy)?;
-        self.writer.finish(&target, self.mode.unwrap_or(found.meta.mode()))
-    }
-
-    /// The contents of `folder` (relative, without links) below `dest`.
-    fn folder(&mut self, folder: &Path, dest: &str) -> Result<(), BuildError> {
-        self.writer.folder(dest)?;
-        for name in self.from.list(folder).map_err(BuildError::on("read the folder", folder))? {
-            let path = folder.join(&name);
-            let Some(found) = self.from.entry(&path).map_err(BuildError::on("look at", &path))? else { continue };
-            let dest = format!("{}/{}", dest.trim_end_matches('/'), name.to_string_lossy());
-            if found.meta.is_dir() {
-                self.folder(&path, &dest)?;
-            } else {
-                self.file(&found, &dest, None)?;
+        let mut matched = Vec::new();
+        for path in paths {
+            let look = BuildError::io(format!("look at `/{}` in {whose}", path.display()));
+            let resolved = from.resolve_path(&path).map_err(look)?;
+            if resolved.found.is_none_or(|found| !found.meta.is_dir()) {
+                continue;
             }
+            let names = from.list(&resolved.path).map_err(BuildError::on("read the folder", &path))?;
+            let names = names.into_iter().filter(|name| glob::matches_name(part, &name.to_string_lossy()));
+            matched.extend(names.map(|name| path.join(name)));
         }
-        Ok(())
+        paths = matched;
+    }
+    let mut sources = Vec::new();
+    for path in paths {
+        let look = BuildError::io(format!("look at `/{}` in {whose}", path.display()));
+        let resolved = from.resolve_path(&path).map_err(look)?;
+        if let Some(found) = resolved.found {
+            let name = path.file_name().unwrap_or_default().to_owned();
+            sources.push(Source { name, path: resolved.path, found });
+        }
+    }
+    match (sources.is_empty(), glob::has_wildcard(source)) {
+        (true, true) => Err(BuildError::Refused(format!("{whose} has nothing that matches `{source}`"))),
+        (true, false) => Err(BuildError::Refused(format!("{whose} has no `{source}`"))),
+        (false, _) => Ok(sources),
     }
 }
 

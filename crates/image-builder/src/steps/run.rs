@@ -1,10 +1,9 @@
 //! RUN: a program in a container, whose writes become the layer.
 
 use std::fs;
-use std::time::Instant;
 
 use container_runtime::{Bind, RuntimeError};
-use image_plan::{LayerKey, Step};
+use image_plan::{LayerKey, Mount, Step};
 
 use crate::bases::debian::DEFAULT_MIRROR;
 use crate::builder::{ImageBuilder, StepContext};
@@ -13,14 +12,18 @@ use crate::error::BuildError;
 use crate::logs::LogSink;
 use crate::stack::LayerStack;
 use crate::steps::copy::make_layer_root;
+use crate::steps::hints::{Ending, hint};
 use crate::store::Workspace;
 
 pub(crate) struct Run<'a> {
     pub argv: &'a [String],
     pub env: &'a [(String, String)],
+    /// As [`image_plan::Action::Run`] has it.
+    pub unkeyed_env: &'a [(String, String)],
     pub workdir: &'a str,
     pub user: Option<&'a str>,
     pub network: bool,
+    pub mounts: &'a [Mount],
 }
 
 /// Where the image says nothing; the shell's own default.
@@ -40,12 +43,18 @@ impl ImageBuilder {
         let mut argv = user.as_ref().map_or_else(Vec::new, User::switch);
         argv.extend_from_slice(run.argv);
         let mut env = run.env.to_vec();
-        for (name, value) in context.secret_env.iter() {
+        for (name, value) in run.unkeyed_env.iter().chain(context.secret_env.iter()) {
+            set(&mut env, name, value);
+        }
+        // Held until the program has ended: a cache may be this step's alone.
+        let mounts = self.prepare_mounts(run.mounts, context, workspace, logs).await?;
+        for (name, value) in &mounts.env {
             set(&mut env, name, value);
         }
         set_default(&mut env, "HOME", user.as_ref().map_or("/root", |user| user.home.as_str()));
         let mut binds = self.host_settings(&mut env, below)?;
         binds.extend(self.mirror_bind(below, workspace)?);
+        binds.extend(mounts.binds.iter().cloned());
         make_layer_root(&workspace.diff())?;
         let program = Program {
             layers: self.with_mount_points(below),
@@ -53,24 +62,12 @@ impl ImageBuilder {
             env,
             cwd: run.workdir.to_owned(),
             network: run.network,
+            tmpfs: mounts.tmpfs.clone(),
             binds,
             scratch: workspace.path().to_owned(),
         };
-        let running = async {
-            let ran = container::run(&self.inner.runtime, program, logs).await;
-            ran.map_err(|error| program_failure(step, error))
-        };
-        let outcome = match context.deadline {
-            None => running.await?,
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                tokio::time::timeout(left, running).await.map_err(|_| BuildError::Timeout {
-                    number: step.number,
-                    title: step.title.clone(),
-                    limit: context.limit,
-                })??
-            }
-        };
+        let ran = container::run(&self.inner.runtime, program, logs).await;
+        let outcome = ran.map_err(|error| program_failure(step, error))?;
         if !outcome.succeeded() {
             return Err(failure(step, outcome));
         }
@@ -184,48 +181,20 @@ fn program_failure(step: &Step, error: BuildError) -> BuildError {
     let BuildError::Container(cause) = &error else { return error };
     let RuntimeError::Exec { program, message, .. } = cause.as_ref() else { return error };
     BuildError::Step {
-        number: step.number,
+        place: Box::new(step.place.clone()),
         title: step.title.clone(),
         reason: format!("cannot run `{program}`: {message}"),
         tail: Vec::new(),
-        hint: None,
+        hint: hint(&[format!("{program}: not found: {message}")], Ending::default()),
     }
 }
 
 fn failure(step: &Step, outcome: Outcome) -> BuildError {
     BuildError::Step {
-        number: step.number,
+        place: Box::new(step.place.clone()),
         title: step.title.clone(),
         reason: outcome.reason(),
-        hint: hint(&outcome.tail),
+        hint: hint(&outcome.tail, Ending { out_of_memory: outcome.exit.oom_killed, signal: outcome.exit.signal }),
         tail: outcome.tail,
     }
-}
-
-/// What usually helps, where the output says what the cause is.
-fn hint(tail: &[String]) -> Option<&'static str> {
-    const KNOWN: [(&str, &str); 9] = [
-        (
-            "No matching distribution found",
-            "the package, or that version of it, is not on the package index for this Python",
-        ),
-        ("Unable to locate package", "run `apt-get update` in the same step, and check the package's name"),
-        ("No space left on device", "the disk with the server's data folder is full"),
-        (
-            "error: command 'gcc' failed",
-            "the package is compiled from source: install `build-essential` and its headers first",
-        ),
-        ("Unable to find a compiler", "the package is compiled from source: install `build-essential` first"),
-        ("No such file or directory: 'gcc'", "the package is compiled from source: install `build-essential` first"),
-        ("Temporary failure in name resolution", "the build has no network or no working name server"),
-        (
-            "CERTIFICATE_VERIFY_FAILED",
-            "behind a proxy that re-signs TLS, set `SSL_CERT_FILE` where the server is started",
-        ),
-        (
-            "externally-managed-environment",
-            "this image's Python refuses pip: use a virtual environment, or `--break-system-packages`",
-        ),
-    ];
-    KNOWN.iter().find(|(sign, _)| tail.iter().any(|line| line.contains(sign))).map(|(_, hint)| *hint)
 }
