@@ -6,6 +6,7 @@ pub mod fake_ecr;
 pub mod fake_registry;
 pub mod image;
 pub mod real_registry;
+pub mod web;
 
 use std::fs;
 use std::path::{Path, PathBuf};
