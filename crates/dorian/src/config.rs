@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use image_builder::{BuilderConfig, Credentials, RegistryConfig};
+use image_builder::{BuilderConfig, Credentials, LayerLimits, RegistryConfig};
 use serde::Deserialize;
 
 /// The file as it is written.
@@ -32,6 +32,9 @@ struct Registries {
     credentials: BTreeMap<String, Login>,
     /// Hosts that are spoken to without TLS.
     insecure: BTreeSet<String>,
+    /// What a single layer may unpack to: bytes, and files, folders and links.
+    largest_layer_bytes: Option<u64>,
+    most_layer_files: Option<u64>,
     /// Where registry passwords for Amazon's access keys come from, instead of Amazon's own place.
     ecr_endpoint: Option<String>,
 }
@@ -65,10 +68,16 @@ impl Config {
     pub fn builder(self, images: &Path) -> BuilderConfig {
         let machine = BuilderConfig::new(images);
         let login = |login: Login| Credentials { user: login.user, password: login.password };
-        let Registries { mirrors, mirrors_only, credentials, insecure, ecr_endpoint } = self.registries;
+        let chosen = self.registries;
+        let usual = LayerLimits::default();
+        let layer_limits = LayerLimits {
+            bytes: chosen.largest_layer_bytes.unwrap_or(usual.bytes),
+            entries: chosen.most_layer_files.unwrap_or(usual.entries),
+        };
+        let Registries { mirrors, mirrors_only, credentials, insecure, ecr_endpoint, .. } = chosen;
         let credentials = credentials.into_iter().map(|(host, given)| (host, login(given))).collect();
         BuilderConfig {
-            registries: RegistryConfig { mirrors, mirrors_only, credentials, insecure, ecr_endpoint },
+            registries: RegistryConfig { mirrors, mirrors_only, credentials, insecure, ecr_endpoint, layer_limits },
             debian_mirror: self.debian_mirror.or(machine.debian_mirror.clone()),
             ..machine
         }
@@ -89,7 +98,7 @@ mod tests {
     fn a_file_with_everything_is_taken_as_it_is() {
         let text = "debian_mirror = \"http://mirror.example/debian\"\n\
                     [registries]\nmirrors_only = true\ninsecure = [\"plain.example:5000\"]\n\
-                    ecr_endpoint = \"http://127.0.0.1:4566\"\n\
+                    ecr_endpoint = \"http://127.0.0.1:4566\"\nlargest_layer_bytes = 5000\n\
                     [registries.mirrors]\n\"docker.io\" = [\"mirror.example\"]\n\
                     [registries.credentials.\"ghcr.io\"]\nuser = \"me\"\npassword = \"secret\"\n";
         let config = read(text).unwrap();
@@ -100,6 +109,7 @@ mod tests {
         assert!(builder.registries.mirrors_only);
         assert_eq!(builder.registries.credentials["ghcr.io"].user, "me");
         assert!(builder.registries.insecure.contains("plain.example:5000"));
+        assert_eq!(builder.registries.layer_limits, LayerLimits { bytes: 5000, ..LayerLimits::default() });
         assert_eq!(builder.registries.ecr_endpoint.as_deref(), Some("http://127.0.0.1:4566"));
     }
 

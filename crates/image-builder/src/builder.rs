@@ -117,7 +117,12 @@ impl ImageBuilder {
     }
 
     /// Builds an image, or finds it built already.
-    pub async fn build(&self, mut request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
+    pub async fn build(&self, request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
+        let built = self.build_image(request, logs).await;
+        built.map_err(|error| error.on_disk_of(&self.inner.config.data_dir))
+    }
+
+    async fn build_image(&self, mut request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
         let started = Instant::now();
         let instructions = image_plan::parse(&request.dockerfile_commands)?;
         let tags: Vec<&str> = request.base_images.iter().map(|(tag, _)| tag.as_str()).collect();

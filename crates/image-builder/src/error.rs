@@ -33,6 +33,10 @@ pub enum BuildError {
     Refused(String),
     #[error("cannot {action}")]
     Io { action: String, source: Arc<io::Error> },
+    #[error(
+        "cannot {action}: the disk with `{disk}` is full; make room, or remove what no image needs with `dorian gc`"
+    )]
+    DiskFull { action: String, disk: String },
     #[error("cannot start a build container")]
     Container(#[source] Arc<container_runtime::RuntimeError>),
     #[error("the build was abandoned: everybody who waited for it has gone")]
@@ -52,6 +56,18 @@ impl BuildError {
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source: Arc::new(source) }
+    }
+
+    /// Names the disk when it is full. `folder`: where everything that a build writes is.
+    pub(crate) fn on_disk_of(self, folder: &Path) -> Self {
+        match self {
+            Self::Io { action, source }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Self::DiskFull { action, disk: folder.display().to_string() }
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn on(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

@@ -43,6 +43,6 @@ pub use error::BuildError;
 pub use host::HostEnv;
 pub use image_plan::{ImageConfig, KeyHasher, LayerKey, Place};
 pub use logs::LogSink;
-pub use registry::{AwsKeys, Credentials, RegistryAuth, RegistryAuthKind, RegistryConfig};
+pub use registry::{AwsKeys, Credentials, LayerLimits, RegistryAuth, RegistryAuthKind, RegistryConfig};
 pub use request::{BuildLog, BuildRequest, BuiltImage, ContextEntry, ImageMetadata, LogStream, TreeEntry};
 pub use standalone::StandalonePython;

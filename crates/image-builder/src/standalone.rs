@@ -7,31 +7,26 @@
 //! does, so it serves fewer images, and says so.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
-use futures::StreamExt;
 use image_plan::{KeyHasher, LayerKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 
 use crate::bases::well_known::DebianBase;
 use crate::builder::ImageBuilder;
 use crate::container::{self, Program};
 use crate::error::BuildError;
 use crate::logs::LogSink;
-use crate::registry::http_client;
+use crate::registry::{LayerLimits, unpack_alone};
 use crate::request::ContextEntry;
 use crate::store::Workspace;
 
 const DEFAULT_MIRROR: &str = "https://github.com/astral-sh/python-build-standalone/releases/download";
 /// Earlier releases have `python3` only, and the client's recipes add `python` themselves, which must not be there then.
 const FIRST_WITH_PYTHON_LINK: &str = "20241008";
-/// The largest such archive is a tenth of this.
-const MOST_BYTES: u64 = 1 << 30;
 
 /// One build of python-build-standalone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +126,7 @@ impl ImageBuilder {
     ) -> Result<(), BuildError> {
         let title = python.title();
         let workspace = self.inner.store.workspace()?;
-        let downloaded = self.download(python, &workspace, logs).await;
-        match downloaded {
+        match self.archive_of(python, logs).await {
             Ok(archive) => {
                 let diff = workspace.diff();
                 let unpacked = tokio::task::spawn_blocking(move || unpack(&archive, &diff)).await;
@@ -159,35 +153,11 @@ impl ImageBuilder {
     }
 
     /// The error is a sentence.
-    async fn download(
-        &self,
-        python: &StandalonePython,
-        workspace: &Workspace,
-        logs: &LogSink,
-    ) -> Result<PathBuf, String> {
+    async fn archive_of(&self, python: &StandalonePython, logs: &LogSink) -> Result<PathBuf, String> {
         let mirror = self.inner.config.host_env.variables.get("UV_PYTHON_INSTALL_MIRROR");
         let url = python.url(mirror.map_or(DEFAULT_MIRROR, String::as_str));
         logs.say(format!("=> Downloading {} from {url}", python.title()));
-        let cannot = |reason: String| format!("cannot download `{url}`: {reason}");
-        let reply = http_client()?.get(&url).send().await.map_err(|e| cannot(chain(&e)))?;
-        if !reply.status().is_success() {
-            return Err(cannot(format!("the server answered {}", reply.status())));
-        }
-        let path = workspace.path().join("python.tar.gz");
-        let mut file = tokio::fs::File::create(&path).await.map_err(|e| cannot(e.to_string()))?;
-        let mut body = reply.bytes_stream();
-        let mut have = 0;
-        while let Some(part) = body.next().await {
-            let part = part.map_err(|e| cannot(chain(&e)))?;
-            have += part.len() as u64;
-            if have > MOST_BYTES {
-                return Err(cannot("it is larger than any such archive".to_owned()));
-            }
-            file.write_all(&part).await.map_err(|e| cannot(e.to_string()))?;
-        }
-        file.flush().await.map_err(|e| cannot(e.to_string()))?;
-        logs.say(format!("   {:.1} MB", have as f64 / 1e6));
-        Ok(path)
+        self.download(&url, None, logs).await.map(|found| found.path).map_err(|error| error.to_string())
     }
 
     /// Debian's Python moved to `/python`, with every library that it and its modules need.
@@ -210,7 +180,8 @@ impl ImageBuilder {
         binds.extend(self.mirror_bind(&image.layers, workspace)?);
         let argv = ["sh", "-ec", MOVE_DEBIANS_PYTHON].map(str::to_owned).to_vec();
         let layers = self.with_mount_points(&image.layers);
-        let program = Program { layers, argv, env, cwd: "/".to_owned(), network: true, binds, scratch };
+        let program =
+            Program { layers, argv, env, cwd: "/".to_owned(), network: true, binds, tmpfs: Vec::new(), scratch };
         let outcome = container::run(&self.inner.runtime, program, logs).await?;
         if !outcome.succeeded() {
             let tail = outcome.tail.join("\n  ");
@@ -243,35 +214,11 @@ fn unreachable(title: &str, reason: &str) -> String {
     )
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
-}
-
-/// The archive comes from the mirror that the operator trusts with running code in images; what would leave the
-/// folder is refused all the same.
+/// By the rules for layers of registries, though the archive comes from a mirror that the operator trusts.
 fn unpack(archive: &Path, target: &Path) -> Result<(), BuildError> {
-    fs::create_dir(target).map_err(BuildError::on("create", target))?;
     let file = fs::File::open(archive).map_err(BuildError::on("read", archive))?;
-    let unpacked = || {
-        let mut tar = tar::Archive::new(GzDecoder::new(file).take(4 * MOST_BYTES));
-        for entry in tar.entries()? {
-            let mut entry = entry?;
-            let kind = entry.header().entry_type();
-            let is_plain = kind.is_file() || kind.is_dir() || kind.is_symlink() || kind.is_hard_link();
-            if is_plain && !entry.unpack_in(target)? {
-                return Err(std::io::Error::other("it has a path that leaves its folder"));
-            }
-        }
-        Ok(())
-    };
-    unpacked().map_err(BuildError::io("unpack the downloaded Python"))
+    unpack_alone(Box::new(GzDecoder::new(file)), target, LayerLimits::default())
+        .map_err(|error| BuildError::Base(format!("cannot unpack the downloaded Python: {error}")))
 }
 
 /// Adds every file below `folder` (relative to `layer`); a link stands for what it leads to.

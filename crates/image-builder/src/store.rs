@@ -17,7 +17,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ impl LayerStore {
     /// Opens the folder and removes what a killed server left unfinished. Blocks.
     pub fn open(root: &Path) -> Result<Self, BuildError> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        fs::create_dir_all(root).map_err(BuildError::on("create", root))?;
+        // Layers hold set-user programs of other people's images, owned by root: on this machine only root may reach them.
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(BuildError::on("protect", root))?;
         let store = Self { root: root.to_owned(), boot_id };
         let unfinished = root.join("tmp");
         if unfinished.exists() {

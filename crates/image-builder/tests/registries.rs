@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dorian_image_builder::RegistryConfig;
+use dorian_image_builder::{LayerLimits, RegistryConfig};
 use support::Machine;
 use support::fake_registry::{FakeRegistry, Faults};
-use support::image::{Packing, TestImage};
+use support::image::{Archive, Packing, TestImage};
 use support::real_registry::RealRegistry;
 
 const LOOK: &str =
@@ -127,5 +127,113 @@ async fn an_archive_that_climbs_out_fails_the_build_and_leaves_nothing() {
     let Some(machine) = Machine::new() else { return };
     let error = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await.error();
     assert!(error.contains("leads outside of the image"), "{error}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_goes_down_in_the_middle_is_waited_for() {
+    let faults =
+        Faults { break_after: Some(100_000), breaks_left: 1.into(), refusals_after_break: 3, ..Faults::default() };
+    let registry = FakeRegistry::start(&TestImage::small(), faults);
+    let Some(machine) = Machine::new() else { return };
+    let built = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await;
+    built.ok();
+    let resumed = registry.requests().into_iter().filter(|request| request.ends_with("bytes=100000-")).count();
+    assert!(resumed >= 2, "{:?}", registry.requests());
+    assert!(built.log.iter().any(|line| line.contains("cannot be reached")), "{:?}", built.log);
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_abandoned_pull_has_got_is_where_the_next_goes_on() {
+    let faults = Faults {
+        break_after: Some(100_000),
+        breaks_left: 1.into(),
+        refusals_after_break: usize::MAX,
+        ..Faults::default()
+    };
+    let registry = FakeRegistry::start(&TestImage::small(), faults);
+    let Some(machine) = Machine::new() else { return };
+    let text = format!("FROM {}\nRUN true", registry.image("single"));
+    let given_up = tokio::time::timeout(Duration::from_secs(2), machine.dockerfile(&text)).await;
+    assert!(given_up.is_err());
+    registry.faults().refusals_left.store(0, Ordering::SeqCst);
+    let before = registry.requests().len();
+    machine.dockerfile(&text).await.ok();
+    let after = registry.requests().split_off(before);
+    assert!(after.iter().any(|request| request.ends_with("bytes=100000-")), "{after:?}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_says_how_far_it_is_and_when_it_is_done() {
+    let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
+    let Some(machine) = Machine::new() else { return };
+    let built = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await;
+    built.ok();
+    let find = |part: &str| built.log.iter().position(|line| line.contains(part));
+    let begun = find(": 3 layers, ").unwrap_or_else(|| panic!("{:?}", built.log));
+    let ended = find("   pulled 3 layers, ").unwrap_or_else(|| panic!("{:?}", built.log));
+    assert!(begun < ended && built.log[ended].ends_with(" s"), "{:?}", built.log);
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_that_want_the_same_image_at_once_pull_it_once_and_both_see_it() {
+    let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
+    let Some(machine) = Machine::new() else { return };
+    let (one, two) = (registry.image("single"), registry.image("index"));
+    let (one, two) = (format!("FROM {one}\nRUN true"), format!("FROM {two}\nRUN echo 2"));
+    let (one, two) = tokio::join!(machine.dockerfile(&one), machine.dockerfile(&two));
+    let layers: Vec<_> = one.ok().layers[..3].to_vec();
+    assert_eq!(layers, two.ok().layers[..3]);
+    // Three layers and the configuration.
+    let blobs = registry.requests().iter().filter(|request| request.contains("/blobs/")).count();
+    assert_eq!(blobs, 4, "{:?}", registry.requests());
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_or_a_repository_that_is_not_there_is_named_with_what_is() {
+    let registry = RealRegistry::start(None);
+    registry.push("some/image", &TestImage::small());
+    let Some(machine) = Machine::new() else { return };
+    let error = machine.dockerfile(&format!("FROM {}/some/image:nope\nRUN true", registry.host())).await.error();
+    assert!(error.contains("has no `some/image:nope`; it has "), "{error}");
+    assert!(error.contains("`single`") && error.contains("`index`"), "{error}");
+    let error = machine.dockerfile(&format!("FROM {}/other/image:1\nRUN true", registry.host())).await.error();
+    assert!(error.contains("has no `other/image:1`: there is no such repository"), "{error}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_unpacks_to_too_much_fails_the_build_with_the_setting_to_change() {
+    let mut archive = Archive::new();
+    archive.file("zeros", &vec![0; 3_000_000], 0o644);
+    let image = TestImage::of(vec![(archive.finish(), Packing::Gzip)]);
+    let registry = FakeRegistry::start(&image, Faults::default());
+    let limits = LayerLimits { bytes: 2_000_000, ..LayerLimits::default() };
+    let config = RegistryConfig { layer_limits: limits, ..RegistryConfig::default() };
+    let Some(machine) = Machine::with(|builder| builder.registries = config) else { return };
+    let error = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await.error();
+    assert!(error.contains("more than 2000000 bytes; raise `registries.largest_layer_bytes`"), "{error}");
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_of_a_hundred_thousand_files_is_pulled_whole() {
+    let mut archive = Archive::new();
+    for number in 0..100_000 {
+        archive.file(&format!("many/{}/{number}", number % 300), b"", 0o644);
+    }
+    let mut image = TestImage::small();
+    let small = std::mem::take(&mut image.plain);
+    let archives = small.into_iter().chain([(archive.finish(), Packing::Zstd)]).collect();
+    let registry = FakeRegistry::start(&TestImage::of(archives), Faults::default());
+    let Some(machine) = Machine::new() else { return };
+    let text = format!("FROM {}\nRUN find /many -type f | wc -l", registry.image("single"));
+    let built = machine.dockerfile(&text).await;
+    built.ok();
+    assert!(built.has_line("100000"), "{:?}", built.log);
     machine.leave_nothing().await;
 }

@@ -49,6 +49,8 @@ pub fn start(
 ) -> std::io::Result<WorkerHandle> {
     let _ = std::fs::remove_dir_all(&config.tasks);
     std::fs::create_dir_all(&config.tasks)?;
+    // What a container writes may be a set-user program, and its root's files are root's: nobody else may come here.
+    std::fs::set_permissions(&config.tasks, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let worker = Arc::new(Worker { config, runtime, api, events, running: Mutex::default() });
     tokio::spawn(command_loop(worker, inbox));

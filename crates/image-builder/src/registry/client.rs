@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE, WWW_AUTHENTICATE};
@@ -18,20 +18,21 @@ use super::config::{Credentials, Endpoint};
 use super::credentials::{RegistryAuth, secret_for};
 use super::ecr;
 use super::manifest::{self, Descriptor};
-use crate::logs::LogSink;
+use super::progress::Progress;
 
 /// Documents are small; whatever claims to be a larger one is not read.
 const LARGEST_DOCUMENT: u64 = 16 << 20;
-/// Connections that break are resumed; one that breaks this often in a row without a byte is given up.
-const ATTEMPTS: u32 = 5;
+/// Connections that break are resumed; one that breaks this often in a row without a byte is given up. With the pauses in
+/// between it is half a minute, which is what a registry needs to start again.
+const ATTEMPTS: u32 = 8;
 
 /// Why a registry did not give what was asked for.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum RegistryError {
     #[error("`{host}` cannot be reached: {reason}")]
     Unreachable { host: String, reason: String },
-    #[error("`{host}` has no `{what}`")]
-    NotFound { host: String, what: String },
+    #[error("`{host}` has no `{what}`{}", hint.as_deref().unwrap_or_default())]
+    NotFound { host: String, what: String, hint: Option<String> },
     /// It was asked without credentials. Many registries say this of a repository that is not there, too.
     #[error("`{host}` gives `{what}` only to those it knows: use {}, or check the name", secret_for(host))]
     Private { host: String, what: String },
@@ -105,7 +106,13 @@ impl Registry {
             .get(repository, &what, &|| {
                 self.http.get(&url).header(ACCEPT, manifest::ACCEPT).timeout(Duration::from_secs(60))
             })
-            .await?;
+            .await;
+        let answer = match answer {
+            Err(RegistryError::NotFound { host, what, .. }) => {
+                return Err(RegistryError::NotFound { host, what, hint: self.hint_at_tags(repository).await });
+            }
+            answer => answer?,
+        };
         let announced = answer.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         let announced = announced.map(str::to_owned);
         let body = self.small_body(answer, &what).await?;
@@ -115,6 +122,23 @@ impl Registry {
             return Err(self.bad(format!("the manifest of `{what}` has digest `{digest}`, not the one asked for")));
         }
         Ok((body, digest))
+    }
+
+    /// For somebody whose tag is not there: whether the repository is, and which tags it has.
+    async fn hint_at_tags(&self, repository: &str) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Tags {
+            tags: Option<Vec<String>>,
+        }
+        let url = format!("{}/v2/{repository}/tags/list", self.endpoint.url);
+        let answer = self.get(repository, repository, &|| self.http.get(&url).timeout(Duration::from_secs(10))).await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(RegistryError::NotFound { .. }) => return Some(": there is no such repository".to_owned()),
+            Err(_) => return None,
+        };
+        let tags: Tags = serde_json::from_slice(&self.small_body(answer, repository).await.ok()?).ok()?;
+        tags_hint(tags.tags.unwrap_or_default())
     }
 
     /// A small blob in memory, checked.
@@ -133,19 +157,19 @@ impl Registry {
         repository: &str,
         descriptor: &Descriptor,
         path: &Path,
-        logs: &LogSink,
+        progress: &Progress,
     ) -> Result<(), RegistryError> {
         let what = format!("{repository}@{}", descriptor.digest);
-        let mut progress = Progress::new(&descriptor.digest, descriptor.size, logs);
         let mut failures = 0;
         let mut hasher = Sha256::new();
+        // A file that is there is a file's beginning: it is written in order, and a wrong end shows in the digest.
         let mut have = hash_existing(path, descriptor.size, &mut hasher).map_err(disk)?;
+        progress.add(have);
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(disk)?;
         while have < descriptor.size {
             let before = have;
-            let outcome = self
-                .download_rest(repository, descriptor, &what, &mut file, &mut have, &mut hasher, &mut progress)
-                .await;
+            let outcome =
+                self.download_rest(repository, descriptor, &what, &mut file, &mut have, &mut hasher, progress).await;
             let error = match outcome {
                 Ok(()) => continue,
                 Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Status { .. })) => error,
@@ -155,7 +179,7 @@ impl Registry {
             if failures >= ATTEMPTS {
                 return Err(error);
             }
-            logs.say(format!("   {error}; going on from {have} of {} bytes", descriptor.size));
+            progress.say(format!("   {error}; going on from {have} of {} bytes", descriptor.size));
             tokio::time::sleep(Duration::from_millis(200) * failures * failures).await;
         }
         let checked = self.check(&what, descriptor, have, &hasher.finalize());
@@ -175,7 +199,7 @@ impl Registry {
         file: &mut File,
         have: &mut u64,
         hasher: &mut Sha256,
-        progress: &mut Progress<'_>,
+        progress: &Progress,
     ) -> Result<(), RegistryError> {
         let url = self.blob_url(repository, descriptor);
         let from = *have;
@@ -188,6 +212,7 @@ impl Registry {
             // It does not resume: from the start.
             file.set_len(0).map_err(disk)?;
             *hasher = Sha256::new();
+            progress.take_back(*have);
             *have = 0;
         }
         loop {
@@ -203,7 +228,7 @@ impl Registry {
             }
             file.write_all(&chunk).map_err(disk)?;
             hasher.update(&chunk);
-            progress.at(*have);
+            progress.add(chunk.len() as u64);
         }
     }
 
@@ -232,7 +257,7 @@ impl Registry {
         let (host, shown) = (self.endpoint.host.clone(), what.to_owned());
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            StatusCode::NOT_FOUND => Err(RegistryError::NotFound { host, what: shown }),
+            StatusCode::NOT_FOUND => Err(RegistryError::NotFound { host, what: shown, hint: None }),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(what)),
             status => Err(RegistryError::Status { host, what: shown, status }),
         }
@@ -344,6 +369,15 @@ fn hash_existing(path: &Path, size: u64, hasher: &mut Sha256) -> io::Result<u64>
     }
 }
 
+/// The newest tags tend to be last in the registry's order.
+fn tags_hint(mut tags: Vec<String>) -> Option<String> {
+    const SHOWN: usize = 5;
+    tags.retain(|tag| tag.len() <= 128 && tag.bytes().all(|b| b.is_ascii_graphic()));
+    let more = if tags.len() > SHOWN { ", among others" } else { "" };
+    let shown: Vec<String> = tags.iter().rev().take(SHOWN).map(|tag| format!("`{tag}`")).collect();
+    (!shown.is_empty()).then(|| format!("; it has {}{more}", shown.join(", ")))
+}
+
 fn disk(error: io::Error) -> RegistryError {
     RegistryError::Disk(Arc::new(error))
 }
@@ -363,27 +397,4 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// A line about a download every other second.
-struct Progress<'a> {
-    name: String,
-    size: u64,
-    last: Instant,
-    logs: &'a LogSink,
-}
-
-impl<'a> Progress<'a> {
-    fn new(digest: &str, size: u64, logs: &'a LogSink) -> Self {
-        Self { name: digest.chars().take(19).collect(), size, last: Instant::now(), logs }
-    }
-
-    fn at(&mut self, have: u64) {
-        if self.last.elapsed() < Duration::from_secs(2) && have < self.size {
-            return;
-        }
-        self.last = Instant::now();
-        let mb = |bytes: u64| bytes as f64 / 1e6;
-        self.logs.say(format!("   {} {:.1} of {:.1} MB", self.name, mb(have), mb(self.size)));
-    }
 }

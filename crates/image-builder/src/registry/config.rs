@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use image_plan::Reference;
 use serde::{Deserialize, Serialize};
 
+use super::unpack::LayerLimits;
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RegistryConfig {
@@ -18,6 +20,8 @@ pub struct RegistryConfig {
     pub insecure: BTreeSet<String>,
     /// Where registry passwords for Amazon's access keys come from, a URL; Amazon's own place when it is not set.
     pub ecr_endpoint: Option<String>,
+    /// What a single layer may unpack to.
+    pub layer_limits: LayerLimits,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

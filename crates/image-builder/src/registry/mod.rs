@@ -9,6 +9,7 @@
 //! | `manifest.rs` | the documents a registry answers with |
 //! | `client.rs` | requests: manifests, blobs, tokens, resumed downloads |
 //! | `pull.rs` | a reference to layers on disk |
+//! | `progress.rs` | what a person sees of it |
 //! | `unpack.rs` | one layer's archive to overlayfs's own format |
 
 mod auth;
@@ -17,11 +18,12 @@ mod config;
 mod credentials;
 mod ecr;
 mod manifest;
+mod progress;
 mod pull;
 mod unpack;
 
-pub(crate) use client::http_client;
 pub use config::{Credentials, RegistryConfig};
 pub use credentials::{AwsKeys, RegistryAuth, RegistryAuthKind};
 pub(crate) use pull::Registries;
-pub(crate) use unpack::{Limits, unpack_alone};
+pub use unpack::LayerLimits;
+pub(crate) use unpack::unpack_alone;

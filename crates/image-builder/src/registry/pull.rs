@@ -1,8 +1,13 @@
 //! A reference to layers on disk.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use image_plan::{KeyHasher, LayerKey, Reference};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -11,10 +16,12 @@ use super::client::{self, Registry, RegistryError};
 use super::config::{Endpoint, RegistryConfig};
 use super::credentials::RegistryAuth;
 use super::manifest::{ConfigFile, Descriptor, Document, Parsed};
-use super::unpack::{self, Limits};
+use super::progress::{Progress, megabytes};
+use super::unpack::{self, UnpackError};
 use crate::builder::ImageBuilder;
 use crate::error::BuildError;
 use crate::logs::LogSink;
+use crate::once::OnceMap;
 use crate::request::{BuiltImage, ImageMetadata};
 
 /// Long enough for any registry that is worth waiting for; this is what an offline machine pays once.
@@ -22,12 +29,17 @@ const REACHABILITY_LIMIT: Duration = Duration::from_secs(2);
 /// How long an unreachable host is not asked again.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(300);
 
+/// Enough to keep a fast line busy, few enough that registries do not mind.
+const DOWNLOADS_AT_ONCE: usize = 3;
+
 /// Registries as this server has found them.
 pub(crate) struct Registries {
     config: RegistryConfig,
     http: Result<reqwest::Client, String>,
     /// When a host was last found reachable or not.
     seen: Mutex<HashMap<Endpoint, (bool, Instant)>>,
+    /// Images being pulled right now.
+    pulls: OnceMap<LayerKey, Result<Pulled, RegistryError>>,
 }
 
 /// Why a registry's image cannot be had.
@@ -47,7 +59,7 @@ struct Pulled {
 
 impl Registries {
     pub fn new(config: RegistryConfig) -> Self {
-        Self { config, http: client::http_client(), seen: Mutex::default() }
+        Self { config, http: client::http_client(), seen: Mutex::default(), pulls: OnceMap::new() }
     }
 
     /// The client that pulls: its connections, certificates and proxies serve other downloads as well.
@@ -91,7 +103,7 @@ impl ImageBuilder {
         for endpoint in endpoints {
             let auth = registries.auth(&endpoint, auth);
             let ecr_endpoint = registries.config.ecr_endpoint.clone();
-            let registry = Registry::new(http.clone(), endpoint.clone(), auth, ecr_endpoint);
+            let registry = Arc::new(Registry::new(http.clone(), endpoint.clone(), auth, ecr_endpoint));
             if !registries.is_reachable(&registry, &endpoint).await {
                 tried.push(format!("`{}` cannot be reached", endpoint.host));
                 continue;
@@ -113,7 +125,7 @@ impl ImageBuilder {
 
     async fn pull_from(
         &self,
-        registry: &Registry,
+        registry: &Arc<Registry>,
         reference: &Reference,
         logs: &LogSink,
     ) -> Result<BuiltImage, PullError> {
@@ -124,90 +136,220 @@ impl ImageBuilder {
             let document: Document = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
             document.choose().map_err(bad)
         };
-        let (config, layers) = match parse(&body)? {
-            Parsed::Image { config, layers } => (config, layers),
-            Parsed::Elsewhere(found) => match parse(&registry.manifest(repository, &found.digest).await?.0)? {
-                Parsed::Image { config, layers } => (config, layers),
-                Parsed::Elsewhere(_) => return Err(bad("a list of lists of images".to_owned()).into()),
-            },
+        let (config, layers, digest) = match parse(&body)? {
+            Parsed::Image { config, layers } => (config, layers, digest),
+            Parsed::Elsewhere(found) => {
+                let (body, digest) = registry.manifest(repository, &found.digest).await?;
+                match parse(&body)? {
+                    Parsed::Image { config, layers } => (config, layers, digest),
+                    Parsed::Elsewhere(_) => return Err(bad("a list of lists of images".to_owned()).into()),
+                }
+            }
         };
-        let record = format!("image-{}", KeyHasher::new("registry image").field(&digest).finish());
-        let known: Option<Pulled> = self.inner.store.read_record(&record);
-        if let Some(known) = known.filter(|known| known.layers.iter().all(|key| self.inner.store.has(key))) {
+        let record = KeyHasher::new("registry image").field(&digest).finish();
+        if let Some(known) = self.pulled(&record) {
             return Ok(image_of(known));
         }
-        let total: u64 = layers.iter().map(|layer| layer.size).sum();
-        logs.say(format!(
-            "   pulling {reference} from `{}`: {} layers, {:.1} MB",
-            registry.host(),
-            layers.len(),
-            total as f64 / 1e6
-        ));
-        let config_file: ConfigFile = serde_json::from_slice(&registry.blob(repository, &config).await?)
+        let (this, registry, wanted) = (self.clone(), registry.clone(), reference.clone());
+        let found = record.clone();
+        let make = move |logs: LogSink| async move {
+            if let Some(known) = this.pulled(&found) {
+                return Ok(Ok(known));
+            }
+            match this.pull_layers(&registry, &wanted, &config, &layers, &logs).await {
+                Ok(pulled) => this.inner.store.write_record(&record_name(&found), &pulled).map(|()| Ok(pulled)),
+                Err(PullError::Registry(error)) => Ok(Err(error)),
+                Err(PullError::Build(error)) => Err(error),
+            }
+        };
+        // One pull of an image at a time, and everybody who wants it sees its lines.
+        Ok(image_of(self.inner.registries.pulls.run(record, logs, make).await??))
+    }
+
+    /// What an earlier pull left, if all of it is still there.
+    fn pulled(&self, record: &LayerKey) -> Option<Pulled> {
+        let known: Pulled = self.inner.store.read_record(&record_name(record))?;
+        known.layers.iter().all(|key| self.inner.store.has(key)).then_some(known)
+    }
+
+    async fn pull_layers(
+        &self,
+        registry: &Arc<Registry>,
+        reference: &Reference,
+        config: &Descriptor,
+        layers: &[Descriptor],
+        logs: &LogSink,
+    ) -> Result<Pulled, PullError> {
+        let bad = |reason: String| RegistryError::Bad(format!("`{}`: image `{reference}`: {reason}", registry.host()));
+        let config_file: ConfigFile = serde_json::from_slice(&registry.blob(&reference.repository, config).await?)
             .map_err(|error| bad(format!("its configuration cannot be read: {error}")))?;
         let diff_ids = &config_file.rootfs.diff_ids;
         if diff_ids.len() != layers.len() {
             return Err(bad(format!("it has {} layers and {} digests for them", layers.len(), diff_ids.len())).into());
         }
         let mut keys: Vec<LayerKey> = Vec::new();
+        let mut missing = Vec::new();
         for (layer, diff_id) in layers.iter().zip(diff_ids) {
             let parent = keys.last().cloned().unwrap_or_else(LayerKey::empty);
             // Of what it holds and of all below it: links on the way to a file may lead elsewhere on another base.
             let key = parent.child(&KeyHasher::new("registry layer").field(diff_id).finish());
+            let digest = sha256_of(&layer.digest).map_err(bad)?.to_owned();
             if !self.inner.store.has(&key) {
-                self.pull_layer(registry, repository, layer, diff_id, &keys, &key, logs).await?;
+                let layer = layer.clone();
+                missing.push(MissingLayer {
+                    layer,
+                    digest,
+                    diff_id: diff_id.clone(),
+                    key: key.clone(),
+                    below: keys.clone(),
+                });
             }
             keys.push(key);
         }
-        let config = config_file.config.unwrap_or_default().into_image_config();
-        let pulled = Pulled { layers: keys, config };
-        self.inner.store.write_record(&record, &pulled)?;
-        Ok(image_of(pulled))
+        self.pull_missing(registry, reference, missing, layers.len(), logs).await?;
+        Ok(Pulled { layers: keys, config: config_file.config.unwrap_or_default().into_image_config() })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one layer's whole circumstances")]
-    async fn pull_layer(
+    /// Downloads several at a time; unpacks them from below, each as soon as it is there.
+    async fn pull_missing(
         &self,
-        registry: &Registry,
-        repository: &str,
-        layer: &Descriptor,
-        diff_id: &str,
-        below: &[LayerKey],
-        key: &LayerKey,
+        registry: &Arc<Registry>,
+        reference: &Reference,
+        missing: Vec<MissingLayer>,
+        all: usize,
         logs: &LogSink,
     ) -> Result<(), PullError> {
-        let digest = layer
-            .digest
-            .strip_prefix("sha256:")
-            .filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
-        let Some(digest) = digest else {
-            return Err(RegistryError::Bad(format!("layer digest `{}` is not a SHA-256", layer.digest)).into());
+        let total: u64 = missing.iter().map(|wanted| wanted.layer.size).sum();
+        let here = match all - missing.len() {
+            0 => String::new(),
+            known => format!(", {known} of them here already"),
         };
-        // Kept by its digest until it is unpacked, so that a restarted server goes on where it was. The lock is held
-        // while it is written: two images may share a layer.
-        let path = self.inner.store.cache_dir("blobs", "")?.join(digest);
-        let lock = self.inner.downloads.lock(digest.to_owned()).await;
-        if self.inner.store.has(key) {
-            return Ok(());
+        logs.say(format!(
+            "   pulling {reference} from `{}`: {all} layers{here}, {} MB",
+            registry.host(),
+            megabytes(total)
+        ));
+        let progress = Arc::new(Progress::new(total, missing.len(), logs.clone()));
+        // Kept by their digests until they are unpacked, so that a restarted server goes on where it was. Two images may
+        // share layers: all locks are taken first and in one order, so that no pull waits for another in a circle.
+        let mut digests: Vec<&String> = missing.iter().map(|wanted| &wanted.digest).collect();
+        digests.sort();
+        digests.dedup();
+        let mut locks = Vec::new();
+        for digest in digests {
+            locks.push(self.inner.downloads.lock(digest.clone()).await);
         }
-        registry.download(repository, layer, &path, logs).await?;
-        let (store, key, below) = (self.inner.store.clone(), key.clone(), self.layer_paths(below));
-        let (title, diff_id, shown) = (format!("layer {diff_id}"), diff_id.to_owned(), layer.digest.clone());
-        let unpack = move || {
+        // Held by the work that unpacks, too: it goes on when nobody waits for it any more.
+        let locks = Arc::new(locks);
+        let folder = self.inner.store.cache_dir("blobs", "")?;
+        // Loops of their own: a download goes on while nobody looks, because a layer is being unpacked.
+        let start = |wanted: MissingLayer| {
+            let (path, progress) = (folder.join(&wanted.digest), progress.clone());
+            let (store, registry) = (self.inner.store.clone(), registry.clone());
+            let repository = reference.repository.clone();
+            Download(tokio::spawn(async move {
+                if !store.has(&wanted.key) {
+                    registry.download(&repository, &wanted.layer, &path, &progress).await?;
+                }
+                Ok((wanted, path))
+            }))
+        };
+        let mut archives = futures::stream::iter(missing).map(start).buffered(DOWNLOADS_AT_ONCE);
+        let mut unpacking = None;
+        while let Some(arrived) = archives.next().await {
+            finish(unpacking.take()).await?;
+            let (wanted, path) = arrived?;
+            unpacking = Some(self.unpack(wanted, path, &locks, &progress));
+        }
+        finish(unpacking).await?;
+        progress.finish();
+        Ok(())
+    }
+
+    fn unpack(
+        &self,
+        wanted: MissingLayer,
+        path: PathBuf,
+        locks: &Arc<Vec<tokio::sync::OwnedMutexGuard<()>>>,
+        progress: &Arc<Progress>,
+    ) -> tokio::task::JoinHandle<Result<(), BuildError>> {
+        let (store, below) = (self.inner.store.clone(), self.layer_paths(&wanted.below));
+        let limits = self.inner.registries.config.layer_limits;
+        let (locks, progress) = (locks.clone(), progress.clone());
+        tokio::task::spawn_blocking(move || {
+            let _locks = locks;
+            if store.has(&wanted.key) {
+                progress.layer_done();
+                return Ok(());
+            }
             let workspace = store.workspace()?;
-            let unpacked = unpack::unpack(&path, &workspace.diff(), &below, &diff_id, Limits::default());
+            let unpacked = unpack::unpack(&path, &workspace.diff(), &below, &wanted.diff_id, limits);
             if let Err(error) = unpacked {
+                let shown = format!("unpack layer `{}`", wanted.layer.digest);
+                if let UnpackError::Disk(source) = error {
+                    return Err(BuildError::io(shown)(source));
+                }
                 // It would be no better the next time.
                 let _ = std::fs::remove_file(&path);
-                return Err(BuildError::Base(format!("cannot unpack layer `{shown}`: {error}")));
+                return Err(BuildError::Base(format!("cannot {shown}: {error}")));
             }
-            store.commit(&workspace, &key, &title)?;
-            std::fs::remove_file(&path).map_err(BuildError::on("remove", &path))
-        };
-        let done = tokio::task::spawn_blocking(unpack).await.unwrap_or(Err(BuildError::Abandoned));
-        drop(lock);
-        Ok(done?)
+            store.commit(&workspace, &wanted.key, &format!("layer {}", wanted.diff_id))?;
+            progress.layer_done();
+            match std::fs::remove_file(&path) {
+                // The same archive twice in one image.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                removed => removed.map_err(BuildError::on("remove", &path)),
+            }
+        })
     }
+}
+
+/// A layer that is not on disk yet.
+struct MissingLayer {
+    layer: Descriptor,
+    /// Of the archive, in hexadecimal.
+    digest: String,
+    /// Of what is in it.
+    diff_id: String,
+    key: LayerKey,
+    /// The layers under it, lowest first.
+    below: Vec<LayerKey>,
+}
+
+/// Stopped when nobody waits for it any more.
+struct Download(tokio::task::JoinHandle<Result<(MissingLayer, PathBuf), RegistryError>>);
+
+impl Future for Download {
+    type Output = Result<(MissingLayer, PathBuf), PullError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let abandoned = |_| PullError::Build(BuildError::Abandoned);
+        Pin::new(&mut self.0).poll(context).map(|done| done.map_err(abandoned)?.map_err(PullError::from))
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn finish(work: Option<tokio::task::JoinHandle<Result<(), BuildError>>>) -> Result<(), BuildError> {
+    match work {
+        Some(work) => work.await.unwrap_or(Err(BuildError::Abandoned)),
+        None => Ok(()),
+    }
+}
+
+fn record_name(record: &LayerKey) -> String {
+    format!("image-{record}")
+}
+
+/// It becomes a file's name.
+fn sha256_of(digest: &str) -> Result<&str, String> {
+    let hex = digest.strip_prefix("sha256:");
+    let hex = hex.filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    hex.ok_or_else(|| format!("layer digest `{digest}` is not a SHA-256"))
 }
 
 fn image_of(pulled: Pulled) -> BuiltImage {
@@ -221,7 +363,13 @@ enum PullError {
 
 impl From<RegistryError> for PullError {
     fn from(error: RegistryError) -> Self {
-        Self::Registry(error)
+        match error {
+            // Another registry would not help.
+            RegistryError::Disk(source) => {
+                Self::Build(BuildError::Io { action: "write a downloaded layer".to_owned(), source })
+            }
+            error => Self::Registry(error),
+        }
     }
 }
 

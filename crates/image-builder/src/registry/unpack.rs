@@ -5,8 +5,11 @@
 //!   links followed inside of it, so an entry below a link lands where the link leads *in the image* and nowhere else;
 //! - a hard link's target is found the same way; one that is only in a layer below is copied;
 //! - devices are left out: a container could not use them, and one with the numbers 0/0 would be a whiteout;
+//! - set-user bits are kept, since `su` and `ping` are nothing without them: in a container they lead to a user of that
+//!   container, and on this machine only root can reach the files (the folder of all layers is closed to others);
 //! - what is unpacked is counted against a limit, since a small archive can unpack to any size.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,21 +17,26 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use flate2::read::MultiGzDecoder;
 use rustix::fs::{AtFlags, FileType, Mode, Timespec, Timestamps, XattrFlags};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tar::{Archive, Entry, EntryType};
 
 use crate::stack::{LayerStack, OPAQUE};
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+/// What one layer may unpack to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LayerLimits {
     pub bytes: u64,
+    /// Files, folders and links.
     pub entries: u64,
 }
 
-impl Default for Limits {
+impl Default for LayerLimits {
     /// Far beyond the largest machine-learning images, far below what fills a disk farm.
     fn default() -> Self {
         Self { bytes: 200 << 30, entries: 5_000_000 }
@@ -41,11 +49,19 @@ pub(crate) enum UnpackError {
     Entry { path: String, reason: String },
     #[error("the archive is damaged: {0}")]
     Archive(#[source] io::Error),
-    #[error("it unpacks to more than {0}, the limit for one layer")]
-    TooLarge(String),
+    #[error("it unpacks to more than {limit}; raise `{setting}` in the configuration if that is what it should hold")]
+    TooLarge { limit: String, setting: &'static str },
+    /// The archive is not to blame.
+    #[error("cannot write its files: {0}")]
+    Disk(#[source] io::Error),
     #[error("its content has digest `{found}`, not `{expected}` as the image says")]
     Digest { found: String, expected: String },
 }
+
+/// Long names and extended attributes of one entry, with room to spare.
+const LONGEST_HEADERS: u64 = 4 << 20;
+/// Archives are filled up to whole blocks, the largest in use being megabytes.
+const LONGEST_END: u64 = 64 << 20;
 
 /// Unpacks the archive at `archive` into `diff`, which is new. `below`: the layers under it, lowest first. Checks the
 /// digest of the uncompressed archive.
@@ -54,19 +70,12 @@ pub(crate) fn unpack(
     diff: &Path,
     below: &[PathBuf],
     expected: &str,
-    limits: Limits,
+    limits: LayerLimits,
 ) -> Result<(), UnpackError> {
-    let reader = Hashing { inner: decompress(archive).map_err(UnpackError::Archive)?, hasher: Sha256::new() };
-    let mut unpacker = Unpacker::new(diff, below, limits).map_err(UnpackError::Archive)?;
-    let mut archive = Archive::new(reader);
-    for entry in archive.entries().map_err(UnpackError::Archive)? {
-        let mut entry = entry.map_err(UnpackError::Archive)?;
-        let path = entry.path_bytes().into_owned();
-        unpacker.entry(&path, &mut entry)?;
-    }
-    unpacker.finish().map_err(UnpackError::Archive)?;
+    let inner = decompress(archive).map_err(UnpackError::Archive)?;
+    let mut reader = unpack_entries(inner, Unpacker::new(diff, below, limits).map_err(UnpackError::Disk)?)?;
     // What follows the end mark belongs to the digest, too.
-    let mut reader = archive.into_inner();
+    reader.budget.set(LONGEST_END);
     io::copy(&mut reader, &mut io::sink()).map_err(UnpackError::Archive)?;
     let found = format!("sha256:{}", hex::encode(reader.hasher.finalize()));
     if found != expected {
@@ -77,14 +86,26 @@ pub(crate) fn unpack(
 
 /// Unpacks an archive that a user adds, with nothing below it and nothing to check it against, into `folder`, which is
 /// new. `archive` is uncompressed.
-pub(crate) fn unpack_alone(archive: impl Read, folder: &Path, limits: Limits) -> Result<(), UnpackError> {
-    let mut unpacker = Unpacker::new(folder, &[], limits).map_err(UnpackError::Archive)?;
-    for entry in Archive::new(archive).entries().map_err(UnpackError::Archive)? {
+pub(crate) fn unpack_alone(
+    archive: Box<dyn Read + Send>,
+    folder: &Path,
+    limits: LayerLimits,
+) -> Result<(), UnpackError> {
+    unpack_entries(archive, Unpacker::new(folder, &[], limits).map_err(UnpackError::Disk)?).map(drop)
+}
+
+/// Gives the reader back at the archive's end mark.
+fn unpack_entries(inner: Box<dyn Read>, mut unpacker: Unpacker) -> Result<Hashing<Box<dyn Read>>, UnpackError> {
+    let budget = Rc::new(Cell::new(LONGEST_HEADERS));
+    let mut archive = Archive::new(Hashing { inner, hasher: Sha256::new(), budget: budget.clone() });
+    for entry in archive.entries().map_err(UnpackError::Archive)? {
         let mut entry = entry.map_err(UnpackError::Archive)?;
+        budget.set(entry.size().saturating_add(LONGEST_HEADERS));
         let path = entry.path_bytes().into_owned();
         unpacker.entry(&path, &mut entry)?;
     }
-    unpacker.finish().map_err(UnpackError::Archive)
+    unpacker.finish().map_err(UnpackError::Disk)?;
+    Ok(archive.into_inner())
 }
 
 /// By the first bytes rather than the announced type, which registries get wrong.
@@ -103,11 +124,15 @@ fn decompress(path: &Path) -> io::Result<Box<dyn Read>> {
 struct Hashing<R> {
     inner: R,
     hasher: Sha256,
+    /// What may still be read before the next entry: headers are read into memory whole, whatever size they announce.
+    budget: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
+        let left = self.budget.get().checked_sub(count as u64);
+        self.budget.set(left.ok_or_else(|| io::Error::other("what is between two files of it does not end"))?);
         self.hasher.update(&buffer[..count]);
         Ok(count)
     }
@@ -119,7 +144,7 @@ struct Unpacker {
     stack: LayerStack,
     /// Those below alone.
     below: LayerStack,
-    limits: Limits,
+    limits: LayerLimits,
     bytes: u64,
     entries: u64,
     /// Folders by their path in the archive to where they are. Emptied when a link or a removal could change that.
@@ -129,7 +154,7 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    fn new(diff: &Path, below: &[PathBuf], limits: Limits) -> io::Result<Self> {
+    fn new(diff: &Path, below: &[PathBuf], limits: LayerLimits) -> io::Result<Self> {
         fs::create_dir(diff)?;
         fs::set_permissions(diff, fs::Permissions::from_mode(0o755))?;
         let all = below.iter().cloned().chain([diff.to_owned()]);
@@ -154,17 +179,22 @@ impl Unpacker {
         let fail = |reason: String| UnpackError::Entry { path: shown.clone(), reason };
         self.count(entry.size())?;
         let path = relative(raw).ok_or_else(|| fail("its path leads outside of the image".to_owned()))?;
-        self.place(&path, entry).map_err(|error| fail(error.to_string()))
+        self.place(&path, entry).map_err(|error| match is_disks_fault(&error) {
+            true => UnpackError::Disk(error),
+            false => fail(error.to_string()),
+        })
     }
 
     fn count(&mut self, size: u64) -> Result<(), UnpackError> {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > self.limits.bytes {
-            return Err(UnpackError::TooLarge(format!("{} bytes", self.limits.bytes)));
+            let limit = format!("{} bytes", self.limits.bytes);
+            return Err(UnpackError::TooLarge { limit, setting: "registries.largest_layer_bytes" });
         }
         if self.entries > self.limits.entries {
-            return Err(UnpackError::TooLarge(format!("{} files", self.limits.entries)));
+            let limit = format!("{} files", self.limits.entries);
+            return Err(UnpackError::TooLarge { limit, setting: "registries.most_layer_files" });
         }
         Ok(())
     }
@@ -385,6 +415,12 @@ fn set_time(path: &Path, seconds: i64) -> io::Result<()> {
 fn copy_attributes(meta: &fs::Metadata, target: &Path) -> io::Result<()> {
     lchown(target, Some(meta.uid()), Some(meta.gid()))?;
     fs::set_permissions(target, fs::Permissions::from_mode(meta.mode() & 0o7777))
+}
+
+/// Whether the disk, and not the archive, is why a file could not be written.
+fn is_disks_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem) || error.raw_os_error() == Some(libc::EIO)
 }
 
 fn id(number: u64) -> io::Result<u32> {

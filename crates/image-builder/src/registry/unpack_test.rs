@@ -44,7 +44,7 @@ impl Made {
         self.add(EntryType::Directory, path, "", 0o755, "");
     }
 
-    fn unpack_within(self, limits: Limits) -> (tempfile::TempDir, Result<(), UnpackError>) {
+    fn unpack_within(self, limits: LayerLimits) -> (tempfile::TempDir, Result<(), UnpackError>) {
         let bytes = self.archive.into_inner().unwrap();
         let path = self.folder.path().join("layer.tar");
         fs::write(&path, &bytes).unwrap();
@@ -55,7 +55,7 @@ impl Made {
     }
 
     fn unpack(self) -> (tempfile::TempDir, Result<(), UnpackError>) {
-        self.unpack_within(Limits::default())
+        self.unpack_within(LayerLimits::default())
     }
 }
 
@@ -204,8 +204,78 @@ fn an_archive_that_unpacks_to_too_much_is_stopped() {
     let mut made = Made::new();
     made.file("a", &"x".repeat(600));
     made.file("b", &"x".repeat(600));
-    let limits = Limits { bytes: 1000, entries: 10 };
-    assert!(matches!(made.unpack_within(limits).1, Err(UnpackError::TooLarge(_))));
+    let limits = LayerLimits { bytes: 1000, entries: 10 };
+    assert!(matches!(made.unpack_within(limits).1, Err(UnpackError::TooLarge { .. })));
+}
+
+#[test]
+fn a_header_that_does_not_end_is_not_read_into_memory() {
+    if !is_root() {
+        return;
+    }
+    let mut made = Made::new();
+    made.add(EntryType::GNULongName, "././@LongLink", "", 0o644, &"x".repeat(16 << 20));
+    made.file("a", "x");
+    let error = made.unpack().1.unwrap_err();
+    assert!(matches!(error, UnpackError::Archive(_)), "{error:?}");
+}
+
+#[test]
+fn zeros_without_end_behind_the_last_file_are_not_read() {
+    if !is_root() {
+        return;
+    }
+    let mut made = Made::new();
+    made.file("a", "x");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bomb.gz");
+    let mut bomb = flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
+    io::Write::write_all(&mut bomb, &made.archive.into_inner().unwrap()).unwrap();
+    (0..80).for_each(|_| io::Write::write_all(&mut bomb, &vec![0; 1 << 20]).unwrap());
+    bomb.finish().unwrap();
+    let error = unpack(&path, &folder.path().join("diff"), &[], "sha256:00", LayerLimits::default()).unwrap_err();
+    assert!(matches!(error, UnpackError::Archive(_)), "{error:?}");
+}
+
+#[test]
+fn too_many_files_are_stopped_by_their_number() {
+    if !is_root() {
+        return;
+    }
+    let mut made = Made::new();
+    (0..20).for_each(|number| made.file(&format!("{number}"), ""));
+    let limits = LayerLimits { bytes: 1 << 30, entries: 10 };
+    let error = made.unpack_within(limits).1.unwrap_err().to_string();
+    assert!(error.contains("more than 10 files; raise `registries.most_layer_files`"), "{error}");
+}
+
+#[test]
+fn damaged_and_cut_off_compression_is_an_error() {
+    if !is_root() {
+        return;
+    }
+    let mut made = Made::new();
+    made.file("a", &"some text of some length\n".repeat(5_000));
+    let plain = made.archive.into_inner().unwrap();
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&plain)));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    io::Write::write_all(&mut gzip, &plain).unwrap();
+    let (gzip, zstd) = (gzip.finish().unwrap(), zstd::encode_all(&plain[..], 3).unwrap());
+    let damaged = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 40].fill(0xff);
+        bytes
+    };
+    let cut = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
+    for (name, bytes) in [("damaged gzip", damaged(&gzip)), ("cut gzip", cut(&gzip)), ("cut zstd", cut(&zstd))] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("layer");
+        fs::write(&path, bytes).unwrap();
+        let outcome = unpack(&path, &folder.path().join("diff"), &[], &digest, LayerLimits::default());
+        let error = outcome.map(|()| name).unwrap_err();
+        assert!(matches!(error, UnpackError::Archive(_) | UnpackError::Entry { .. }), "{name}: {error:?}");
+    }
 }
 
 #[test]
@@ -216,6 +286,6 @@ fn content_with_another_digest_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let archive = folder.path().join("layer.tar");
     fs::write(&archive, tar::Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
-    let outcome = unpack(&archive, &folder.path().join("diff"), &[], "sha256:00", Limits::default());
+    let outcome = unpack(&archive, &folder.path().join("diff"), &[], "sha256:00", LayerLimits::default());
     assert!(matches!(outcome, Err(UnpackError::Digest { .. })));
 }

@@ -14,7 +14,7 @@ use crate::builder::{ContextSource, ImageBuilder, StepContext};
 use crate::downloads::Downloaded;
 use crate::error::BuildError;
 use crate::logs::LogSink;
-use crate::registry::{Limits, unpack_alone};
+use crate::registry::{LayerLimits, unpack_alone};
 use crate::stack::{Found, LayerStack};
 use crate::steps::run::read;
 use crate::store::Workspace;
@@ -131,7 +131,7 @@ impl Copying<'_> {
     /// those; then from there as from another image.
     fn unpack(&mut self, archive: Box<dyn Read + Send>, dest: &str) -> Result<(), BuildError> {
         let _ = crate::store::remove_tree(&self.spare);
-        unpack_alone(archive, &self.spare, Limits::default())
+        unpack_alone(archive, &self.spare, LayerLimits::default())
             .map_err(|error| BuildError::Refused(format!("cannot unpack the archive: {error}")))?;
         let from = LayerStack::new([self.spare.clone()]);
         let mut copier = Copier { from: &from, writer: &mut self.writer, exclude: &[], mode: self.mode };

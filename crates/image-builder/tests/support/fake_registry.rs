@@ -17,6 +17,9 @@ pub struct Faults {
     /// Close the connection after this many bytes of a blob, so often.
     pub break_after: Option<usize>,
     pub breaks_left: AtomicUsize,
+    /// After such a break, hang up on so many requests without a word: the registry is down.
+    pub refusals_after_break: usize,
+    pub refusals_left: AtomicUsize,
     /// Change one byte of every layer.
     pub corrupt: AtomicBool,
     /// Answer only with a token, given to whom has the password.
@@ -164,17 +167,21 @@ impl Shared {
         if is_blob && self.faults.corrupt.load(Ordering::SeqCst) {
             bytes[0] ^= 1;
         }
+        let take =
+            |left: &AtomicUsize| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        if take(&self.faults.refusals_left) {
+            return Ok(());
+        }
         let from: usize = range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')?.parse().ok()).unwrap_or(0);
         let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
         let rest = &bytes[from..];
         stream.write_all(head(status, &format!("Content-Type: {kind}\r\n"), rest.len()).as_bytes())?;
         let breaks = is_blob
             && self.faults.break_after.is_some_and(|after| after < rest.len())
-            && self
-                .faults
-                .breaks_left
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-                .is_ok();
+            && take(&self.faults.breaks_left);
+        if breaks {
+            self.faults.refusals_left.store(self.faults.refusals_after_break, Ordering::SeqCst);
+        }
         let sent = if breaks { &rest[..self.faults.break_after.unwrap_or(0)] } else { rest };
         stream.write_all(sent)
     }

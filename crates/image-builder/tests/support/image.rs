@@ -11,6 +11,8 @@ pub const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 pub struct TestImage {
     /// Compressed layers, lowest first, with their media types.
     pub layers: Vec<(Vec<u8>, String)>,
+    /// The same before they were compressed.
+    pub plain: Vec<(Vec<u8>, Packing)>,
     pub config: Vec<u8>,
     pub manifest: Vec<u8>,
     /// Names the manifest for linux/amd64 beside one for another platform that does not exist.
@@ -32,7 +34,7 @@ impl TestImage {
         bottom.folder("bin", 0o755);
         bottom.file("bin/busybox", &busybox, 0o755);
         let programs =
-            "sh cat echo ls stat id env touch mkdir rm sleep printf pwd test true false head find yes chmod dd";
+            "sh cat echo ls stat id env touch mkdir rm sleep printf pwd test true false head find yes chmod dd wc";
         for name in programs.split(' ') {
             bottom.link(&format!("bin/{name}"), "busybox");
         }
@@ -56,7 +58,7 @@ impl TestImage {
     pub fn of(archives: Vec<(Vec<u8>, Packing)>) -> Self {
         let diff_ids: Vec<String> = archives.iter().map(|(archive, _)| digest(archive)).collect();
         let layers: Vec<(Vec<u8>, String)> =
-            archives.into_iter().map(|(archive, packing)| pack(&archive, packing)).collect();
+            archives.iter().map(|(archive, packing)| pack(archive, *packing)).collect();
         let config = serde_json::json!({
             "architecture": "amd64",
             "os": "linux",
@@ -75,7 +77,7 @@ impl TestImage {
         let mut here = descriptor(&manifest, MANIFEST_TYPE);
         here["platform"] = serde_json::json!({ "os": "linux", "architecture": "amd64" });
         let index = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [here] });
-        Self { layers, config, manifest, index: serde_json::to_vec(&index).unwrap() }
+        Self { layers, plain: archives, config, manifest, index: serde_json::to_vec(&index).unwrap() }
     }
 }
 
