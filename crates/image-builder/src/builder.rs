@@ -111,13 +111,21 @@ impl ImageBuilder {
         self.inner.store.layer_path(key)
     }
 
-    /// Whether all layers are on this machine's disk.
+    /// Whether all layers are on this machine's disk. It does not count as use.
     pub fn has_layers(&self, image: &BuiltImage) -> bool {
-        image.layers.iter().all(|key| self.inner.store.has(key))
+        image.layers.iter().all(|key| self.inner.store.exists(key))
     }
 
     /// Builds an image, or finds it built already.
     pub async fn build(&self, request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
+        // Images that the request brings count as used from here on, and one that was collected is missed here.
+        for (name, image) in &request.base_images {
+            if !image.layers.iter().all(|key| self.inner.store.has(key)) {
+                let error =
+                    format!("a layer of the image that `FROM {name}` means was removed meanwhile; build it again");
+                return Err(BuildError::Refused(error));
+            }
+        }
         let built = self.build_image(request, logs).await;
         built.map_err(|error| error.on_disk_of(&self.inner.config.data_dir))
     }

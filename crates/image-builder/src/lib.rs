@@ -11,6 +11,7 @@
 //! | `steps/` | RUN and its mounts, COPY, ADD, WORKDIR; hints for what failed |
 //! | `downloads.rs`, `archives.rs` | what ADD takes: files from the web, archives to be unpacked |
 //! | `store.rs` | layers on disk; crash safety |
+//! | `collect.rs` | what lies in the store, and taking it away |
 //! | `once.rs` | the same layer is never made twice at once |
 //! | `container.rs`, `host.rs` | programs in build containers, and what they inherit from this machine |
 //! | `stack.rs` | layers read as one tree |
@@ -21,6 +22,7 @@ mod bases;
 mod builder;
 mod changes;
 mod client;
+mod collect;
 mod config;
 mod container;
 mod downloads;
@@ -38,6 +40,7 @@ mod store;
 mod tree;
 
 pub use builder::ImageBuilder;
+pub use collect::{LayerInfo, Swept};
 pub use config::BuilderConfig;
 pub use error::BuildError;
 pub use host::HostEnv;

@@ -4,6 +4,8 @@
 //! layers/<key>/diff        the files, in overlayfs's own format
 //! layers/<key>/meta.json   what it is and why it exists
 //! layers/<key>/synced      the bytes have reached the disk
+//! layers/<key>/used        when a build or a container last found it, as the file's time
+//! layers/<key>/size        what it takes up, once somebody asked
 //! forced/<key>             the key to use instead, after a forced rebuild
 //! records/<name>.json      small facts that are dear to find out again (base images, package lists)
 //! tmp/                     unfinished work; emptied at start
@@ -15,13 +17,16 @@
 //! the sync happens behind the build's back and leaves the mark `synced`; a layer without the mark from an earlier boot
 //! is thrown away at start and built again.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use image_plan::LayerKey;
+use parking_lot::{Mutex, MutexGuard};
 use rand::Rng;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,6 +37,15 @@ use crate::error::BuildError;
 pub(crate) struct LayerStore {
     root: PathBuf,
     boot_id: String,
+    /// When something here was last found by somebody who wants to use it, by its relative path; see `collect.rs`.
+    marks: Arc<Mutex<HashMap<String, Mark>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    pub found: Instant,
+    /// When that was last written to the disk.
+    noted: Instant,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,7 +63,7 @@ impl LayerStore {
         fs::create_dir_all(root).map_err(BuildError::on("create", root))?;
         // Layers hold set-user programs of other people's images, owned by root: on this machine only root may reach them.
         fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(BuildError::on("protect", root))?;
-        let store = Self { root: root.to_owned(), boot_id };
+        let store = Self { root: root.to_owned(), boot_id, marks: Arc::default() };
         let unfinished = root.join("tmp");
         if unfinished.exists() {
             remove_tree(&unfinished).map_err(BuildError::on("remove", &unfinished))?;
@@ -66,12 +80,55 @@ impl LayerStore {
         self.root.join("layers").join(key.as_str()).join("diff")
     }
 
+    /// Whether the layer is there, for somebody who then uses it.
     pub fn has(&self, key: &LayerKey) -> bool {
+        // The mark comes before the look: see `collect.rs`.
+        let note = self.mark(format!("layers/{key}"));
+        let found = self.exists(key);
+        if found && note {
+            crate::collect::touch(&self.root.join("layers").join(key.as_str()).join("used"));
+        }
+        found
+    }
+
+    /// Whether the layer is there, for somebody who only wants to know.
+    pub fn exists(&self, key: &LayerKey) -> bool {
         self.layer_path(key).exists()
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A name for something that is on its way out, or not there yet.
+    pub fn unfinished(&self) -> PathBuf {
+        let name: u64 = rand::rng().random();
+        self.root.join("tmp").join(format!("{name:016x}.new"))
+    }
+
+    pub fn marks(&self) -> MutexGuard<'_, HashMap<String, Mark>> {
+        self.marks.lock()
+    }
+
+    pub fn marked_since(&self, time: Instant) -> Vec<String> {
+        let marks = self.marks.lock();
+        marks.iter().filter(|(_, mark)| mark.found >= time).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Notes that `path` is wanted; true when it is time to note that on disk, too.
+    fn mark(&self, path: String) -> bool {
+        let now = Instant::now();
+        let mut marks = self.marks.lock();
+        let known = marks.get(&path).map(|mark| mark.noted);
+        let note = known.is_none_or(|noted| now.duration_since(noted) > crate::collect::NOTED_EVERY);
+        let noted = known.filter(|_| !note).unwrap_or(now);
+        marks.insert(path, Mark { found: now, noted });
+        note
     }
 
     /// A folder for downloads, made when missing.
     pub fn cache_dir(&self, kind: &str, name: &str) -> Result<PathBuf, BuildError> {
+        self.mark(format!("cache/{kind}/{name}"));
         let folder = self.root.join("cache").join(kind).join(name);
         fs::create_dir_all(&folder).map_err(BuildError::on("create", &folder))?;
         Ok(folder)
@@ -109,8 +166,9 @@ impl LayerStore {
             serde_json::to_vec_pretty(&meta).map_err(io::Error::other).map_err(BuildError::on("write", &path))?;
         fs::write(&path, text).map_err(BuildError::on("write", &path))?;
         let place = self.root.join("layers").join(key.as_str());
+        self.mark(format!("layers/{key}"));
         if let Err(error) = fs::rename(&made, &place) {
-            if self.has(key) {
+            if self.exists(key) {
                 return Ok(());
             }
             return Err(BuildError::on("move a layer to", &place)(error));
@@ -120,8 +178,10 @@ impl LayerStore {
     }
 
     pub fn read_record<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let bytes = fs::read(self.root.join("records").join(format!("{name}.json"))).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        let path = self.root.join("records").join(format!("{name}.json"));
+        let record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        crate::collect::touch(&path);
+        Some(record)
     }
 
     pub fn write_record<T: Serialize>(&self, name: &str, value: &T) -> Result<(), BuildError> {
@@ -131,8 +191,7 @@ impl LayerStore {
     }
 
     fn write_atomically(&self, path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-        let name: u64 = rand::rng().random();
-        let aside = self.root.join("tmp").join(format!("{name:016x}.new"));
+        let aside = self.unfinished();
         let write = || {
             fs::write(&aside, bytes)?;
             File::open(&aside)?.sync_all()?;

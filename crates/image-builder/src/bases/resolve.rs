@@ -35,7 +35,9 @@ impl ImageBuilder {
         }
         let record = format!("reference-{}", hasher.finish());
         let known: Option<Resolved> = self.inner.store.read_record(&record);
-        if let Some(known) = known.filter(|known| !force && self.has_layers(&known.image)) {
+        if let Some(known) =
+            known.filter(|known| !force && known.image.layers.iter().all(|key| self.inner.store.has(key)))
+        {
             return Ok(known.image);
         }
         let image = self.find_image(&reference, auth, logs).await?;
