@@ -36,9 +36,11 @@ impl ImageNames {
         own.filter_map(|(_, revisions)| Some((revisions.first()?.clone(), revisions.last()?.clone()))).collect()
     }
 
-    /// Images that some tag means now.
-    pub fn named_images(&self) -> Vec<ImageId> {
-        self.tags.read().values().filter_map(|revisions| Some(revisions.last()?.image.clone())).collect()
+    /// Each `name:tag` with the image that it means now.
+    pub fn named_images(&self) -> Vec<(String, ImageId)> {
+        let tags = self.tags.read();
+        let newest = |revisions: &Vec<ImageRevisionRecord>| Some(revisions.last()?.image.clone());
+        tags.iter().filter_map(|((_, tag), revisions)| Some((tag.clone(), newest(revisions)?))).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use calls::Millis;
 use dashmap::DashMap;
@@ -34,6 +35,10 @@ pub struct Image {
     pub builder_version: String,
     pub origin: Origin,
     last_used: AtomicU64,
+    /// When somebody last got hold of it.
+    found: Mutex<Instant>,
+    /// When its build began, or this server.
+    pub begun: Instant,
     state: Mutex<State>,
     news: Notify,
 }
@@ -91,7 +96,24 @@ impl Images {
     }
 
     pub fn get(&self, id: &ImageId) -> Option<Arc<Image>> {
-        self.by_id.get(id).map(|i| i.clone())
+        let image = self.by_id.get(id)?;
+        // While the map holds the entry: see `forget_unless_found`.
+        *image.found.lock() = Instant::now();
+        Some(image.clone())
+    }
+
+    /// All, without getting hold of any.
+    pub fn all(&self) -> Vec<Arc<Image>> {
+        self.by_id.iter().map(|image| image.clone()).collect()
+    }
+
+    /// Forgets the image unless somebody got hold of it since then; false if so.
+    pub fn forget_unless_found(&self, id: &ImageId, since: Instant) -> bool {
+        let Some((_, image)) = self.by_id.remove_if(id, |_, image| *image.found.lock() < since) else {
+            return !self.by_id.contains_key(id);
+        };
+        self.drop_names_of(&image);
+        true
     }
 
     pub fn by_build(&self, task: &TaskId) -> Option<Arc<Image>> {
@@ -117,6 +139,8 @@ impl Images {
             builder_version: record.builder_version,
             origin,
             last_used: AtomicU64::new(record.last_used_ms),
+            found: Mutex::new(Instant::now()),
+            begun: Instant::now(),
             state: Mutex::new(state),
             news: Notify::new(),
         });
@@ -133,8 +157,13 @@ impl Images {
 
     /// The image goes; who asks for its recipe again gets another, with another id.
     pub fn forget(&self, id: &ImageId) {
-        let Some((_, image)) = self.by_id.remove(id) else { return };
-        self.by_key.remove_if(&image.key, |_, current| current == id);
+        if let Some((_, image)) = self.by_id.remove(id) {
+            self.drop_names_of(&image);
+        }
+    }
+
+    fn drop_names_of(&self, image: &Image) {
+        self.by_key.remove_if(&image.key, |_, current| *current == image.id);
         if let Some(build) = &image.origin.build_task {
             self.by_build.remove(build);
         }
@@ -148,7 +177,7 @@ impl Images {
     /// The image with this key, unless it failed or is to be built anew.
     pub fn find_or_begin(&self, key: &str, builder_version: &str, force: bool, origin: Origin) -> Found {
         let mut id = self.by_key.entry(key.to_owned()).or_insert_with(ImageId::random);
-        let known = self.by_id.get(&*id).map(|i| i.clone());
+        let known = self.get(&id);
         if let Some(image) = known {
             let running = image.is_running();
             if running || (!force && image.built().is_some()) {
@@ -164,7 +193,9 @@ impl Image {
     fn new(id: ImageId, key: String, builder_version: &str, origin: Origin) -> Self {
         let builder_version = builder_version.to_owned();
         let last_used = AtomicU64::new(origin.started_at);
-        Self { id, key, builder_version, origin, last_used, state: Mutex::default(), news: Notify::new() }
+        let begun = Instant::now();
+        let (found, state) = (Mutex::new(begun), Mutex::default());
+        Self { id, key, builder_version, origin, last_used, found, begun, state, news: Notify::new() }
     }
 
     pub fn built(&self) -> Option<Arc<BuiltImage>> {
@@ -181,7 +212,7 @@ impl Image {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.state.lock().result.is_none()
     }
 

@@ -4,14 +4,17 @@
 //! handlers share; decisions live in `calls`, `scheduler` and the small pure functions beside their data here
 //! (`apps::decide_departure`, `tasks::decide_ending`).
 
+mod admin;
 mod apps;
 mod build_logs;
 mod builds;
 mod caller;
 mod capacity;
 mod clock;
+mod collect;
 mod convert;
 mod definition;
+mod garbage;
 mod generators;
 mod handles;
 mod image_names;
@@ -38,6 +41,9 @@ use metadata_store::{MetadataStore, StoreError};
 use tokio::sync::mpsc;
 use worker_protocol::{WorkerEvent, WorkerHandle};
 
+pub use admin::{ADMIN_SOCKET, Admin, KEEP_DAYS};
+pub use collect::Reason;
+pub use garbage::{GarbageEvent, GarbageReport, LayerList, LayerRow};
 pub use server::{ContainerEndpoint, Server};
 pub use shared::Config;
 pub use start::host_environment;
@@ -87,6 +93,7 @@ impl ControlPlane {
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key)?,
             generators: Default::default(),
+            collecting: Default::default(),
             shutting_down: Default::default(),
             delivered: Default::default(),
         });
@@ -97,6 +104,14 @@ impl ControlPlane {
         let http = blob_store::http::router(Arc::new(blobs), blob_key);
         let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
         Ok(Self { shared, server })
+    }
+
+    /// Serves the operator's commands until the result is dropped.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn serve_admin(&self) -> std::io::Result<Admin> {
+        admin::serve(self.shared.clone())
     }
 
     /// From here on, ends of containers are the server's doing and settle nothing. Say it before they are killed.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use blob_store::{BlobStore, DiskBlobs, Sha256Digest};
 use dashmap::DashMap;
-use image_builder::{ImageBuilder, StandalonePython, TreeEntry};
+use image_builder::{ImageBuilder, LayerKey, StandalonePython, TreeEntry};
 use metadata_store::{MountFileRecord, MountRecord};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
 use types::ids::MountId;
 
 /// Name under which clients look up the mount with their own package; the version follows.
@@ -26,7 +26,8 @@ pub struct Mounts {
 
 pub struct Mount {
     pub record: MountRecord,
-    layer: OnceCell<String>,
+    /// Key of the layer with its files, once it was made.
+    layer: Mutex<Option<LayerKey>>,
 }
 
 impl Mounts {
@@ -35,7 +36,7 @@ impl Mounts {
             Some(name) => self.by_name.insert(name.clone(), record.id.clone()),
             None => self.by_content.insert(record.content_digest.clone(), record.id.clone()),
         };
-        let mount = Arc::new(Mount { record, layer: OnceCell::new() });
+        let mount = Arc::new(Mount { record, layer: Mutex::new(None) });
         self.by_id.insert(mount.record.id.clone(), mount.clone());
         mount
     }
@@ -66,17 +67,20 @@ impl Mount {
         StandalonePython::parse(self.record.name.as_deref()?)
     }
 
-    /// Key of the layer that holds the files, made at first use.
+    /// Key of the layer that holds the files, made when it is not there.
     pub async fn layer(&self, builder: &ImageBuilder, blobs: &DiskBlobs) -> Result<String, String> {
-        let make = || async {
-            let mut files = Vec::with_capacity(self.record.files.len());
-            for file in &self.record.files {
-                files.push(tree_entry(file, blobs).await?);
-            }
-            let made = builder.tree_layer(&files).await;
-            made.map(|key| key.to_string()).map_err(|e| format!("could not lay out mount `{}`: {e}", self.record.id))
-        };
-        self.layer.get_or_try_init(make).await.cloned()
+        let known = self.layer.lock().clone();
+        if let Some(key) = known.filter(|key| builder.find_layer(key)) {
+            return Ok(key.to_string());
+        }
+        let mut files = Vec::with_capacity(self.record.files.len());
+        for file in &self.record.files {
+            files.push(tree_entry(file, blobs).await?);
+        }
+        let made = builder.tree_layer(&files).await;
+        let key = made.map_err(|e| format!("could not lay out mount `{}`: {e}", self.record.id))?;
+        *self.layer.lock() = Some(key.clone());
+        Ok(key.to_string())
     }
 }
 

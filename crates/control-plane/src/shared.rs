@@ -63,6 +63,8 @@ pub struct Shared {
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub generators: Generators,
+    /// Held by the one collection of garbage that goes on.
+    pub collecting: tokio::sync::Mutex<()>,
     /// Containers end because the server does.
     pub shutting_down: AtomicBool,
     pub delivered: Mutex<VecDeque<(Millis, FunctionCallId)>>,
@@ -119,6 +121,7 @@ impl Shared {
                 Ok(spec) => spec,
                 Err(error) => return self.on_task_end(&task.id, &not_started(error)),
             };
+            *task.layers.lock() = Some(spec.layers.clone());
             if task.stop_reason.lock().is_some() {
                 // Stopped while its image was prepared: it never starts.
                 return self.on_task_end(&task.id, &never_started());

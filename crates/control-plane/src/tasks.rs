@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
 use dashmap::DashMap;
@@ -31,6 +32,10 @@ pub struct Task {
     cancelled: Mutex<Vec<InputId>>,
     pub cancel_news: Notify,
     pub reserved: (u32, u64),
+    /// When it was decided to start it.
+    pub begun: Instant,
+    /// What its root is made of, once that is known.
+    pub layers: Mutex<Option<Vec<String>>>,
 }
 
 impl Task {
@@ -47,6 +52,8 @@ impl Task {
             cancelled: Mutex::default(),
             cancel_news: Notify::new(),
             reserved,
+            begun: Instant::now(),
+            layers: Mutex::new(None),
         }
     }
 

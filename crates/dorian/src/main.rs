@@ -1,9 +1,12 @@
 //! The binary: reads the command line and hands over to one file per command.
 
+mod admin;
 mod client_settings;
 mod config;
 mod data_dir;
 mod env;
+mod gc;
+mod layers;
 mod login;
 mod output;
 mod person;
@@ -30,6 +33,9 @@ Examples:
   sudo dorian login                 point the modal client at it from now on
   modal run hello.py
 
+  sudo dorian layers                what image builds left on disk, and why it stays
+  sudo dorian gc                    remove what nothing needs
+
 Dorian is not affiliated with Modal Labs. Logging: DORIAN_LOG=debug.
 ";
 
@@ -40,6 +46,8 @@ enum Command {
     Run(run::RunArgs),
     Env(env::EnvArgs),
     Login(login::LoginArgs),
+    Layers(layers::LayersArgs),
+    Gc(gc::GcArgs),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +56,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Env(args) => env::run(&args),
         Command::Login(args) => login::run(&args),
+        Command::Layers(args) => layers::run(&args),
+        Command::Gc(args) => gc::run(&args),
     };
     result.unwrap_or_else(|error| {
         output::say(&format!("{error:#}"));

@@ -34,6 +34,21 @@ pub fn say(text: &str) {
         if colour { writeln!(stderr(), "\x1b[2mdorian:\x1b[0m {text}") } else { writeln!(stderr(), "dorian: {text}") };
 }
 
+/// Does a piece of work that may take long; says what it is only when it does.
+pub fn step_if_slow<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let (done, ended) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+                progress(what);
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
 /// Does a slow piece of work, saying what it is, and from time to time that it still goes on.
 pub fn step<T>(what: &str, work: impl FnOnce() -> T) -> T {
     progress(what);

@@ -111,6 +111,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
     let control =
         ControlPlane::start(Parts { config, store, blobs, blob_key, secret_key, builder, worker, events }).await?;
     endpoint.open(control.server.clone());
+    let admin = control.serve_admin().context("cannot make the socket for the operator's commands")?;
     data.write_address(&address.to_string())?;
     println!("ready http://{address}");
     std::io::stdout().flush()?;
@@ -120,6 +121,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         _ = terminate.recv() => tracing::info!("asked to stop"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
     }
+    drop(admin);
     control.begin_shut_down();
     runtime.shutdown().await;
     control.shut_down().await;
