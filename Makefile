@@ -5,7 +5,7 @@
 #   make lint         rustfmt, clippy with warnings as errors, and tidy
 #   make tidy         the crates use each other as docs/layers.txt says; documents point at what exists
 #   make wire-check   our .proto files against the descriptors inside the installed clients
-#   make bench        how fast it is, next to the floor and to Ray; writes bench/results/
+#   make bench        how fast it is, next to the floor, to Ray and to buildah; writes bench/results/
 #   make setup        only the set-up
 #   make clean        remove what was built; `make clean-state` also what the tests keep (images, clients)
 #

@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 
 import floor
+import images
 import table
 from phases import phases_of_starts
 from processes import BENCH, Program, Server
 from statistics_of import summary
 
-PARTS = ["calls", "capacity", "memory"]
+PARTS = ["calls", "capacity", "memory", "images", "sizes"]
 WARM_CALLS = 400
 MAP_INPUTS = 5_000
 
@@ -34,6 +35,10 @@ def main():
         results["capacity"] = measured_capacity(options)
     if "memory" in options.parts:
         results["queue"] = measured_queue(options)
+    if "images" in options.parts:
+        results["images"] = images.measure_builds(options, say)
+    if "sizes" in options.parts:
+        results["sizes"] = images.measure_sizes(options, say)
     results["load_at_end"] = os.getloadavg()
     path = BENCH / "results" / time.strftime("%Y%m%d-%H%M%S.json")
     path.write_text(json.dumps(results, indent=1))
@@ -45,6 +50,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="bench/run")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without")
     parser.add_argument("--rounds", type=int, default=7, help="turns of what is compared")
+    parser.add_argument("--image-rounds", type=int, default=3, help="the same for image builds, which take minutes")
     parser.add_argument("--data", type=Path, default=BENCH.parent / ".dorian/bench-data")
     parser.add_argument("--binaries", type=Path, required=True)
     parser.add_argument("--ray", required=True)

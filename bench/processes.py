@@ -12,7 +12,8 @@ READY_S = 900
 STOP_S = 30
 
 # What tells how long the phases of a start took, and nothing that is said for every call.
-LOG = "info,dorian_control_plane::owner=debug,dorian_control_plane::shared=debug,dorian_control_plane::rpc::containers=debug"
+LOGGED = ["owner", "shared", "rpc::containers", "rpc::images"]
+LOG = ",".join(["info", *(f"dorian_control_plane::{module}=debug" for module in LOGGED)])
 
 
 class Server:

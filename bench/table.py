@@ -4,7 +4,7 @@ from statistics_of import median
 
 
 def render(results):
-    rows = [row for part in (starts, warm_calls, maps, capacity, memory, floor) for row in part(results)]
+    rows = [row for part in (starts, warm_calls, maps, capacity, memory, builds, sizes, floor) for row in part(results)]
     header = ("", "Dorian", "compared with", "ratio", "bar", "")
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in [header, *rows]]
@@ -133,6 +133,81 @@ def memory(results):
             "1x, +-5%",
             judged(ratio, 0.95, at_least=True),
         )
+
+
+# Case: (name in the table, bar for "buildah's time in ours").
+BUILDS = {
+    "first, cold": ("image: ten packages, first build, cold caches", 1),
+    "first, warm": ("  caches warm", None),
+    "changed source file": ("image: a source file in the last layer changed", None),
+    "one more package": ("image: one more package, a layer of its own", 3),
+    "one more in the list, warm": ("  in the same layer; buildah without a cache mount", None),
+    "one more in the list, both warm": ("  in the same layer; buildah with one", None),
+    "first with uv, cold": ("image: ten packages with uv, cold caches", None),
+    "first with uv, warm": ("  caches warm", None),
+    "ten steps that do nothing": ("image: ten times `RUN true`", None),
+}
+
+
+def builds(results):
+    if "images" not in results:
+        return
+    rounds = results["images"]["rounds"]
+    buildah = f"buildah bud, {results['images']['driver']}"
+    for case, (name, bar) in BUILDS.items():
+        ours, theirs = ([r[case][who] for r in rounds] for who in ("dorian", "buildah"))
+        yield compared_builds(name, ours, theirs, buildah, bar)
+    ours = [sample for r in rounds for sample in r["unchanged"]["dorian"]]
+    theirs = [sample for r in rounds for sample in r["unchanged"]["buildah"]]
+    for key, name, bar in (
+        ("server", "image: nothing changed, the server's part", 20),
+        ("call", "  the client's `image.build()`", None),
+        ("process", "  the client's whole process", None),
+    ):
+        yield compared_builds(name, [sample[key] for sample in ours], theirs, buildah, bar)
+    server_ms = median([sample["server"] for sample in ours]) * 1000
+    yield ("  the server's time alone", f"{server_ms:.2f} ms", "", "", "20 ms", judged(server_ms, 20))
+    for state in ("cold", "warm"):
+        pip, uv = ([r[case]["dorian"] for r in rounds] for case in (f"first, {state}", f"first with uv, {state}"))
+        yield (
+            f"image: uv instead of pip, {state} caches",
+            seconds(median(uv)),
+            f"ours with pip: {seconds(median(pip))}",
+            f"{paired_ratio(pip, uv):.1f}x",
+            "",
+            "",
+        )
+
+
+def compared_builds(name, ours, theirs, buildah, bar):
+    ratio = paired_ratio(theirs, ours)
+    return (
+        name,
+        seconds(median(ours)),
+        f"{buildah}: {seconds(median(theirs))}",
+        f"{ratio:.1f}x faster",
+        f"{bar}x" if bar else "",
+        judged(ratio, bar, at_least=True) if bar else "",
+    )
+
+
+def seconds(value):
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.{0 if value >= 0.1 else 1}f} ms"
+
+
+def sizes(results):
+    if "sizes" not in results:
+        return
+    slim, large = results["sizes"]["slim"], results["sizes"]["large"]
+    ratio = paired_ratio(large, slim)
+    yield (
+        "cold start on an image of 2 GB, 50,000 files",
+        f"{median(large):.0f} ms",
+        f"on the slim one: {median(slim):.0f} ms",
+        f"{ratio:.2f}x",
+        "1.2x",
+        judged(ratio, 1.2),
+    )
 
 
 def floor(results):

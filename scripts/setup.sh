@@ -7,6 +7,7 @@
 #   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
 #   scripts/setup.sh pytest             .dorian/pytest
 #   scripts/setup.sh registry           docker-registry, for the tests of `from_registry`
+#   scripts/setup.sh bench              buildah, which the bench compares image builds with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -100,6 +101,8 @@ case "${1:-}" in
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
     pytest) pytest_environment ;;
     registry) registry ;;
+    # Without an OCI runtime: it runs its steps with `--isolation chroot`.
+    bench) debian_packages buildah ;;
     python) python ;;
-    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | python" ;;
+    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | bench | python" ;;
 esac

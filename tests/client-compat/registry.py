@@ -77,7 +77,8 @@ def digest(data):
 
 
 class Registry:
-    def __init__(self):
+    def __init__(self, root=ROOT):
+        self.root = Path(root)
         self.port = free_port()
         self.process = None
 
@@ -86,7 +87,7 @@ class Registry:
         return f"127.0.0.1:{self.port}"
 
     def start(self):
-        storage = ROOT / "storage"
+        storage = self.root / "storage"
         shutil.rmtree(storage, ignore_errors=True)
         storage.mkdir(parents=True)
         config = {
@@ -95,9 +96,9 @@ class Registry:
             "http": {"addr": self.address},
             "log": {"level": "warn"},
         }
-        file = ROOT / "config.yml"
+        file = self.root / "config.yml"
         file.write_text(json.dumps(config))  # JSON is YAML
-        log = open(ROOT / "registry.log", "w")
+        log = open(self.root / "registry.log", "w")
         self.process = subprocess.Popen(["docker-registry", "serve", file], stdout=log, stderr=log)
         wait_for(self._answers, 10, f"an answer from docker-registry on {self.address}")
         return self
@@ -168,7 +169,7 @@ class Registry:
 
     def corrupt(self):
         """Changes one byte of the largest blob behind the registry's back."""
-        blobs = sorted(Path(ROOT / "storage").rglob("data"), key=lambda p: p.stat().st_size)
+        blobs = sorted((self.root / "storage").rglob("data"), key=lambda p: p.stat().st_size)
         with blobs[-1].open("r+b") as blob:
             blob.seek(1000)
             byte = blob.read(1)

@@ -37,6 +37,7 @@ impl Api {
         &self,
         request: Request<wire::ImageGetOrCreateRequest>,
     ) -> Result<Response<wire::ImageGetOrCreateResponse>, Status> {
+        let asked = Instant::now();
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let builder_version = match request.builder_version.as_str() {
@@ -75,6 +76,7 @@ impl Api {
         } else {
             reply.result = Some(wire::GenericResult::default());
         }
+        tracing::debug!(image = %image.id, took_us = asked.elapsed().as_micros(), "an image was asked for");
         Ok(Response::new(reply))
     }
 
