@@ -325,6 +325,7 @@ impl ImageBuilder {
             }
             Action::MakeFolder { path } => self.make_folder_step(below, path, &workspace)?,
         }
+        self.compile_new_python(below, &workspace, context.deadline, logs).await;
         self.inner.store.commit(&workspace, key, &step.title)
     }
 

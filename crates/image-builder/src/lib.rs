@@ -14,12 +14,14 @@
 //! | `collect.rs` | what lies in the store, and taking it away |
 //! | `once.rs` | the same layer is never made twice at once |
 //! | `container.rs`, `host.rs` | programs in build containers, and what they inherit from this machine |
+//! | `bytecode.rs` | Python files that a step left uncompiled |
 //! | `stack.rs` | layers read as one tree |
 //! | `client.rs`, `tree.rs`, `metadata.rs` | the client's package, mounts, and facts about an image |
 
 mod archives;
 mod bases;
 mod builder;
+mod bytecode;
 mod changes;
 mod client;
 mod collect;

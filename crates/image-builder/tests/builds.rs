@@ -347,3 +347,12 @@ async fn an_image_from_nothing_holds_only_what_is_copied() {
     assert_eq!((next.ok().layers.len(), next.ok().config.env("X")), (2, Some("1")));
     machine.leave_nothing().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_without_python_keeps_its_sources_uncompiled() {
+    let Some(bench) = Bench::new() else { return };
+    let built = bench.build("RUN mkdir -p /opt/lib/python3.11 && echo 'x = 1' > /opt/lib/python3.11/a.py").await;
+    let names = fs::read_dir(bench.layer(&built, 0).join("opt/lib/python3.11")).unwrap().count();
+    assert_eq!(names, 1);
+    bench.leave_nothing().await;
+}

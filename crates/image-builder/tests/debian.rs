@@ -116,3 +116,36 @@ async fn the_uv_image_is_there_without_its_registry() {
     assert!(built.cached() == 2 || built.log.iter().any(|line| line.starts_with("uv 0.5.4")), "{:?}", built.log);
     shared.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_finds_bytecode_for_what_uv_installed_and_what_was_copied() {
+    let Some(shared) = shared().await else { return };
+    // Said anew each time, so that no layer of an earlier run is found.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let site = "/usr/local/lib/python3.11/dist-packages";
+    let text = format!(
+        "FROM python:3.11\nCOPY --from=ghcr.io/astral-sh/uv:0.5.4 /uv /.uv/uv\nENV NOW={now}\n\
+         RUN /.uv/uv pip install --python $(command -v python) idna==3.10 && echo 'this is (not Python' > {site}/idna/broken.py\n\
+         RUN python -m venv --without-pip /opt/venv && chown -R 1000:1000 /opt/venv\n\
+         COPY --chown=1000:1000 <<EOF /opt/venv/lib/python3.11/site-packages/own/mine.py\nx = 1\nEOF\n\
+         COPY <<EOF /srv/app.py\nx = 1\nEOF\n\
+         RUN python -v -c 'import idna.core' 2>&1 | grep 'idna/__pycache__/core.cpython-311.pyc matches'\n\
+         RUN /opt/venv/bin/python -v -c 'import own.mine' 2>&1 | grep 'mine.cpython-311.pyc matches'"
+    );
+    let built = shared.build(&text).await;
+    let image = built.ok();
+    let compiled: Vec<&String> = built.log.iter().filter(|line| line.starts_with("   compiled")).collect();
+    assert!(compiled[0].contains("Python files in /usr/local/lib/python3.11"), "{compiled:?}");
+    assert!(compiled[1].contains("1 Python file in /opt/venv/lib/python3.11") && compiled.len() == 2, "{compiled:?}");
+    let layer = |from_top: usize| shared.builder.layer_path(&image.layers[image.layers.len() - 1 - from_top]);
+    let packages = layer(5).join("usr/local/lib/python3.11/dist-packages/idna/__pycache__");
+    assert!(packages.join("core.cpython-311.pyc").is_file());
+    assert!(!packages.join("broken.cpython-311.pyc").exists());
+    let own = layer(3).join("opt/venv/lib/python3.11/site-packages/own/__pycache__");
+    for path in [own.clone(), own.join("mine.cpython-311.pyc")] {
+        let meta = std::fs::metadata(path).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&meta), 1000);
+    }
+    assert!(!layer(2).join("srv/__pycache__").exists());
+    shared.end().await;
+}

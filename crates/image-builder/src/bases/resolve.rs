@@ -53,7 +53,7 @@ impl ImageBuilder {
         logs: &LogSink,
     ) -> Result<BuiltImage, BuildError> {
         let failure = match self.pull(reference, auth, logs).await? {
-            Ok(image) => return Ok(image),
+            Ok(image) => return self.with_bytecode(image, logs).await,
             Err(failure) => failure,
         };
         let tried = failure.tried.join("; ");
