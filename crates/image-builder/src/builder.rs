@@ -40,6 +40,7 @@ pub(crate) struct Inner {
     pub cache_mounts: CacheMounts,
     /// Lowest layer of every build container, see [`container::make_mount_points`].
     pub mount_points: PathBuf,
+    pub debs: crate::debs::Debs,
 }
 
 /// What every step of one build needs besides its own action.
@@ -91,6 +92,7 @@ impl ImageBuilder {
         let store = LayerStore::open(&config.data_dir)?;
         let mount_points = config.data_dir.join("mount-points");
         container::make_mount_points(&mount_points)?;
+        let debs = crate::debs::Debs::new(store.cache_dir("apt", "debs")?);
         let registries = Registries::new(config.registries.clone());
         let inner = Inner {
             config,
@@ -101,6 +103,7 @@ impl ImageBuilder {
             layers: OnceMap::new(),
             cache_mounts: CacheMounts::default(),
             mount_points,
+            debs,
         };
         inner.write_apt_settings()?;
         Ok(Self { inner: Arc::new(inner) })

@@ -146,8 +146,8 @@ async fn read_lines(
 /// The lowest layer of every build container: empty places for what is mounted there while a step runs. Without it
 /// the runtime would have to create them in the writable layer, and they would end up in the image.
 pub(crate) fn make_mount_points(folder: &Path) -> Result<(), BuildError> {
-    let folders =
-        ["__dorian/cache/pip", "__dorian/cache/uv", "__dorian/out", "dev", "proc", "sys", "tmp", "run", "etc"];
+    let own = ["cache/pip", "cache/uv", "cache/apt", "cache/debs", "out"].map(|name| format!("__dorian/{name}"));
+    let folders = own.into_iter().chain(["dev", "proc", "sys", "tmp", "run", "etc"].map(str::to_owned));
     let files = ["__dorian/ca-bundle.pem", "__dorian/apt.conf", "etc/resolv.conf", "etc/hosts", "etc/hostname"];
     for path in folders.map(|name| folder.join(name)) {
         fs::create_dir_all(&path).map_err(BuildError::on("create", &path))?;

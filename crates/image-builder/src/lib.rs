@@ -14,6 +14,7 @@
 //! | `collect.rs` | what lies in the store, and taking it away |
 //! | `once.rs` | the same layer is never made twice at once |
 //! | `container.rs`, `host.rs` | programs in build containers, and what they inherit from this machine |
+//! | `debs.rs` | Debian packages shared by builds |
 //! | `bytecode.rs` | Python files that a step left uncompiled |
 //! | `stack.rs` | layers read as one tree |
 //! | `client.rs`, `tree.rs`, `metadata.rs` | the client's package, mounts, and facts about an image |
@@ -27,6 +28,7 @@ mod client;
 mod collect;
 mod config;
 mod container;
+mod debs;
 mod downloads;
 mod error;
 mod host;

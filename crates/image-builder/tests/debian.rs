@@ -149,3 +149,56 @@ async fn a_start_finds_bytecode_for_what_uv_installed_and_what_was_copied() {
     assert!(!layer(2).join("srv/__pycache__").exists());
     shared.end().await;
 }
+
+impl Shared {
+    fn debs(&self) -> std::path::PathBuf {
+        cache().join("debian/images/cache/apt/debs")
+    }
+
+    /// Builds with this script above a base without Python, anew each time.
+    async fn apt(&self, script: &str) -> Built {
+        let token: u64 = rand::random();
+        self.build(&format!("FROM debian:bookworm\nRUN : {token} && {script}")).await
+    }
+}
+
+const INSTALL: &str = "apt-get update && apt-get install -y --no-install-recommends hello && apt-get clean && hello";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_debian_package_is_downloaded_once_and_only_the_same_bytes_are_taken_instead() {
+    let Some(shared) = shared().await else { return };
+    let _ = std::fs::remove_dir_all(shared.debs());
+    let first = shared.apt(INSTALL).await;
+    let layer = shared.builder.layer_path(first.ok().layers.last().unwrap());
+    assert!(!layer.join("__dorian").exists());
+    assert_eq!(
+        std::fs::read_dir(layer.join("var/cache/apt/archives"))
+            .map_or(0, |files| files.flatten().filter(|f| f.path().extension().is_some()).count()),
+        0
+    );
+    let stored = || Some(std::fs::read_dir(shared.debs()).ok()?.flatten().next()?.path());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while stored().is_none() {
+        assert!(Instant::now() < deadline, "nothing was kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let is_served =
+        |built: &Built| built.outcome.is_ok() && built.log.iter().any(|line| line.starts_with("Need to get 0 B/"));
+    assert!(!is_served(&first), "{:?}", first.log);
+    // Two at once, each with a lock of its own.
+    let (second, third) = tokio::join!(shared.apt(INSTALL), shared.apt(INSTALL));
+    assert!(is_served(&second) && is_served(&third), "{:?}", second.log);
+    // The same name with other content, as another archive could have it.
+    let folder = stored().unwrap();
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let other = shared.debs().join("0".repeat(64));
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join(file.file_name().unwrap()), bytes).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    let fourth = shared.apt(INSTALL).await;
+    assert!(!is_served(&fourth), "{:?}", fourth.log);
+    std::fs::remove_dir_all(other).unwrap();
+    shared.end().await;
+}

@@ -55,6 +55,8 @@ impl ImageBuilder {
         let mut binds = self.host_settings(&mut env, below)?;
         binds.extend(self.mirror_bind(below, workspace)?);
         binds.extend(mounts.binds.iter().cloned());
+        let stack = LayerStack::new(self.layer_paths(below));
+        let debs = self.lend_debs(&stack, run.argv, &env, workspace, &mut binds)?;
         make_layer_root(&workspace.diff())?;
         let program = Program {
             layers: self.with_mount_points(below),
@@ -70,6 +72,9 @@ impl ImageBuilder {
         let outcome = ran.map_err(|error| program_failure(step, error))?;
         if !outcome.succeeded() {
             return Err(failure(step, outcome));
+        }
+        if let Some(debs) = debs {
+            self.keep_debs(debs);
         }
         Ok(())
     }
