@@ -35,6 +35,8 @@ pub struct Image {
     pub builder_version: String,
     pub origin: Origin,
     last_used: AtomicU64,
+    /// The last use that was written down.
+    use_noted: AtomicU64,
     /// When somebody last got hold of it.
     found: Mutex<Instant>,
     /// When its build began, or this server.
@@ -139,6 +141,7 @@ impl Images {
             builder_version: record.builder_version,
             origin,
             last_used: AtomicU64::new(record.last_used_ms),
+            use_noted: AtomicU64::new(record.last_used_ms),
             found: Mutex::new(Instant::now()),
             begun: Instant::now(),
             state: Mutex::new(state),
@@ -192,20 +195,21 @@ impl Images {
 impl Image {
     fn new(id: ImageId, key: String, builder_version: &str, origin: Origin) -> Self {
         let builder_version = builder_version.to_owned();
-        let last_used = AtomicU64::new(origin.started_at);
+        let (last_used, use_noted) = (AtomicU64::new(origin.started_at), AtomicU64::new(origin.started_at));
         let begun = Instant::now();
         let (found, state) = (Mutex::new(begun), Mutex::default());
-        Self { id, key, builder_version, origin, last_used, found, begun, state, news: Notify::new() }
+        Self { id, key, builder_version, origin, last_used, use_noted, found, begun, state, news: Notify::new() }
     }
 
     pub fn built(&self) -> Option<Arc<BuiltImage>> {
         self.state.lock().result.as_ref()?.as_ref().ok().cloned()
     }
 
-    /// The time to write down as that of its last use; nothing when that was within the last minute.
+    /// The time to write down as that of its last use; nothing when one within the last minute was written down.
     pub fn note_use(&self, now: Millis) -> Option<Millis> {
-        let before = self.last_used.swap(now, Ordering::Relaxed);
-        (now > before + 60_000).then_some(now)
+        self.last_used.store(now, Ordering::Relaxed);
+        let due = |noted: Millis| (now > noted + 60_000).then_some(now);
+        self.use_noted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).ok().map(|_| now)
     }
 
     pub fn last_used(&self) -> Millis {
@@ -279,5 +283,18 @@ impl Image {
             }
             news.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_is_written_down_once_a_minute_however_often_it_comes() {
+        let image = Image::new(ImageId::random(), String::new(), "2025.06", Origin::default());
+        let written = (0..10).filter_map(|n| image.note_use(100_000 + n * 30_000));
+        assert_eq!(written.collect::<Vec<_>>(), [100_000, 190_000, 280_000, 370_000]);
+        assert_eq!(image.last_used(), 370_000);
     }
 }

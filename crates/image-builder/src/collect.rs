@@ -28,7 +28,7 @@ pub struct LayerInfo {
     /// What made it.
     pub title: String,
     pub created_unix: u64,
-    /// When it was last found by a build or a container; about an hour coarse.
+    /// When it was last found by a build or a container. After a restart it may be an hour too early.
     pub used_unix: u64,
     /// On disk.
     pub bytes: u64,
@@ -93,8 +93,9 @@ impl LayerStore {
         let mut found = Vec::new();
         for entry in fs::read_dir(&folder).map_err(BuildError::on("read", &folder))?.flatten() {
             let Some(key) = entry.file_name().to_str().and_then(LayerKey::parse) else { continue };
+            let found_ago = self.marks().get(&format!("layers/{key}")).map(|mark| mark.found.elapsed());
             // One that vanishes meanwhile is not there.
-            found.extend(layer_info(key, &entry.path()));
+            found.extend(layer_info(key, &entry.path(), found_ago));
         }
         found.sort_by(|a, b| (b.created_unix, &b.key).cmp(&(a.created_unix, &a.key)));
         Ok(found)
@@ -162,9 +163,11 @@ impl LayerStore {
     }
 }
 
-fn layer_info(key: LayerKey, folder: &Path) -> Option<LayerInfo> {
+fn layer_info(key: LayerKey, folder: &Path, found_ago: Option<Duration>) -> Option<LayerInfo> {
     let meta: LayerMeta = serde_json::from_slice(&fs::read(folder.join("meta.json")).ok()?).ok()?;
-    let used = modified(&folder.join("used")).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let found = found_ago.and_then(|ago| SystemTime::now().checked_sub(ago));
+    let used = modified(&folder.join("used")).max(found);
+    let used = used.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
     let used_unix = used.map_or(0, |elapsed| elapsed.as_secs()).max(meta.created_unix);
     Some(LayerInfo { key, title: meta.title, created_unix: meta.created_unix, used_unix, bytes: measured(folder) })
 }
@@ -256,6 +259,12 @@ mod tests {
         let layer = store.list().unwrap().remove(0);
         assert!((10_000..20_000).contains(&layer.bytes), "a hard link counts once: {}", layer.bytes);
         assert!(layer.used_unix >= layer.created_unix && layer.created_unix > 0);
+        // Noted long ago, and found just now.
+        let noted = store.root().join("layers").join(layer.key.as_str()).join("used");
+        File::create(&noted).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(store.has(&layer.key));
+        let again = store.list().unwrap().into_iter().find(|found| found.key == layer.key).unwrap();
+        assert!(again.used_unix >= layer.used_unix);
     }
 
     #[test]
