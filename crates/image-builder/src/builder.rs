@@ -17,7 +17,7 @@ use crate::error::BuildError;
 use crate::logs::LogSink;
 use crate::once::{KeyedLock, OnceMap};
 use crate::registry::Registries;
-use crate::request::{BuildRequest, BuiltImage};
+use crate::request::{BuildRequest, BuiltImage, CacheUse};
 use crate::steps::mounts::CacheMounts;
 use crate::store::LayerStore;
 
@@ -170,7 +170,7 @@ impl ImageBuilder {
             };
             for step in stage.steps {
                 let position = step.position.clone();
-                let made = self.step(&layers, step, &mut step_context, request.force, logs).await;
+                let made = self.step(&layers, step, &mut step_context, request.cache, logs).await;
                 layers.extend(made.map_err(|error| error.at(&position))?);
             }
             Arc::make_mut(&mut step_context.stages).insert(stage.index, layers.clone());
@@ -200,7 +200,10 @@ impl ImageBuilder {
             logs.say(recipe.place(index, 1).header(&stage.from_instruction.text));
             let base = match request.base_images.iter().find(|(tag, _)| tag == name) {
                 Some((_, image)) => Ok(image.clone()),
-                None => self.base_image(name, request.registry_credentials.as_ref(), request.force, logs).await,
+                None => {
+                    self.base_image(name, request.registry_credentials.as_ref(), request.cache != CacheUse::Use, logs)
+                        .await
+                }
             };
             bases.insert(name.clone(), base.map_err(|error| error.at(&stage.from_instruction.position))?);
         }
@@ -259,7 +262,7 @@ impl ImageBuilder {
         below: &[LayerKey],
         step: Step,
         context: &mut StepContext,
-        force: bool,
+        cache: CacheUse,
         logs: &LogSink,
     ) -> Result<Option<LayerKey>, BuildError> {
         let store = &self.inner.store;
@@ -270,10 +273,12 @@ impl ImageBuilder {
             return Ok(None);
         }
         let cause = stack_key(below).child(&step.cause(&self.identities(&step, context, logs).await?));
-        // A forced layer gets a key of its own, so that containers on the old one keep it.
-        let key = match force {
-            true => KeyHasher::new("forced").field(cause.as_str()).field(random_bytes()).finish(),
-            false => store.current(cause.clone()),
+        // A layer that is made anew gets a key of its own, so that containers on the old one keep it.
+        let key = match cache {
+            CacheUse::Replace | CacheUse::PassBy => {
+                KeyHasher::new("forced").field(cause.as_str()).field(random_bytes()).finish()
+            }
+            CacheUse::Use => store.current(cause.clone()),
         };
         if store.has(&key) {
             logs.say("   CACHED");
@@ -287,7 +292,7 @@ impl ImageBuilder {
                 this.make_layer(&below, &wanted, &step, &context, &logs).await
             })
             .await?;
-        if force {
+        if cache == CacheUse::Replace {
             store.replace(&cause, &key)?;
         }
         Ok(Some(key))

@@ -51,5 +51,5 @@ pub use host::HostEnv;
 pub use image_plan::{ImageConfig, KeyHasher, LayerKey, Place};
 pub use logs::LogSink;
 pub use registry::{AwsKeys, Credentials, LayerLimits, RegistryAuth, RegistryAuthKind, RegistryConfig};
-pub use request::{BuildLog, BuildRequest, BuiltImage, ContextEntry, ImageMetadata, LogStream, TreeEntry};
+pub use request::{BuildLog, BuildRequest, BuiltImage, CacheUse, ContextEntry, ImageMetadata, LogStream, TreeEntry};
 pub use standalone::StandalonePython;

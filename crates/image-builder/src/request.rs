@@ -30,9 +30,19 @@ pub struct BuildRequest {
     pub secret_env: Vec<(String, String)>,
     /// For FROM's registry; none for one that anybody may read.
     pub registry_credentials: Option<RegistryAuth>,
-    /// Build every layer again and use the new ones from now on.
-    pub force: bool,
+    pub cache: CacheUse,
     pub timeout: Option<Duration>,
+}
+
+/// What layers that are there already mean to a build.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CacheUse {
+    #[default]
+    Use,
+    /// Every layer is built again, and the new ones are used from now on.
+    Replace,
+    /// Every layer is built again for this build only.
+    PassBy,
 }
 
 /// A file of the build context whose bytes are on disk already.
@@ -127,7 +137,7 @@ impl fmt::Debug for BuildRequest {
             .field("dockerfile_commands", &self.dockerfile_commands)
             .field("context_files", &self.context_files.len())
             .field("context", &self.context.len())
-            .field("force", &self.force)
+            .field("cache", &self.cache)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dorian_image_builder::{BuildError, BuildRequest, BuilderConfig, ContextEntry, ImageBuilder, TreeEntry};
+use dorian_image_builder::{BuildError, BuildRequest, BuilderConfig, CacheUse, ContextEntry, ImageBuilder, TreeEntry};
 use support::fake_registry::{FakeRegistry, Faults};
 use support::image::TestImage;
 use support::{Built, Machine, recorder, request};
@@ -175,13 +175,26 @@ async fn a_forced_build_makes_new_layers_that_later_builds_use() {
     let Some(bench) = Bench::new() else { return };
     let text = "RUN cat /proc/sys/kernel/random/uuid > /id\nRUN echo after";
     let first = bench.build(text).await;
-    let forced = bench.machine.build(BuildRequest { force: true, ..bench.request(text) }).await;
+    let forced = bench.machine.build(BuildRequest { cache: CacheUse::Replace, ..bench.request(text) }).await;
     assert_eq!(forced.cached(), 0);
     assert_ne!(first.ok().layers.last(), forced.ok().layers.last());
     // The old layers stay for the containers that run on them.
     assert!(bench.machine.builder.has_layers(first.ok()));
     let later = bench.build(text).await;
     assert_eq!((later.cached(), later.ok()), (2, forced.ok()));
+    bench.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_past_the_cache_leaves_it_as_it_was() {
+    let Some(bench) = Bench::new() else { return };
+    let text = "RUN cat /proc/sys/kernel/random/uuid > /id\nRUN echo after";
+    let first = bench.build(text).await;
+    let aside = bench.machine.build(BuildRequest { cache: CacheUse::PassBy, ..bench.request(text) }).await;
+    assert_eq!(aside.cached(), 0);
+    assert_ne!(first.ok().layers.last(), aside.ok().layers.last());
+    let later = bench.build(text).await;
+    assert_eq!((later.cached(), later.ok()), (2, first.ok()));
     bench.leave_nothing().await;
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use client_protocol::wire;
 use futures::Stream;
 use image_builder::{
-    BuildLog, BuildRequest, BuiltImage, ContextEntry, KeyHasher, LayerKey, LogSink, RegistryAuth, RegistryAuthKind,
-    StandalonePython,
+    BuildLog, BuildRequest, BuiltImage, CacheUse, ContextEntry, KeyHasher, LayerKey, LogSink, RegistryAuth,
+    RegistryAuthKind, StandalonePython,
 };
 use metadata_store::{ImageRecord, StoreError, Write};
 use prost::Message;
@@ -51,15 +51,19 @@ impl Api {
             bases: recipe.base_images.iter().filter_map(|base| ImageId::parse(&base.image_id)).collect(),
             started_at: now_ms(),
         };
-        let anew = request.force_build || request.ignore_cache;
-        let build = self.build(recipe, &request.build_function_id, anew).await?;
-        let image = if request.ignore_cache && !request.force_build {
+        let cache = match (request.force_build, request.ignore_cache) {
+            (true, _) => CacheUse::Replace,
+            (false, true) => CacheUse::PassBy,
+            (false, false) => CacheUse::Use,
+        };
+        let build = self.build(recipe, &request.build_function_id, cache).await?;
+        let image = if cache == CacheUse::PassBy {
             // Built again for this caller only: everybody else goes on with what the cache has.
             Found::New(self.shared.images.begin_apart(builder_version, origin))
         } else {
             // The builder's version is part of what the image is: the client is told it back.
             let key = format!("{}-{builder_version}", build.image_key());
-            self.shared.images.find_or_begin(&key, builder_version, anew, origin)
+            self.shared.images.find_or_begin(&key, builder_version, cache == CacheUse::Replace, origin)
         };
         let image = match image {
             Found::Known(image) => image,
@@ -81,7 +85,7 @@ impl Api {
     }
 
     /// From the wire's recipe to the builder's, with everything that it names looked up.
-    async fn build(&self, recipe: wire::Image, function_id: &str, anew: bool) -> Result<Build, Status> {
+    async fn build(&self, recipe: wire::Image, function_id: &str, cache: CacheUse) -> Result<Build, Status> {
         refuse_unserved(&recipe)?;
         let mut base_images = Vec::new();
         for base in &recipe.base_images {
@@ -92,7 +96,7 @@ impl Api {
             base_images.push((base.docker_tag.clone(), built));
         }
         if let Some(function) = recipe.build_function {
-            return self.function_build(function, function_id, base_images, anew).map(Build::Function);
+            return self.function_build(function, function_id, base_images, cache).map(Build::Function);
         }
         let registry_credentials = match &recipe.image_registry_config {
             Some(config) => self.registry_credentials(config)?,
@@ -107,7 +111,7 @@ impl Api {
             build_args: recipe.build_args.into_iter().collect(),
             secret_env: self.variables_of(&recipe.secret_ids)?.into_iter().collect(),
             registry_credentials,
-            force: anew,
+            cache,
             timeout: Some(BUILD_LIMIT),
         })))
     }
@@ -117,7 +121,7 @@ impl Api {
         function: wire::BuildFunction,
         function_id: &str,
         base_images: Vec<(String, Arc<BuiltImage>)>,
-        anew: bool,
+        cache: CacheUse,
     ) -> Result<FunctionRun, Status> {
         let owner = self.owner(function_id)?;
         if owner.build.is_none() {
@@ -134,10 +138,9 @@ impl Api {
         }
         let input = function.input.unwrap_or_default();
         let key = layer_key(base, &function.definition, &function.globals, &input.encode_to_vec(), &names);
-        let layer = if anew {
-            KeyHasher::new("forced").field(key.as_str()).field(ImageId::random().as_str()).finish()
-        } else {
-            key.clone()
+        let layer = match cache {
+            CacheUse::Use => key.clone(),
+            _ => KeyHasher::new("forced").field(key.as_str()).field(ImageId::random().as_str()).finish(),
         };
         Ok(FunctionRun {
             owner,
