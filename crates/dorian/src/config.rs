@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image_builder::{BuilderConfig, Credentials, LayerLimits, RegistryConfig};
@@ -19,6 +19,17 @@ pub struct Config {
     /// Archive for Debian bases and for `apt-get` in builds.
     debian_mirror: Option<String>,
     registries: Registries,
+    build: Build,
+}
+
+/// What builds get from this machine, where it is not to be what the server's own environment says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Build {
+    /// A PEM file of certificate authorities.
+    ca_bundle: Option<PathBuf>,
+    /// Proxies and package indexes: `HTTPS_PROXY`, `PIP_INDEX_URL`, `NPM_CONFIG_REGISTRY`, ... Empty takes one away.
+    variables: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -65,8 +76,16 @@ impl Config {
     }
 
     /// The machine's own settings for image builds, with the operator's choices in their place.
-    pub fn builder(self, images: &Path) -> BuilderConfig {
-        let machine = BuilderConfig::new(images);
+    ///
+    /// # Errors
+    /// When the certificates' file is not there, or a variable is none of those that builds may get.
+    pub fn builder(self, images: &Path) -> Result<BuilderConfig> {
+        let mut machine = BuilderConfig::new(images);
+        if let Some(bundle) = self.build.ca_bundle {
+            anyhow::ensure!(bundle.is_file(), "`ca_bundle` of config.toml: there is no file `{}`", bundle.display());
+            machine.host_env.ca_bundle = Some(bundle);
+        }
+        machine.host_env.choose(self.build.variables).map_err(|e| anyhow::anyhow!("config.toml: {e}"))?;
         let login = |login: Login| Credentials { user: login.user, password: login.password };
         let chosen = self.registries;
         let usual = LayerLimits::default();
@@ -76,11 +95,11 @@ impl Config {
         };
         let Registries { mirrors, mirrors_only, credentials, insecure, ecr_endpoint, .. } = chosen;
         let credentials = credentials.into_iter().map(|(host, given)| (host, login(given))).collect();
-        BuilderConfig {
+        Ok(BuilderConfig {
             registries: RegistryConfig { mirrors, mirrors_only, credentials, insecure, ecr_endpoint, layer_limits },
             debian_mirror: self.debian_mirror.or(machine.debian_mirror.clone()),
             ..machine
-        }
+        })
     }
 }
 
@@ -103,7 +122,7 @@ mod tests {
                     [registries.credentials.\"ghcr.io\"]\nuser = \"me\"\npassword = \"secret\"\n";
         let config = read(text).unwrap();
         assert!(!format!("{config:?}").contains("secret"));
-        let builder = config.builder(Path::new("/x"));
+        let builder = config.builder(Path::new("/x")).unwrap();
         assert_eq!(builder.debian_mirror.as_deref(), Some("http://mirror.example/debian"));
         assert_eq!(builder.registries.mirrors["docker.io"], ["mirror.example"]);
         assert!(builder.registries.mirrors_only);
@@ -114,9 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn builds_get_the_operators_proxy_and_certificates_and_nothing_that_could_change_them() {
+        let chosen = |text: &str| read(text).unwrap().builder(Path::new("/x"));
+        let host = chosen("[build]\nca_bundle = \"/proc/self/stat\"\nvariables.HTTPS_PROXY = \"http://p:1\"\n");
+        let host = host.unwrap().host_env;
+        assert_eq!(host.variables["HTTPS_PROXY"], "http://p:1");
+        assert_eq!(host.ca_bundle.as_deref(), Some(Path::new("/proc/self/stat")));
+        for (text, said) in [("variables.CFLAGS = \"-O3\"", "CFLAGS"), ("ca_bundle = \"/no/file\"", "/no/file")] {
+            let error = format!("{:#}", chosen(&format!("[build]\n{text}\n")).unwrap_err());
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn no_file_is_no_choice() {
         let data = tempfile::tempdir().unwrap();
-        let builder = Config::read(data.path()).unwrap().builder(Path::new("/x"));
+        let builder = Config::read(data.path()).unwrap().builder(Path::new("/x")).unwrap();
         assert!(builder.registries.mirrors.is_empty());
     }
 

@@ -89,7 +89,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         DiskBlobs::open(&data.path.join("blobs"), DiskConfig::default()).context("cannot open the blob store")?;
     let blob_key = blob_store::load_or_create_key(&data.path.join("blob-url.key"))?;
     let secret_key = blob_store::load_or_create_key_bytes(&data.path.join("secrets.key"))?;
-    let builder_config = chosen.builder(&data.path.join("images"));
+    let builder_config = chosen.builder(&data.path.join("images"))?;
     let builder = ImageBuilder::new(builder_config, runtime.clone()).context("cannot open the image store")?;
     let (host_env, ca_bundle) = control_plane::host_environment(std::env::vars());
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use container_runtime::{Runtime, RuntimeConfig};
-use dorian_image_builder::{BuildRequest, BuilderConfig, ImageBuilder, LogSink};
+use dorian_image_builder::{BuildRequest, BuilderConfig, CacheUse, ImageBuilder, LogSink};
 
 #[derive(Parser)]
 struct Arguments {
@@ -74,7 +74,7 @@ async fn build(arguments: &Arguments, runtime: Runtime) -> Result<(), Box<dyn st
             .filter_map(|pair| pair.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        force: arguments.force,
+        cache: if arguments.force { CacheUse::Replace } else { CacheUse::Use },
         timeout: arguments.timeout.map(Duration::from_secs),
         ..BuildRequest::default()
     };

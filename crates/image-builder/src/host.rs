@@ -86,6 +86,27 @@ impl HostEnv {
         Self { ca_bundle, variables }
     }
 
+    /// Puts an operator's choices in the place of the machine's own. An empty value takes a variable away.
+    ///
+    /// # Errors
+    /// A sentence, for a variable that says more than where to download from: what is passed here is in no layer's
+    /// key, so it must not change what a step makes.
+    pub fn choose(&mut self, variables: BTreeMap<String, String>) -> Result<(), String> {
+        for (name, value) in variables {
+            if !PASSED.contains(&name.as_str()) {
+                return Err(format!(
+                    "`{name}` cannot be given to all builds, since it might change what they make; these can: {}. Use `.env()` on the image for others",
+                    PASSED.join(", ")
+                ));
+            }
+            match value.is_empty() {
+                true => self.variables.remove(&name),
+                false => self.variables.insert(name, value),
+            };
+        }
+        Ok(())
+    }
+
     /// Variables for a step, weakest first in meaning: the caller drops those that are set otherwise.
     pub(crate) fn step_variables(&self) -> BTreeMap<String, String> {
         let mut all = self.variables.clone();
@@ -122,6 +143,17 @@ pub(crate) fn apt_settings(host: &HostEnv) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operator_sets_and_takes_away_download_settings_and_nothing_else() {
+        let mut host = HostEnv::default();
+        host.variables.insert("HTTPS_PROXY".to_owned(), "http://old".to_owned());
+        let chosen = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        host.choose(chosen("HTTPS_PROXY", "")).unwrap();
+        host.choose(chosen("PIP_INDEX_URL", "http://index")).unwrap();
+        assert!(host.choose(chosen("CFLAGS", "-O3")).unwrap_err().contains("CFLAGS"));
+        assert_eq!(host.variables.into_iter().collect::<Vec<_>>(), [("PIP_INDEX_URL".into(), "http://index".into())]);
+    }
 
     #[test]
     fn only_download_settings_are_passed_on() {
