@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use container_runtime::Runtime;
 use image_plan::{
-    Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Recipe, Step, plan,
+    Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Plan, Recipe, StagePlan, Step,
+    plan,
 };
 
 use crate::config::BuilderConfig;
@@ -156,6 +157,7 @@ impl ImageBuilder {
             deadline: request.timeout.map(|timeout| started + timeout),
             limit: request.timeout.unwrap_or_default(),
         };
+        let skipped = self.skipped_stages(&plan, &bases, &mut step_context, request.force, logs).await?;
         let mut config = ImageConfig::default();
         let mut layers = Vec::new();
         for stage in plan.stages {
@@ -163,11 +165,12 @@ impl ImageBuilder {
             if !announced.contains(&stage.index) {
                 logs.say(recipe.place(stage.index, 1).header(&from.text));
             }
-            layers = match &stage.from {
-                From::Scratch => Vec::new(),
-                From::Image(name) => bases.get(name).map(|base| base.layers.clone()).unwrap_or_default(),
-                From::Stage(earlier) => step_context.stages.get(earlier).cloned().unwrap_or_default(),
-            };
+            if let Some(found) = skipped.get(&stage.index) {
+                self.show_skipped(&stage, found, logs);
+                Arc::make_mut(&mut step_context.stages).insert(stage.index, found.layers.clone());
+                continue;
+            }
+            layers = layers_below(&stage, &bases, &step_context);
             for step in stage.steps {
                 let position = step.position.clone();
                 let made = self.step(&layers, step, &mut step_context, request.cache, logs).await;
@@ -178,6 +181,70 @@ impl ImageBuilder {
         }
         let metadata = self.metadata(&layers, &config).await?;
         Ok(BuiltImage { layers, config, metadata })
+    }
+
+    /// Stages that need not be on disk, with the layers that they would have.
+    async fn skipped_stages(
+        &self,
+        plan: &Plan,
+        bases: &BTreeMap<String, BuiltImage>,
+        context: &mut StepContext,
+        force: bool,
+        logs: &LogSink,
+    ) -> Result<BTreeMap<usize, Predicted>, BuildError> {
+        let mut predicted: BTreeMap<usize, Predicted> = BTreeMap::new();
+        // Forced layers have new keys, which nobody can know.
+        if plan.stages.len() < 2 || force {
+            return Ok(predicted);
+        }
+        for stage in &plan.stages {
+            let found = self.predict(stage, layers_below(stage, bases, context), context, logs).await?;
+            Arc::make_mut(&mut context.stages).insert(stage.index, found.layers.clone());
+            predicted.insert(stage.index, found);
+        }
+        context.stages = Arc::default();
+        let is_missing =
+            |stage: usize, step: usize| predicted.get(&stage).and_then(|found| found.is_there.get(step)) != Some(&true);
+        let wanted = plan.stages_to_make(&is_missing);
+        predicted.retain(|stage, _| !wanted.contains(stage));
+        Ok(predicted)
+    }
+
+    /// The layers that a stage has once it is made. Wrong where nobody knows any more what a WORKDIR found; whatever was
+    /// made from the right ones is then not found either, and all of it is made.
+    async fn predict(
+        &self,
+        stage: &StagePlan,
+        below: Vec<LayerKey>,
+        context: &mut StepContext,
+        logs: &LogSink,
+    ) -> Result<Predicted, BuildError> {
+        let store = &self.inner.store;
+        let mut predicted = Predicted { layers: below, is_there: Vec::new() };
+        for step in &stage.steps {
+            let identities = self.identities(step, context, logs).await.map_err(|error| error.at(&step.position))?;
+            let cause = stack_key(&predicted.layers).child(&step.cause(&identities));
+            if matches!(step.action, Action::MakeFolder { .. }) && self.is_known_folder(&cause) {
+                predicted.is_there.push(true);
+                continue;
+            }
+            let key = store.current(cause);
+            predicted.is_there.push(store.has(&key));
+            predicted.layers.push(key);
+        }
+        Ok(predicted)
+    }
+
+    /// Whether a WORKDIR was seen to find its folder.
+    fn is_known_folder(&self, cause: &LayerKey) -> bool {
+        self.inner.store.read_record::<bool>(&format!("folder-{cause}")).unwrap_or_default()
+    }
+
+    fn show_skipped(&self, stage: &StagePlan, found: &Predicted, logs: &LogSink) {
+        for (step, is_there) in stage.steps.iter().zip(&found.is_there) {
+            logs.say(step.place.header(&step.title));
+            logs.say(if *is_there { "   CACHED" } else { "   not needed: what was taken from it is cached" });
+        }
     }
 
     /// The images that stages start from, by name. All of them before the first step: their configurations are needed
@@ -229,6 +296,9 @@ impl ImageBuilder {
                     // The name is in the fingerprint.
                     None => String::new(),
                 },
+                Input::Download(url) if context.downloads.contains_key(url) => {
+                    context.downloads.get(url).map(|found| found.digest.clone()).unwrap_or_default()
+                }
                 Input::Download(url) => {
                     let found = context.limited(step, self.download(url, None, logs)).await?;
                     let digest = found.digest.clone();
@@ -270,6 +340,10 @@ impl ImageBuilder {
         if let Action::MakeFolder { path } = &step.action
             && self.is_folder(below, path)?
         {
+            let cause = stack_key(below).child(&step.fingerprint);
+            if step.place.stage.is_some() && !self.is_known_folder(&cause) {
+                store.write_record(&format!("folder-{cause}"), &true)?;
+            }
             return Ok(None);
         }
         let cause = stack_key(below).child(&step.cause(&self.identities(&step, context, logs).await?));
@@ -359,6 +433,22 @@ impl Inner {
 
     pub(crate) fn apt_settings(&self) -> PathBuf {
         self.config.data_dir.join("apt.conf")
+    }
+}
+
+/// What a stage is expected to be.
+struct Predicted {
+    layers: Vec<LayerKey>,
+    /// For each step whether its layer is on disk.
+    is_there: Vec<bool>,
+}
+
+/// What a stage starts from.
+fn layers_below(stage: &StagePlan, bases: &BTreeMap<String, BuiltImage>, context: &StepContext) -> Vec<LayerKey> {
+    match &stage.from {
+        From::Scratch => Vec::new(),
+        From::Image(name) => bases.get(name).map(|base| base.layers.clone()).unwrap_or_default(),
+        From::Stage(earlier) => context.stages.get(earlier).cloned().unwrap_or_default(),
     }
 }
 

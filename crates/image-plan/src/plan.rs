@@ -15,7 +15,7 @@
 //! What a step takes from another stage, an image or a URL without a checksum is known only when the build comes to it:
 //! the plan names it ([`Step::inputs`]), the builder finds its identity, and [`Step::cause`] makes one key of both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::ImageConfig;
 use crate::copy::{self, ContextFile, ContextPart, CopyItem, Wanted};
@@ -155,6 +155,34 @@ impl Plan {
     /// The stage that is the image.
     pub fn last(&self) -> Option<&StagePlan> {
         self.stages.last()
+    }
+}
+
+impl Plan {
+    /// The stages whose files have to be on disk to make the last one: itself, what it starts from, and what its missing
+    /// steps take files from. `is_missing` answers for a stage's index and the place of a step in its list.
+    ///
+    /// A stage that only made a file which was copied out long ago need not be there to change a later line.
+    pub fn stages_to_make(&self, is_missing: &dyn Fn(usize, usize) -> bool) -> BTreeSet<usize> {
+        let mut wanted = BTreeSet::new();
+        // Later stages never serve earlier ones, so one pass from the end sees each after all that want it.
+        for (place, stage) in self.stages.iter().enumerate().rev() {
+            if place + 1 == self.stages.len() {
+                wanted.insert(stage.index);
+            }
+            if !wanted.contains(&stage.index) {
+                continue;
+            }
+            if let From::Stage(parent) = stage.from {
+                wanted.insert(parent);
+            }
+            let missing = stage.steps.iter().enumerate().filter(|(at, _)| is_missing(stage.index, *at));
+            wanted.extend(missing.flat_map(|(_, step)| &step.inputs).filter_map(|input| match input {
+                Input::Origin(Origin::Stage(origin)) => Some(*origin),
+                _ => None,
+            }));
+        }
+        wanted
     }
 }
 

@@ -122,6 +122,20 @@ fn a_copy_from_a_stage_depends_on_what_the_stage_is_and_not_on_its_name() {
 }
 
 #[test]
+fn a_stage_is_made_only_for_steps_that_are_missing() {
+    let text = "FROM a AS compile\nRUN x\nFROM a AS parent\nRUN y\nFROM a AS tools\nCOPY --from=compile /x /y\n\
+                FROM parent\nCOPY --from=tools /y /y\nRUN z";
+    let plan = planned(text);
+    let made = |missing: &[(usize, usize)]| -> Vec<usize> {
+        plan.stages_to_make(&|stage, step| missing.contains(&(stage, step))).into_iter().collect()
+    };
+    assert_eq!(made(&[]), [1, 3]);
+    assert_eq!(made(&[(0, 0), (2, 0), (3, 1)]), [1, 3]);
+    assert_eq!(made(&[(0, 0), (3, 0)]), [1, 2, 3]);
+    assert_eq!(made(&[(0, 0), (2, 0), (3, 0)]), [0, 1, 2, 3]);
+}
+
+#[test]
 fn mounts_are_part_of_a_steps_key_and_what_they_hold_is_not() {
     let step = |mount: &str, secrets: &[&str]| {
         let secret_names = secrets.iter().map(|name| (*name).to_owned()).collect();
