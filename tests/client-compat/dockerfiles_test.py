@@ -12,6 +12,7 @@ import time
 import pytest
 from program_checks import assert_check, for_each_check
 
+# Clients before 1.1 refuse a COPY with flags other than `--from` by themselves; they do not look at ADD.
 DOCKERFILE = """\
 # syntax=docker/dockerfile:1
 ARG VERSION=3.11
@@ -26,7 +27,7 @@ echo cached >> /cache/lines
 cp /cache/lines cached.txt
 EOF
 RUN --mount=type=tmpfs,target=/scratch,size=16m stat -f -c %T /scratch > tmpfs.txt
-COPY --chmod=u=rwx,go=rx <<'EOF' tools/tool.sh
+ADD --chmod=u=rwx,go=rx <<'EOF' tools/tool.sh
 #!/bin/sh
 echo "tool says $1"
 EOF

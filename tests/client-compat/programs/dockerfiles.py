@@ -36,6 +36,7 @@ from_commands = modal.Image.debian_slim().dockerfile_commands(
     f"ADD {WEB}/file.txt /web/",
     f"ADD --checksum=sha256:{CHECKSUM} --chmod=755 {WEB}/file.txt /web/checked",
     "COPY --from=other /made /made",
+    "RUN --mount=from=ghcr.io/astral-sh/uv:0.5.4,source=/uv,target=/usr/local/bin/uv uv --version > /uv-version",
 )
 
 
@@ -62,7 +63,7 @@ def in_staged():
 @app.function(image=from_commands)
 def in_commands():
     run = subprocess.run(["/web/checked"], capture_output=True, text=True)
-    return {"file": read("/web/file.txt"), "ran": run.stdout, "made": read("/made/file"), "old": os.path.exists("/old")}
+    return {"file": read("/web/file.txt"), "ran": run.stdout, "made": read("/made/file"), "uv": read("/uv-version")}
 
 
 def check_files_pass_from_stage_to_stage():
@@ -101,6 +102,10 @@ def check_files_come_from_the_web_and_stages_from_commands():
     seen = in_commands.remote()
     assert seen["file"] == "#!/bin/sh\necho from the web\n", seen
     assert (seen["ran"], seen["made"]) == ("from the web\n", "from another stage\n"), seen
+
+
+def check_a_program_of_another_image_can_be_mounted():
+    assert in_commands.remote()["uv"].startswith("uv 0.5.4")
 
 
 @app.local_entrypoint()
