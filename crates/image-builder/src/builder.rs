@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use container_runtime::Runtime;
 use image_plan::{
-    Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Plan, Recipe, StagePlan, Step,
-    plan,
+    Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Place, Plan, Recipe, StagePlan,
+    Step, plan,
 };
 
 use crate::config::BuilderConfig;
@@ -55,8 +55,33 @@ pub(crate) struct StepContext {
     pub stages: Arc<BTreeMap<usize, Vec<LayerKey>>>,
     /// Content of URLs without a checksum, asked for in this build.
     pub downloads: Arc<BTreeMap<String, Downloaded>>,
-    pub deadline: Option<Instant>,
-    pub limit: std::time::Duration,
+    pub time: TimeLimit,
+}
+
+/// How long one build may take.
+#[derive(Clone, Copy)]
+pub(crate) struct TimeLimit {
+    started: Instant,
+    limit: Option<Duration>,
+}
+
+impl TimeLimit {
+    fn deadline(self) -> Option<Instant> {
+        self.limit.map(|limit| self.started + limit)
+    }
+
+    /// Ends the work when the build's time is over. Dropping a container's future kills it.
+    async fn applied<T>(
+        self,
+        place: Place,
+        title: &str,
+        work: impl Future<Output = Result<T, BuildError>>,
+    ) -> Result<T, BuildError> {
+        let Some(limit) = self.limit else { return work.await };
+        let left = limit.saturating_sub(self.started.elapsed());
+        let over = |_| BuildError::Timeout { place: Box::new(place), title: title.to_owned(), limit };
+        tokio::time::timeout(left, work).await.map_err(over)?
+    }
 }
 
 impl StepContext {
@@ -64,20 +89,13 @@ impl StepContext {
         self.base_images.iter().find(|(tag, _)| tag == name).map(|(_, image)| image)
     }
 
-    /// Ends the work when the build's time is over. Dropping a container's future kills it.
+    /// See [`TimeLimit`].
     pub async fn limited<T>(
         &self,
         step: &Step,
         work: impl Future<Output = Result<T, BuildError>>,
     ) -> Result<T, BuildError> {
-        let Some(deadline) = self.deadline else { return work.await };
-        let over = || BuildError::Timeout {
-            place: Box::new(step.place.clone()),
-            title: step.title.clone(),
-            limit: self.limit,
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, work).await.map_err(|_| over())?
+        self.time.applied(step.place.clone(), &step.title, work).await
     }
 }
 
@@ -135,16 +153,15 @@ impl ImageBuilder {
     }
 
     async fn build_image(&self, mut request: BuildRequest, logs: &LogSink) -> Result<BuiltImage, BuildError> {
-        let started = Instant::now();
+        let time = TimeLimit { started: Instant::now(), limit: request.timeout };
         let instructions = image_plan::parse(&request.dockerfile_commands)?;
         let tags: Vec<&str> = request.base_images.iter().map(|(tag, _)| tag.as_str()).collect();
         let recipe = Recipe::from_instructions(instructions, &request.build_args, &tags)?;
         let recipe = recipe.ok_or_else(|| BuildError::Refused("the Dockerfile has no `FROM`".to_owned()))?;
         let mut announced = BTreeSet::new();
-        let bases = self.bases(&recipe, &request, &mut announced, logs).await?;
+        let bases = self.bases(&recipe, &request, time, &mut announced, logs).await?;
         if let Some(python) = &request.standalone_python {
-            let files = self.standalone_python(python, logs).await?;
-            request.context.extend(files);
+            request.context.extend(self.standalone_python(python, logs).await?);
         }
         let (facts, context) = facts(&request, &bases);
         let plan = plan(&recipe, &facts)?;
@@ -154,10 +171,10 @@ impl ImageBuilder {
             base_images: Arc::new(request.base_images.clone()),
             stages: Arc::default(),
             downloads: Arc::default(),
-            deadline: request.timeout.map(|timeout| started + timeout),
-            limit: request.timeout.unwrap_or_default(),
+            time,
         };
-        let skipped = self.skipped_stages(&plan, &bases, &mut step_context, request.force, logs).await?;
+        let skipped =
+            self.skipped_stages(&plan, &bases, &mut step_context, request.cache != CacheUse::Use, logs).await?;
         let mut config = ImageConfig::default();
         let mut layers = Vec::new();
         for stage in plan.stages {
@@ -253,6 +270,7 @@ impl ImageBuilder {
         &self,
         recipe: &Recipe,
         request: &BuildRequest,
+        time: TimeLimit,
         announced: &mut BTreeSet<usize>,
         logs: &LogSink,
     ) -> Result<BTreeMap<String, BuiltImage>, BuildError> {
@@ -268,8 +286,9 @@ impl ImageBuilder {
             let base = match request.base_images.iter().find(|(tag, _)| tag == name) {
                 Some((_, image)) => Ok(image.clone()),
                 None => {
-                    self.base_image(name, request.registry_credentials.as_ref(), request.cache != CacheUse::Use, logs)
-                        .await
+                    let anew = request.cache != CacheUse::Use;
+                    let pull = self.base_image(name, request.registry_credentials.as_ref(), anew, logs);
+                    time.applied(recipe.place(index, 1), &stage.from_instruction.text, pull).await
                 }
             };
             bases.insert(name.clone(), base.map_err(|error| error.at(&stage.from_instruction.position))?);
@@ -407,7 +426,7 @@ impl ImageBuilder {
             }
             Action::MakeFolder { path } => self.make_folder_step(below, path, &workspace)?,
         }
-        self.compile_new_python(below, &workspace, context.deadline, logs).await;
+        self.compile_new_python(below, &workspace, context.time.deadline(), logs).await;
         self.inner.store.commit(&workspace, key, &step.title)
     }
 

@@ -539,3 +539,18 @@ async fn a_build_that_waits_for_a_locked_cache_ends_with_its_time() {
     assert!(matches!(second.outcome, Err(BuildError::Timeout { .. })), "{:?}", second.log);
     bench.leave_nothing().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_waits_for_the_web_ends_with_its_time() {
+    let Some(bench) = Bench::new() else { return };
+    bench.build("FROM IMAGE\nRUN true").await.ok();
+    // Takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut request = bench.request(&format!("FROM IMAGE\nADD http://{}/x /x", silent.local_addr().unwrap()));
+    request.timeout = Some(Duration::from_secs(2));
+    let started = Instant::now();
+    let error = bench.machine.build(request).await.error();
+    assert!(error.starts_with("step 2/2 (`ADD http") && error.ends_with("limit of 2 s"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    bench.leave_nothing().await;
+}

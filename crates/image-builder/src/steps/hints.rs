@@ -5,6 +5,7 @@
 pub(crate) struct Ending {
     pub out_of_memory: bool,
     pub signal: Option<i32>,
+    pub code: Option<i32>,
 }
 
 /// Every sign must be in one line, in any case. Earlier entries win: what is nearer to the cause comes first.
@@ -68,7 +69,6 @@ const KNOWN: &[(&[&str], &str)] = &[
     (&["was not found in the package registry"], "the package is not on the package index: check its name"),
     (&["unable to locate package"], "run `apt-get update` in the same step, and check the package's name"),
     (&["has no installation candidate"], "run `apt-get update` in the same step, and check the package's name"),
-    (&["package", "has no installation"], "run `apt-get update` in the same step, and check the package's name"),
     (&["404", "is not in this registry"], "the package is not on the npm registry: check its name"),
     (&["npm", "no matching version found"], "that version of the package is not on the npm registry"),
     (&["temporary failure in name resolution"], "the build has no network or no working name server"),
@@ -105,11 +105,14 @@ const KNOWN: &[(&[&str], &str)] = &[
     (&["wget: command not found"], "`wget` is not in the image: install it first, or use `ADD` with a URL"),
     (&["read-only file system"], "the place is a read-only mount: give the mount `rw`, or write elsewhere"),
     (&["permission denied"], "the step's user may not do that: check `USER`, `--chown`, and the file's `x` bit"),
-    (&["sh: exec format error"], "the program is for another processor than this machine's `linux/amd64`"),
+    (&["exec format error"], "the program is for another processor than this machine's `linux/amd64`"),
     (&["cannot execute binary file"], "the program is for another processor than this machine's `linux/amd64`"),
 ];
 
-const MEMORY: &str = "the machine ran out of memory: build with fewer jobs at once (`MAX_JOBS`, `make -j2`)";
+/// What a shell ends with when its program was killed.
+const KILLED: i32 = 137;
+
+const MEMORY: &str = "it was killed, most likely since the machine ran out of memory: build with fewer jobs at once (`MAX_JOBS`, `make -j2`)";
 
 /// The cure for what the last lines tell, if it is known.
 pub(crate) fn hint(tail: &[String], ending: Ending) -> Option<&'static str> {
@@ -122,7 +125,10 @@ pub(crate) fn hint(tail: &[String], ending: Ending) -> Option<&'static str> {
         return Some(hint);
     }
     // A compiler's child that is killed is reported by its parent.
-    let killed = ending.signal == Some(9) || tells(&["killed signal terminated program"]) || tells(&["memoryerror"]);
+    let killed = ending.signal == Some(9)
+        || ending.code == Some(KILLED)
+        || tells(&["killed signal terminated program"])
+        || tells(&["memoryerror"]);
     let killed = killed || lines.last().is_some_and(|line| line.trim() == "killed");
     killed.then_some(MEMORY)
 }
@@ -232,9 +238,11 @@ mod tests {
     #[test]
     fn memory_that_ran_out() {
         let line = ["x".to_owned()];
-        let ending = |out_of_memory, signal| Ending { out_of_memory, signal };
+        let ending = |out_of_memory, signal| Ending { out_of_memory, signal, code: None };
         assert_eq!(hint(&line, ending(true, None)), Some(MEMORY));
         assert_eq!(hint(&line, ending(false, Some(9))), Some(MEMORY));
+        assert_eq!(hint(&line, Ending { code: Some(137), ..Ending::default() }), Some(MEMORY));
+        assert_eq!(hint(&line, Ending { code: Some(1), ..Ending::default() }), None);
         assert_eq!(hint(&["Killed".to_owned()], Ending::default()), Some(MEMORY));
         assert_eq!(of("c++: fatal error: Killed signal terminated program cc1plus"), Some(MEMORY));
         assert_eq!(hint(&line, ending(false, Some(15))), None);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use container_runtime::{Bind, RuntimeError};
+use container_runtime::{Bind, Exit, RuntimeError};
 use image_plan::{LayerKey, Mount, Step};
 
 use crate::bases::debian::DEFAULT_MIRROR;
@@ -195,11 +195,13 @@ fn program_failure(step: &Step, error: BuildError) -> BuildError {
 }
 
 fn failure(step: &Step, outcome: Outcome) -> BuildError {
+    let Exit { oom_killed: out_of_memory, signal, code, .. } = outcome.exit;
+    let ending = Ending { out_of_memory, signal, code };
     BuildError::Step {
         place: Box::new(step.place.clone()),
         title: step.title.clone(),
         reason: outcome.reason(),
-        hint: hint(&outcome.tail, Ending { out_of_memory: outcome.exit.oom_killed, signal: outcome.exit.signal }),
+        hint: hint(&outcome.tail, ending),
         tail: outcome.tail,
     }
 }
