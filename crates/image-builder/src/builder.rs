@@ -426,7 +426,7 @@ impl ImageBuilder {
             }
             Action::MakeFolder { path } => self.make_folder_step(below, path, &workspace)?,
         }
-        self.compile_new_python(below, &workspace, context.time.deadline(), logs).await;
+        self.compile_new_python(below, &step.action, &workspace, context.time.deadline(), logs).await;
         self.inner.store.commit(&workspace, key, &step.title)
     }
 

@@ -1,9 +1,10 @@
 //! Bytecode for Python files that a step left without.
 //!
 //! A container's own writes vanish with it, so a module without bytecode is compiled again at every cold start.
-//! Pip compiles what it installs; uv does so only when told to, COPY never, and the official Python images have even
-//! their standard library without. Hence, after a step, what is new in its layer and still uncompiled is compiled by the
-//! image's own Python, into the same layer.
+//! Uv compiles what it installs only when told to, COPY never, and the official Python images have even their standard
+//! library without. Pip compiles file after file on one core, so builds tell it not to (`PIP_COMPILE`, unless the step
+//! says otherwise). Hence, after a step, what is new in its layer and still uncompiled is compiled by the image's own
+//! Python on all cores, into the same layer.
 //!
 //! Rejected: a closing layer above the image. Images are built on images, so each link of the chain would get one, and
 //! the change of one source file would compile every package below it again. Within the step's layer the work is cached
@@ -14,7 +15,8 @@
 //! change the source. It never changes what a program does, and so does not fail a build: a file that does not compile
 //! stays as it is, and an image without the right Python is left alone.
 //!
-//! What is still possible: packages outside of a `lib/python3.x` folder (`pip install --target`) are not found.
+//! What is still possible: modules that are neither below a `lib/python3.x` folder nor beside the record of an installed
+//! package (`pip install --target`) are taken for the user's program, and stay as they are.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -23,7 +25,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use container_runtime::Bind;
-use image_plan::{KeyHasher, LayerKey};
+use image_plan::{Action, KeyHasher, LayerKey};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -44,7 +46,8 @@ const INSIDE: &str = "/__dorian/out";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Library {
     folder: PathBuf,
-    /// `3.11`; none for Debian's packages, which serve whatever `/usr/bin/python3` is.
+    /// `3.11`; none for Debian's packages, which serve whatever `/usr/bin/python3` is, and for a folder of packages that
+    /// is in no Python's own place.
     version: Option<String>,
 }
 
@@ -55,6 +58,7 @@ impl ImageBuilder {
     pub(crate) async fn compile_new_python(
         &self,
         below: &[LayerKey],
+        action: &Action,
         workspace: &Workspace,
         deadline: Option<Instant>,
         logs: &LogSink,
@@ -69,7 +73,7 @@ impl ImageBuilder {
             }
             Err(_) => return,
         };
-        self.compile(below, &found, workspace, deadline, logs).await;
+        self.compile(below, &found, search_path(action), workspace, deadline, logs).await;
     }
 
     /// The image, with a layer of bytecode on top if its own layers lack some.
@@ -103,7 +107,7 @@ impl ImageBuilder {
         }
         let workspace = self.inner.store.workspace()?;
         crate::steps::copy::make_layer_root(&workspace.diff())?;
-        self.compile(layers, &found, &workspace, None, logs).await;
+        self.compile(layers, &found, "", &workspace, None, logs).await;
         let diff = workspace.diff();
         let is_empty = fs::read_dir(&diff).map_err(BuildError::on("read", &diff))?.next().is_none();
         if is_empty {
@@ -116,6 +120,7 @@ impl ImageBuilder {
         &self,
         below: &[LayerKey],
         found: &Uncompiled,
+        search_path: &str,
         workspace: &Workspace,
         deadline: Option<Instant>,
         logs: &LogSink,
@@ -125,7 +130,7 @@ impl ImageBuilder {
         for (library, files) in found {
             let mut layers = self.layer_paths(below);
             layers.push(workspace.diff());
-            let Some(python) = interpreter(&LayerStack::new(layers), library) else { continue };
+            let Some(python) = interpreter(&LayerStack::new(layers), library, search_path) else { continue };
             let work = self.compile_library(below, library, &python, files, workspace);
             let left = ends.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, work).await {
@@ -265,7 +270,7 @@ fn file_list(files: &[PathBuf]) -> Vec<u8> {
 /// Every source file of one layer that has no bytecode in it.
 fn uncompiled(layer: &Path) -> io::Result<Uncompiled> {
     let mut found = Uncompiled::new();
-    walk(layer, Path::new(""), &mut found)?;
+    walk(layer, Path::new(""), None, &mut found)?;
     Ok(found)
 }
 
@@ -299,29 +304,40 @@ fn has_bytecode(stack: &LayerStack, file: &Path) -> io::Result<bool> {
         .any(|name| bytecode_of(name) == file.file_stem().and_then(|s| s.to_str())))
 }
 
-fn walk(layer: &Path, folder: &Path, found: &mut Uncompiled) -> io::Result<()> {
-    let library = library_of(folder);
-    let (mut folders, mut sources) = (Vec::new(), Vec::new());
+/// `within`: the library that a folder above belongs to.
+fn walk(layer: &Path, folder: &Path, within: Option<&Library>, found: &mut Uncompiled) -> io::Result<()> {
+    let (mut folders, mut sources, mut has_packages) = (Vec::new(), Vec::new(), false);
     for entry in fs::read_dir(layer.join(folder))? {
         let entry = entry?;
         let (kind, name) = (entry.file_type()?, entry.file_name());
-        let is_source = || Path::new(&name).extension().is_some_and(|extension| extension == "py");
+        let extension = Path::new(&name).extension().unwrap_or_default();
         if kind.is_dir() && name != "__pycache__" {
+            has_packages |= extension == "dist-info";
             folders.push(folder.join(name));
-        } else if kind.is_file() && library.is_some() && is_source() {
+        } else if kind.is_file() && extension == "py" {
             sources.push(folder.join(name));
         }
     }
+    let place = place_of(folder);
+    let library = match (&place, within) {
+        (Place::Library(library), _) => Some(library),
+        (Place::Ignored, _) => None,
+        (Place::Elsewhere, Some(library)) => Some(library),
+        (Place::Elsewhere, None) => None,
+    };
+    let packages = Library { folder: folder.to_owned(), version: None };
+    let is_package_folder = has_packages && matches!(place, Place::Elsewhere);
+    let library = library.or(is_package_folder.then_some(&packages));
     if let Some(library) = library.filter(|_| !sources.is_empty()) {
         let compiled = compiled_names(&layer.join(folder).join("__pycache__"))?;
-        sources
-            .retain(|file| file.file_stem().and_then(|stem| stem.to_str()).is_none_or(|stem| !compiled.contains(stem)));
+        let stem = |file: &Path| file.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        sources.retain(|file| stem(file).is_none_or(|stem| !compiled.contains(&stem)));
         sources.sort();
         if !sources.is_empty() {
-            found.entry(library).or_default().extend(sources);
+            found.entry(library.clone()).or_default().extend(sources);
         }
     }
-    folders.iter().try_for_each(|folder| walk(layer, folder, found))
+    folders.iter().try_for_each(|folder| walk(layer, folder, library, found))
 }
 
 fn compiled_names(folder: &Path) -> io::Result<HashSet<String>> {
@@ -343,15 +359,28 @@ fn bytecode_of(file: &str) -> Option<&str> {
     (!tag.starts_with("opt-")).then_some(name)
 }
 
-/// Whose modules a folder holds.
-fn library_of(folder: &Path) -> Option<Library> {
-    let parts: Vec<&str> = folder.components().map(name_of).collect::<Option<_>>()?;
-    let place = parts.windows(2).position(|pair| matches!(pair[0], "lib" | "lib64") && is_python(pair[1]))? + 1;
+enum Place {
+    Library(Library),
+    /// In a Python's own place, and not worth it.
+    Ignored,
+    Elsewhere,
+}
+
+/// Whose modules a folder holds, by its path.
+fn place_of(folder: &Path) -> Place {
+    let Some(parts) = folder.components().map(name_of).collect::<Option<Vec<&str>>>() else { return Place::Elsewhere };
+    let mut pairs = parts.windows(2);
+    let Some(place) = pairs.position(|pair| matches!(pair[0], "lib" | "lib64") && is_python(pair[1])) else {
+        return Place::Elsewhere;
+    };
+    let (place, below) = (place + 1, parts.get(place + 2).copied());
     let version = parts[place].strip_prefix("python").filter(|version| version.contains('.')).map(str::to_owned);
-    let below = parts.get(place + 1).copied();
     // Without a version only Debian's packages are meant. Python's own tests are large, and nobody imports them.
     let is_meant = if version.is_some() { below != Some("test") } else { below == Some("dist-packages") };
-    is_meant.then(|| Library { folder: parts[..=place].iter().collect(), version })
+    match is_meant {
+        true => Place::Library(Library { folder: parts[..=place].iter().collect(), version }),
+        false => Place::Ignored,
+    }
 }
 
 fn name_of(part: Component<'_>) -> Option<&str> {
@@ -366,26 +395,31 @@ fn is_python(name: &str) -> bool {
     minor.is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// Where the step itself would have found its Python.
+fn search_path(action: &Action) -> &str {
+    let Action::Run { env, .. } = action else { return "" };
+    env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str())
+}
+
 /// The program that imports from `library`: the one beside it, as in a virtual environment, or the system's.
-fn interpreter(stack: &LayerStack, library: &Library) -> Option<String> {
-    candidates(library).into_iter().find(|path| {
+fn interpreter(stack: &LayerStack, library: &Library, search_path: &str) -> Option<String> {
+    candidates(library, search_path).into_iter().find(|path| {
         let resolved = stack.resolve(path);
         resolved.is_ok_and(|resolved| resolved.found.is_some_and(|found| found.meta.is_file()))
     })
 }
 
-fn candidates(library: &Library) -> Vec<String> {
-    let home = library.folder.parent().and_then(Path::parent).unwrap_or(Path::new(""));
-    let beside = Path::new("/").join(home).join("bin").to_string_lossy().into_owned();
-    let name = |version: &str| format!("python{version}");
-    let exact = library.version.as_deref().map(name);
-    let mut found = Vec::new();
-    for folder in [beside.as_str(), "/usr/local/bin", "/usr/bin"] {
-        found.extend(exact.iter().map(|name| format!("{folder}/{name}")));
-    }
+fn candidates(library: &Library, search_path: &str) -> Vec<String> {
+    let is_a_pythons_own = matches!(place_of(&library.folder.join("dist-packages")), Place::Library(_));
+    let home = library.folder.parent().and_then(Path::parent).filter(|_| is_a_pythons_own);
+    let beside = home.map(|home| format!("/{}", home.join("bin").display()));
+    let on_path = search_path.split(':').filter(|folder| folder.starts_with('/'));
+    let folders: Vec<&str> =
+        beside.as_deref().into_iter().chain(on_path).chain(["/usr/local/bin", "/usr/bin"]).collect();
+    let exact = library.version.iter();
+    let exact = exact.flat_map(|version| folders.iter().map(move |folder| format!("{folder}/python{version}")));
     // Of no version known by name; the script looks whether it is the right one.
-    found.extend([beside.as_str(), "/usr/bin"].map(|folder| format!("{folder}/python3")));
-    found
+    exact.chain(folders.iter().map(|folder| format!("{folder}/python3"))).collect()
 }
 
 #[cfg(test)]
@@ -393,7 +427,10 @@ mod tests {
     use super::*;
 
     fn library(folder: &str) -> Option<(String, Option<String>)> {
-        library_of(Path::new(folder)).map(|found| (found.folder.to_string_lossy().into_owned(), found.version))
+        match place_of(Path::new(folder)) {
+            Place::Library(found) => Some((found.folder.to_string_lossy().into_owned(), found.version)),
+            _ => None,
+        }
     }
 
     #[test]
@@ -411,10 +448,18 @@ mod tests {
 
     #[test]
     fn the_python_beside_a_library_comes_first() {
-        let library = library_of(Path::new("opt/venv/lib/python3.12/site-packages")).unwrap();
-        assert_eq!(candidates(&library)[0], "/opt/venv/bin/python3.12");
-        let debian = library_of(Path::new("usr/lib/python3/dist-packages")).unwrap();
-        assert_eq!(candidates(&debian)[0], "/usr/bin/python3");
+        let of = |folder: &str, version: Option<&str>| {
+            candidates(
+                &Library { folder: folder.into(), version: version.map(str::to_owned) },
+                "/opt/conda/bin:/usr/bin",
+            )
+        };
+        assert_eq!(
+            of("opt/venv/lib/python3.12", Some("3.12"))[..2],
+            ["/opt/venv/bin/python3.12", "/opt/conda/bin/python3.12"]
+        );
+        assert_eq!(of("usr/lib/python3", None)[0], "/usr/bin/python3");
+        assert_eq!(of("srv/packages", None)[0], "/opt/conda/bin/python3");
     }
 
     #[test]
@@ -436,11 +481,14 @@ mod tests {
             write("low", &format!("usr/lib/python3.11/{file}"));
         }
         write("low", "srv/app.py");
+        write("low", "srv/packages/x/y.py");
+        write("low", "srv/packages/x-1.dist-info/RECORD");
         write("high", "usr/lib/python3.11/__pycache__/b.cpython-311.pyc");
         write("high", "usr/lib/python3.11/d.py");
         let layers = ["low", "high"].map(|layer| folder.path().join(layer));
         let names = |found: Uncompiled| found.into_values().flatten().collect::<Vec<_>>();
-        assert_eq!(names(uncompiled(&layers[0]).unwrap()), [Path::new("usr/lib/python3.11/b.py")]);
-        assert_eq!(names(uncompiled_in_stack(&layers).unwrap()), [Path::new("usr/lib/python3.11/d.py")]);
+        let installed = Path::new("srv/packages/x/y.py");
+        assert_eq!(names(uncompiled(&layers[0]).unwrap()), [installed, Path::new("usr/lib/python3.11/b.py")]);
+        assert_eq!(names(uncompiled_in_stack(&layers).unwrap()), [installed, Path::new("usr/lib/python3.11/d.py")]);
     }
 }

@@ -203,7 +203,7 @@ pub(crate) fn is_whiteout(meta: &Metadata) -> bool {
 
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
-fn is_opaque(folder: &Path) -> bool {
+pub(crate) fn is_opaque(folder: &Path) -> bool {
     let mut value = [0; 1];
     matches!(rustix::fs::lgetxattr(folder, OPAQUE, &mut value[..]), Ok(1)) && value[0] == b'y'
 }

@@ -102,6 +102,8 @@ impl ImageBuilder {
         }
         set_default(env, "UV_LINK_MODE", "copy");
         set_default(env, "PIP_ROOT_USER_ACTION", "ignore");
+        // Not on one core: see `bytecode.rs`.
+        set_default(env, "PIP_COMPILE", "0");
         set_default(env, "PIP_DISABLE_PIP_VERSION_CHECK", "1");
         set_default(env, "DEBIAN_FRONTEND", "noninteractive");
         let target = format!("{}/apt.conf", crate::host::PRIVATE);
