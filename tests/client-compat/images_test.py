@@ -13,6 +13,11 @@ def images(clients, version, check):
     assert_check(clients, "images.py", version, check, 900)
 
 
+@for_each_check("bytecode.py")
+def bytecode(clients, version, check):
+    assert_check(clients, "bytecode.py", version, check, 900)
+
+
 def an_unchanged_image_is_not_built_again(client):
     first = client.run("images.py", "--only", "every_step_is_in_the_container", within_s=900)
     assert "CHECK PASS" in first.out, first
