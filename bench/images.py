@@ -149,7 +149,9 @@ class Bench:
         turns("one more in the list, both warm", {**longer, "token": token}, mounted=True)
         uv = {**ten, "tool": "uv"}
         turns("first with uv, cold", {**uv, "token": secrets.token_hex(8)}, before=self.forget_packages)
-        turns("first with uv, warm", {**uv, "token": secrets.token_hex(8)}, mounted=True)
+        uv["token"] = secrets.token_hex(8)
+        turns("first with uv, warm", uv, mounted=True)
+        turns("one more package with uv, warm", {**uv, **more, "token": uv["token"]}, mounted=True)
         turns("ten steps that do nothing", {"commands": ["true"] * EMPTY_STEPS, "token": token})
         self.buildah.forget_builds()
         return found

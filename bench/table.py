@@ -145,6 +145,7 @@ BUILDS = {
     "one more in the list, both warm": ("  in the same layer; buildah with one", None),
     "first with uv, cold": ("image: ten packages with uv, cold caches", None),
     "first with uv, warm": ("  caches warm", None),
+    "one more package with uv, warm": ("image: one more package with uv, a layer of its own, warm caches", 3),
     "ten steps that do nothing": ("image: ten times `RUN true`", None),
 }
 
