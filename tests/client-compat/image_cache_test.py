@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import time
 import uuid
 
 import pytest
-from harness import DATA, NEWEST, Client, Server, dorian, wait_for
+from harness import DATA, NEWEST, Client, Server, binary, dorian, wait_for
 
 READY_AGAIN_S = 60
 UNIQUE = r"-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -126,6 +127,11 @@ def _titles(server, *arguments):
     return {layer["title"]: layer for layer in json.loads(listed.stdout)["layers"]}
 
 
+def _reasons(server, mark):
+    """Why each layer with this mark would stay now, were it not for its recent use."""
+    return [layer["kept"] for title, layer in _titles(server, "--keep-days", "0").items() if mark in title]
+
+
 def _has(server, mark):
     return any(mark in title for title in _titles(server))
 
@@ -177,8 +183,7 @@ def gc_leaves_what_a_running_container_and_a_name_need(apart, client_apart):
     running.wait_for_line("holding", 240)
     done = dorian("gc", "--data", apart.data, "--keep-days", "0")
     assert done.returncode == 0, done
-    layers = _titles(apart, "--keep-days", "0")
-    reasons = {mark: json.dumps([layer["kept"] for title, layer in layers.items() if mark in title]) for mark in (held, named)}
+    reasons = {mark: json.dumps(_reasons(apart, mark)) for mark in (held, named)}
     assert "container" in reasons[held] and f"named-{named}" in reasons[named], reasons
     ended = running.end(120)
     assert ended.code == 0 and _unique("second", ended.out.split("held ")[1]), ended
@@ -192,6 +197,31 @@ def gc_while_programs_start_breaks_none_of_them(apart, client_apart):
         while running.process.poll() is None:
             assert dorian("gc", "--data", apart.data, "--keep-days", "0").returncode == 0
         _look(running.end(60))
+
+
+@pytest.mark.crash
+def a_server_killed_in_the_middle_of_gc_leaves_no_half_of_anything(apart, client_apart):
+    variables = {"CHECK_STAMP": _stamp(), "CHECK_FILES": "40000"}
+    built = client_apart.run("layered_image.py::files", within_s=300, **variables)
+    assert "files 40000" in built.out, built
+    # The program's app is over a moment after the program.
+    wait_for(lambda: not any(_reasons(apart, variables["CHECK_STAMP"])), 20, "an image that nothing uses")
+    unfinished = apart.data / "images" / "tmp"
+    for _ in range(4):
+        gc = subprocess.Popen(
+            [binary(), "gc", "--data", apart.data, "--keep-days", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        # Something is on its way out, or all of it is gone.
+        wait_for(lambda: gc.poll() is not None or list(unfinished.iterdir()), 20, "a layer that is being removed")
+        apart.kill()
+        if gc.wait(20):
+            assert b"run `dorian gc` again" in gc.stderr.read()
+        apart.start(READY_AGAIN_S)
+        assert not list(unfinished.iterdir())
+    # Whatever is left of it is whole.
+    again = client_apart.run("layered_image.py::files", within_s=300, **variables)
+    assert "files 40000" in again.out, again
+    assert dorian("gc", "--data", apart.data).returncode == 0
 
 
 def the_socket_is_the_servers_own_and_without_a_server_the_way_to_start_one_is_said(apart, tmp_path):

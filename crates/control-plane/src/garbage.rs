@@ -84,8 +84,6 @@ use ImagesThatStay::{ByUse, Remaining};
 struct Looked {
     rows: Vec<LayerRow>,
     plan: Plan,
-    /// Whether something is being built.
-    building: bool,
     unused_since: Instant,
 }
 
@@ -130,8 +128,9 @@ impl Shared {
         looked: Looked,
         say: impl Fn(GarbageEvent) + Send + Sync + 'static,
     ) -> Result<GarbageReport, String> {
-        let builder = self.images.builder.clone();
+        let this = self.clone();
         let work = move || {
+            let builder = &this.images.builder;
             let mut gone: Vec<LayerRow> = Vec::new();
             let mut wanted = 0;
             let mut last = Instant::now();
@@ -148,7 +147,8 @@ impl Shared {
             }
             let mut report = report(forgotten, &gone, &looked.rows);
             report.layers_wanted_meanwhile = wanted;
-            if !looked.building {
+            // A build uses its downloads for longer than it takes to find them.
+            if !this.images.all().iter().any(|image| image.is_running()) {
                 let before = SystemTime::now().checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
                 let swept = builder.sweep(before, looked.unused_since).map_err(|e| crate::builds::sentence(&e))?;
                 (report.caches, report.cache_bytes) = (swept.caches, swept.cache_bytes);
@@ -163,7 +163,6 @@ impl Shared {
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
         let keep_since_ms = now_ms().saturating_sub(keep_ms);
         let images = self.images.all();
-        let building = images.iter().any(|image| image.is_running());
         let mut view = StoreView { keep_since_ms, ..StoreView::default() };
         let mut unused_since = now;
         for image in &images {
@@ -209,7 +208,7 @@ impl Shared {
                 }
             };
             let rows = layers.into_iter().map(row).collect();
-            Ok(Looked { rows, plan, building, unused_since })
+            Ok(Looked { rows, plan, unused_since })
         };
         tokio::task::spawn_blocking(look)
             .await

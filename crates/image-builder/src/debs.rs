@@ -95,7 +95,8 @@ impl ImageBuilder {
         let debs = &self.inner.debs;
         // Just being made smaller, which takes no time worth waiting for.
         let Ok(in_use) = debs.in_use.clone().try_read_owned() else { return Ok(None) };
-        fs::create_dir_all(&debs.folder).map_err(BuildError::on("create", &debs.folder))?;
+        // Asked for anew each time: a collection of garbage may have taken it, and must not take it now.
+        self.inner.store.cache_dir("apt", "debs")?;
         let own = workspace.path().join("apt");
         for folder in ["archives/partial", "new"] {
             let folder = own.join(folder);
