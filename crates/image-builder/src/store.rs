@@ -294,3 +294,18 @@ fn remove_within(path: &Path, device: u64) -> io::Result<()> {
     }
     fs::remove_dir(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_set_user_programs_of_images_are_out_of_other_users_reach() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("images");
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        LayerStore::open(&root).unwrap();
+        assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
+    }
+}

@@ -146,6 +146,29 @@ async fn a_registry_that_goes_down_in_the_middle_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_gives_no_parts_is_asked_for_the_whole_again() {
+    let faults = Faults { break_after: Some(100_000), breaks_left: 1.into(), ..Faults::default() };
+    let registry = FakeRegistry::start(&TestImage::small(), faults);
+    registry.faults().no_ranges.store(true, Ordering::SeqCst);
+    let Some(machine) = Machine::new() else { return };
+    machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await.ok();
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_will_not_change_is_not_waited_for() {
+    let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
+    let Some(machine) = Machine::new() else { return };
+    let text = format!("FROM {}\nRUN true", registry.image("single"));
+    *registry.faults().blobs_answer.lock() = Some("451 Unavailable For Legal Reasons");
+    let error = machine.dockerfile(&text).await.error();
+    assert!(error.contains("451"), "{error}");
+    let blobs = registry.requests().iter().filter(|request| request.contains("/blobs/")).count();
+    assert!(blobs <= 4, "{:?}", registry.requests());
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_abandoned_pull_has_got_is_where_the_next_goes_on() {
     let faults = Faults {
         break_after: Some(100_000),

@@ -47,6 +47,22 @@ pub(crate) enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether it may be better in a moment.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Status { status, .. } => {
+                status.is_server_error()
+                    || matches!(*status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+            }
+            _ => false,
+        }
+    }
+
+    fn is_bad_range(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == StatusCode::RANGE_NOT_SATISFIABLE)
+    }
+
     /// Whether another host or a local base may do instead.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Status { .. })
@@ -160,7 +176,7 @@ impl Registry {
         progress: &Progress,
     ) -> Result<(), RegistryError> {
         let what = format!("{repository}@{}", descriptor.digest);
-        let mut failures = 0;
+        let (mut failures, mut restarts) = (0, 0);
         let mut hasher = Sha256::new();
         // A file that is there is a file's beginning: it is written in order, and a wrong end shows in the digest.
         let mut have = hash_existing(path, descriptor.size, &mut hasher).map_err(disk)?;
@@ -172,10 +188,19 @@ impl Registry {
                 self.download_rest(repository, descriptor, &what, &mut file, &mut have, &mut hasher, progress).await;
             let error = match outcome {
                 Ok(()) => continue,
-                Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Status { .. })) => error,
-                Err(error) => return Err(error),
+                Err(error) => error,
             };
+            let cannot_resume = error.is_bad_range() && have > 0;
+            if !cannot_resume && !error.may_pass() {
+                return Err(error);
+            }
             failures = if have > before { 1 } else { failures + 1 };
+            if cannot_resume {
+                // Again from the start, and no more often than anything else.
+                start_over(&mut file, &mut have, &mut hasher, progress)?;
+                restarts += 1;
+                failures = failures.max(restarts);
+            }
             if failures >= ATTEMPTS {
                 return Err(error);
             }
@@ -210,10 +235,7 @@ impl Registry {
         let mut answer = self.get(repository, what, &ask).await?;
         if from > 0 && answer.status() != StatusCode::PARTIAL_CONTENT {
             // It does not resume: from the start.
-            file.set_len(0).map_err(disk)?;
-            *hasher = Sha256::new();
-            progress.take_back(*have);
-            *have = 0;
+            start_over(file, have, hasher, progress)?;
         }
         loop {
             let chunk = match answer.chunk().await {
@@ -344,6 +366,14 @@ impl Registry {
     fn bad(&self, what: String) -> RegistryError {
         RegistryError::Bad(format!("`{}`: {what}", self.endpoint.host))
     }
+}
+
+fn start_over(file: &mut File, have: &mut u64, hasher: &mut Sha256, progress: &Progress) -> Result<(), RegistryError> {
+    file.set_len(0).map_err(disk)?;
+    *hasher = Sha256::new();
+    progress.take_back(*have);
+    *have = 0;
+    Ok(())
 }
 
 /// What of a file is there already, hashed. A file that is too long is not ours.

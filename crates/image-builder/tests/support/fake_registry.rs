@@ -20,6 +20,10 @@ pub struct Faults {
     /// After such a break, hang up on so many requests without a word: the registry is down.
     pub refusals_after_break: usize,
     pub refusals_left: AtomicUsize,
+    /// Answer `416` to whom asks for a part.
+    pub no_ranges: AtomicBool,
+    /// Answer this to every blob.
+    pub blobs_answer: Mutex<Option<&'static str>>,
     /// Change one byte of every layer.
     pub corrupt: AtomicBool,
     /// Answer only with a token, given to whom has the password.
@@ -173,6 +177,14 @@ impl Shared {
             return Ok(());
         }
         let from: usize = range.strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')?.parse().ok()).unwrap_or(0);
+        if let Some(status) = *self.faults.blobs_answer.lock()
+            && is_blob
+        {
+            return stream.write_all(head(status, "", 0).as_bytes());
+        }
+        if from > 0 && self.faults.no_ranges.load(Ordering::SeqCst) {
+            return stream.write_all(head("416 Range Not Satisfiable", "", 0).as_bytes());
+        }
         let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
         let rest = &bytes[from..];
         stream.write_all(head(status, &format!("Content-Type: {kind}\r\n"), rest.len()).as_bytes())?;
