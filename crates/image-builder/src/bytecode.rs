@@ -304,8 +304,14 @@ fn has_bytecode(stack: &LayerStack, file: &Path) -> io::Result<bool> {
         .any(|name| bytecode_of(name) == file.file_stem().and_then(|s| s.to_str())))
 }
 
+/// Deeper than any package goes, and far from what would overflow the stack.
+const DEEPEST: usize = 100;
+
 /// `within`: the library that a folder above belongs to.
 fn walk(layer: &Path, folder: &Path, within: Option<&Library>, found: &mut Uncompiled) -> io::Result<()> {
+    if folder.components().count() > DEEPEST {
+        return Ok(());
+    }
     let (mut folders, mut sources, mut has_packages) = (Vec::new(), Vec::new(), false);
     for entry in fs::read_dir(layer.join(folder))? {
         let entry = entry?;
@@ -467,6 +473,13 @@ mod tests {
         assert_eq!(bytecode_of("a.b.cpython-311.pyc"), Some("a.b"));
         assert_eq!(bytecode_of("a.cpython-311.opt-1.pyc"), None);
         assert_eq!(bytecode_of("a.cpython-311.pyc.140"), None);
+    }
+
+    #[test]
+    fn a_very_deep_tree_is_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("a/".repeat(1500))).unwrap();
+        assert!(uncompiled(folder.path()).unwrap().is_empty());
     }
 
     #[test]

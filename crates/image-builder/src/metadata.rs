@@ -188,6 +188,8 @@ fn record_of(layers: &[LayerKey], config: &ImageConfig) -> String {
 
 /// Looking at more files than this takes longer than asking Python.
 const MOST_FILES: usize = 2000;
+/// Far from what would overflow the stack.
+const DEEPEST: usize = 100;
 /// Folders that programs, libraries and packages are found in.
 const TELLING_NAMES: [&str; 8] =
     ["bin", "sbin", "lib", "lib64", "site-packages", "dist-packages", "sitecustomize.py", "pyvenv.cfg"];
@@ -197,11 +199,11 @@ const TELLING_EXTENSIONS: [&str; 5] = ["dist-info", "egg-info", "egg-link", "egg
 /// a link may lead to another Python, a removed folder may have held one.
 fn may_concern_python(layer: &Path) -> bool {
     let mut left = MOST_FILES;
-    !is_plain(layer, &mut left).unwrap_or(false)
+    !is_plain(layer, 0, &mut left).unwrap_or(false)
 }
 
-fn is_plain(folder: &Path, left: &mut usize) -> io::Result<bool> {
-    if crate::stack::is_opaque(folder) {
+fn is_plain(folder: &Path, depth: usize, left: &mut usize) -> io::Result<bool> {
+    if depth > DEEPEST || crate::stack::is_opaque(folder) {
         return Ok(false);
     }
     for entry in fs::read_dir(folder)? {
@@ -215,7 +217,7 @@ fn is_plain(folder: &Path, left: &mut usize) -> io::Result<bool> {
         if tells || *left == 0 || !(kind.is_dir() || kind.is_file()) {
             return Ok(false);
         }
-        if kind.is_dir() && !is_plain(&entry.path(), left)? {
+        if kind.is_dir() && !is_plain(&entry.path(), depth + 1, left)? {
             return Ok(false);
         }
     }
@@ -253,5 +255,6 @@ mod tests {
         std::os::unix::fs::symlink("/opt/other", linked.path().join("srv/link")).unwrap();
         assert!(may_concern_python(linked.path()));
         assert!(may_concern_python(&linked.path().join("missing")));
+        assert!(may_concern_python(layer(&format!("{}x", "a/".repeat(1000))).path()));
     }
 }
