@@ -15,20 +15,25 @@ use support::{Machine, request};
 /// `python/bin/python3.11`, a link to it, and a path that would leave the folder if `hostile`.
 fn archive(hostile: bool) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()));
-    let mut header = tar::Header::new_gnu();
-    header.set_size(7);
-    header.set_mode(0o755);
-    tar.append_data(&mut header.clone(), "python/bin/python3.11", &b"a tool\n"[..]).unwrap();
+    let header = |kind, size| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header
+    };
+    let mut program = header(tar::EntryType::Regular, 7);
+    tar.append_data(&mut program.clone(), "python/bin/python3.11", &b"a tool\n"[..]).unwrap();
     if hostile {
         // The library refuses to write such a name, so it is put in by hand.
-        header.as_gnu_mut().unwrap().name[..12].copy_from_slice(b"../outside\0\0");
-        header.set_cksum();
-        tar.append(&header, &b"a tool\n"[..]).unwrap();
+        program.as_gnu_mut().unwrap().name[..12].copy_from_slice(b"../outside\0\0");
+        program.set_cksum();
+        tar.append(&program, &b"a tool\n"[..]).unwrap();
     }
-    let mut link = tar::Header::new_gnu();
-    link.set_entry_type(tar::EntryType::Symlink);
-    link.set_size(0);
-    tar.append_link(&mut link, "python/bin/python3", "python3.11").unwrap();
+    tar.append_link(&mut header(tar::EntryType::Symlink, 0), "python/bin/python3", "python3.11").unwrap();
     tar.into_inner().unwrap().finish().unwrap()
 }
 
