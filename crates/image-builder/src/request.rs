@@ -103,7 +103,8 @@ pub enum LogStream {
 }
 
 impl BuildRequest {
-    /// Equal for requests that are the same build. Credentials and secret values are not part of it.
+    /// Equal for requests that are the same build. Secret values are not part of it. Who asks a registry is: an image that
+    /// was built with somebody's credentials must not be handed, as built already, to those who have none.
     pub fn image_key(&self) -> LayerKey {
         let mut context: Vec<&ContextEntry> = self.context.iter().collect();
         context.sort_by(|a, b| a.path.cmp(&b.path));
@@ -126,6 +127,9 @@ impl BuildRequest {
         for (name, value) in &self.build_args {
             hasher = hasher.field("argument").field(name).field(value);
         }
+        if let Some(auth) = &self.registry_credentials {
+            hasher = hasher.field("registry").list(auth.identity());
+        }
         hasher.finish()
     }
 }
@@ -139,5 +143,27 @@ impl fmt::Debug for BuildRequest {
             .field("context", &self.context.len())
             .field("cache", &self.cache)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Credentials;
+
+    fn key(login: Option<(&str, &str)>) -> LayerKey {
+        let login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
+        let auth = login.map(|(user, password)| RegistryAuth::Basic(Credentials { user, password }));
+        BuildRequest { registry_credentials: auth, ..BuildRequest::default() }.image_key()
+    }
+
+    #[test]
+    fn what_was_built_with_credentials_is_not_found_without_them() {
+        let keys =
+            [key(None), key(Some(("user", "right"))), key(Some(("user", "wrong"))), key(Some(("other", "right")))];
+        for (at, one) in keys.iter().enumerate() {
+            assert!(keys.iter().skip(at + 1).all(|other| other != one), "{at}");
+        }
+        assert_eq!(key(Some(("user", "right"))), key(Some(("user", "right"))));
     }
 }
