@@ -77,10 +77,14 @@ def digest(data):
 
 
 class Registry:
-    def __init__(self, root=ROOT):
+    def __init__(self, root=ROOT, accounts=None):
+        """`accounts` maps a user to the bcrypt hash of a password; then nobody else may read or write."""
         self.root = Path(root)
         self.port = free_port()
         self.process = None
+        self.accounts = accounts
+        # For what the tests themselves push.
+        self.authorization = None
 
     @property
     def address(self):
@@ -96,6 +100,10 @@ class Registry:
             "http": {"addr": self.address},
             "log": {"level": "warn"},
         }
+        if self.accounts:
+            users = self.root / "htpasswd"
+            users.write_text("".join(f"{user}:{password}\n" for user, password in self.accounts.items()))
+            config["auth"] = {"htpasswd": {"realm": "private", "path": str(users)}}
         file = self.root / "config.yml"
         file.write_text(json.dumps(config))  # JSON is YAML
         log = open(self.root / "registry.log", "w")
@@ -109,12 +117,14 @@ class Registry:
 
     def _answers(self):
         try:
-            return self._ask("GET", "/v2/")[0] == 200
+            return self._ask("GET", "/v2/")[0] in (200, 401)
         except OSError:
             return False
 
     def _ask(self, method, path, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if self.authorization:
+            headers["Authorization"] = self.authorization
         try:
             connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
             response = connection.getresponse()

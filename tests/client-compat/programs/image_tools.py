@@ -40,6 +40,18 @@ def look(image, mounts=None, **expressions):
         return remote.remote(expressions)
 
 
+def made(image):
+    """The image's id, once it is built; no container is started."""
+
+    def never_called():
+        pass
+
+    app = modal.App("image-made")
+    app.function(image=image, serialized=True)(never_called)
+    with app.run():
+        return image.object_id
+
+
 def refusal(image):
     """What the user is told about an image that cannot be built."""
     try:
