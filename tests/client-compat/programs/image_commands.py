@@ -1,12 +1,15 @@
 """Images: commands, Dockerfiles, what a container starts with, and how images follow from one another."""
 
+import inspect
 import sys
 
 import modal
-from image_tools import NOT_IN_THIS_CLIENT, VERSION, local_folder, look, refusal, with_folder
+import modal.mount
+from image_tools import NOT_IN_THIS_CLIENT, VERSION, local_folder, look, made, refusal, with_folder
 
 app = modal.App("image-commands")
 base = modal.Image.debian_slim()
+OPTIONS_OF_FILES = inspect.signature(modal.Image.from_dockerfile).parameters
 
 NEW_EACH_TIME = "cat /proc/sys/kernel/random/uuid > /built"
 BUILT = "open('/built').read()"
@@ -101,16 +104,16 @@ def check_from_dockerfile_builds_the_file():
     files = {"Dockerfile": DOCKERFILE, "sub/kept.txt": "kept", "sub/left.log": "never", ".dockerignore": "**/*.log"}
     folder = local_folder(files)
     path = str(folder / "Dockerfile")
-    if VERSION < (0, 70):
-        mount = modal.Mount.from_local_dir(str(folder / "sub"), remote_path="/sub", condition=lambda p: "log" not in p)
-        image = modal.Image.from_dockerfile(path, context_mount=mount)
-    else:
-        image = modal.Image.from_dockerfile(path, context_dir=folder)
     there = {"sub": "os.listdir('/there/sub')", "word": "os.environ['WORD']", "here": "os.getcwd()"}  # fmt: skip
-    found = look(image, **there)
-    assert found == {"sub": ["kept.txt"], "word": "one", "here": "/there"}, found
-    if VERSION < (0, 70):
+    expected = {"sub": ["kept.txt"], "word": "one", "here": "/there"}
+    if "context_mount" in OPTIONS_OF_FILES:
+        mount = modal.mount.Mount.from_local_dir(folder / "sub", remote_path="/sub", condition=lambda p: "log" not in p)
+        found = look(modal.Image.from_dockerfile(path, context_mount=mount), **there)
+        assert found == expected, found
+    if "context_dir" not in OPTIONS_OF_FILES:
         return
+    found = look(modal.Image.from_dockerfile(path, context_dir=folder), **there)
+    assert found == expected, found
     chosen = {"ignore": ["**/*.txt"]}
     if VERSION >= (1, 1):
         chosen["build_args"] = {"WORD": "given"}
@@ -122,6 +125,14 @@ def check_a_wrong_line_of_a_dockerfile_is_shown():
     path = local_folder({"Dockerfile": "FROM python:3.11-slim\nRUNN true\n"}) / "Dockerfile"
     said = refusal(modal.Image.from_dockerfile(path))
     assert "RUNN" in said and "2" in said, said
+
+
+def check_from_dockerfile_adds_a_python():
+    path = local_folder({"Dockerfile": "FROM debian:bookworm-slim\nRUN echo up > /up\n"}) / "Dockerfile"
+    image = modal.Image.from_dockerfile(path, add_python="3.11")
+    found = look(image, up="open('/up').read().strip()", version="sys.version_info[:2]",
+                 debians="os.path.exists('/usr/bin/python3')")  # fmt: skip
+    assert found == {"up": "up", "version": (3, 11), "debians": False}, found
 
 
 def check_from_registry_takes_known_names_and_setup_commands():
@@ -147,11 +158,54 @@ def check_micromamba_without_its_base_is_one_clear_sentence():
     assert "mambaorg/micromamba" in said and "mirror" in said, said
 
 
+def check_micromamba_install_passes_packages_channels_and_a_file():
+    # What stands in for the program says how it was called; the images that have the program cannot be had here.
+    script = '#!/bin/sh\necho "$@" >> /called\n[ -f /spec.yml ] && cat /spec.yml >> /called\nexit 0\n'
+    has_it = with_folder(base, local_folder({"micromamba": script}), "/usr/local/sbin")
+    has_it = has_it.run_commands("chmod +x /usr/local/sbin/micromamba")
+    spec = str(local_folder({"spec.yml": "name: base\n"}) / "spec.yml")
+    image = has_it.micromamba_install("xtensor", "six<2", channels=["conda-forge", "other"])
+    image = image.micromamba_install(spec_file=spec)
+    called = look(image, called="open('/called').read()")["called"].splitlines()
+    assert called[0] == "install xtensor six<2 -c conda-forge -c other --yes", called
+    assert called[1] == "install -f /spec.yml -n base --yes" and called[2] == "name: base", called
+    said = refusal(base.micromamba_install("xtensor"))
+    assert "micromamba: not found" in said, said
+
+
+def check_conda_without_its_installer_names_what_failed():
+    if not hasattr(modal.Image, "conda"):
+        return NOT_IN_THIS_CLIENT
+    said = refusal(modal.Image.conda("3.11"))
+    assert "miniconda" in said, said
+    spec = str(local_folder({"environment.yml": "name: base\n"}) / "environment.yml")
+    for image in (base.conda_install("six", channels=["c"]), base.conda_update_from_environment(spec)):
+        said = refusal(image)
+        assert "conda: not found" in said, said
+
+
+def check_what_a_client_has_dropped_says_so():
+    if not hasattr(modal.Image, "run_inside"):
+        return NOT_IN_THIS_CLIENT
+    try:
+        base.run_inside()
+        raise AssertionError("`run_inside` works: it has to be tested as the other methods are")
+    except Exception as raised:
+        assert "imports" in str(raised), raised
+
+
 def check_a_registry_of_a_cloud_that_is_away_is_named():
     tag = "000000000000.dkr.ecr.eu-north-1.amazonaws.com/team/image:1"
     assert tag.split("/")[0] in refusal(modal.Image.from_aws_ecr(tag))
     tag = "europe-docker.pkg.dev/project/folder/image:1"
     assert tag.split("/")[0] in refusal(modal.Image.from_gcp_artifact_registry(tag))
+
+
+def check_from_scratch_is_built_again_when_forced():
+    if not hasattr(modal.Image, "from_scratch"):
+        return NOT_IN_THIS_CLIENT
+    kept = made(modal.Image.from_scratch())
+    assert made(modal.Image.from_scratch(force_build=True)) != kept
 
 
 def check_from_scratch_has_only_what_is_copied():
@@ -180,7 +234,7 @@ def check_build_makes_an_image_before_it_is_used():
     if not hasattr(base, "build"):
         return NOT_IN_THIS_CLIENT
     image = base.run_commands("echo built by itself", NEW_EACH_TIME)
-    with app_for_builds().run() as running:
+    with modal.App("image-builds").run() as running:
         image.build(running)
     assert image.object_id.startswith("im-")
     built = look(modal.Image.from_id(image.object_id), built=BUILT)
@@ -193,9 +247,6 @@ def check_build_makes_an_image_before_it_is_used():
     except modal.exception.ExecutionError as raised:
         assert "built" in str(raised) or "build" in str(raised), raised
 
-
-def app_for_builds():
-    return modal.App("image-builds")
 
 
 def check_pipe_hands_the_image_on():
@@ -231,6 +282,43 @@ def check_force_build_runs_the_step_again_and_replaces_the_layer():
     assert (forced != kept) == (VERSION >= (1, 1)), forced
 
 
+def check_force_build_is_taken_by_every_method():
+    project = "[project]\nname = 'a'\nversion = '1'\nrequires-python = '>=3.11'\ndependencies = [{}]\n"
+    folder = local_folder({"pyproject.toml": project.format("'pip'"), "needed.txt": "pip\n", "poetry.lock": "",
+                           "for-uv/pyproject.toml": project.format("")})  # fmt: skip
+    # Whether a new image comes out is all that is looked at, so the programs need not do anything.
+    programs = ("python", "python3", "pip", "apt-get", "micromamba", "poetry")
+    stand_ins = with_folder(base, local_folder({name: "#!/bin/sh\n" for name in programs}), "/stand-ins")
+    stand_ins = stand_ins.run_commands("chmod +x /stand-ins/*").env({"PATH": "/stand-ins:/usr/bin:/bin"})
+    hush = {"git_user": "a", "secrets": [modal.Secret.from_dict({"GITHUB_TOKEN": "token"})]}
+    calls = [
+        (stand_ins, "pip_install", ["six"], {}),
+        (stand_ins, "pip_install_from_requirements", [str(folder / "needed.txt")], {}),
+        (stand_ins, "pip_install_from_pyproject", [str(folder / "pyproject.toml")], {}),
+        (stand_ins, "pip_install_private_repos", ["github.com/a/b"], hush),
+        (stand_ins, "poetry_install_from_file", [str(folder / "pyproject.toml")], {}),
+        (stand_ins, "apt_install", ["tree"], {}),
+        (stand_ins, "micromamba_install", ["xtensor"], {}),
+        (stand_ins, "run_commands", ["true"], {}),
+        (stand_ins, "dockerfile_commands", ["RUN true"], {}),
+        (base, "uv_pip_install", ["pip"], {"extra_options": "--no-index"}),
+        (base, "uv_sync", [str(folder / "for-uv")], {}),
+    ]
+    for on, name, arguments, keywords in calls:
+        if not hasattr(on, name):
+            continue
+        kept = made(getattr(on, name)(*arguments, **keywords))
+        assert made(getattr(on, name)(*arguments, **keywords)) == kept, f"{name} built an image again"
+        forced = made(getattr(on, name)(*arguments, **keywords, force_build=True))
+        assert forced != kept, f"{name} did not build the image again"
+
+
+def check_a_registrys_image_is_looked_for_again_when_forced():
+    kept = made(modal.Image.from_registry("python:3.11-slim"))
+    assert made(modal.Image.from_registry("python:3.11-slim")) == kept
+    assert made(modal.Image.from_registry("python:3.11-slim", force_build=True)) != kept
+
+
 def check_a_gpu_during_a_build_is_refused():
     file = str(local_folder({"needed.txt": "six", "pyproject.toml": "[project]\nname='a'\ndependencies=['six']\n"}))
     dockerfile = str(local_folder({"Dockerfile": "FROM python:3.11-slim\nRUN true\n"}) / "Dockerfile")
@@ -242,6 +330,8 @@ def check_a_gpu_during_a_build_is_refused():
         base.run_commands("true", gpu="T4"),
         base.dockerfile_commands("RUN true", gpu="T4"),
         base.micromamba_install("xtensor", gpu="T4"),
+        base.poetry_install_from_file(f"{file}/pyproject.toml", ignore_lockfile=True, gpu="T4"),
+        base.pip_install_private_repos("github.com/a/b", git_user="a", secrets=[modal.Secret.from_dict({})], gpu="T4"),
         modal.Image.from_dockerfile(dockerfile, gpu="T4"),
     ]
     if hasattr(base, "uv_pip_install"):

@@ -3,7 +3,12 @@
 import sys
 
 import modal
+import modal.mount
 from image_tools import NOT_IN_THIS_CLIENT, VERSION, local_folder, look, refusal
+
+# Some clients have it that no longer show it.
+Mount = modal.mount.Mount
+MOUNTS = hasattr(Mount, "from_local_dir")
 
 app = modal.App("image-files")
 base = modal.Image.debian_slim()
@@ -105,7 +110,7 @@ def check_copy_local_dir_copies_to_a_path_or_the_working_folder():
 def check_copy_mount_copies_a_mount():
     if not hasattr(base, "copy_mount"):
         return NOT_IN_THIS_CLIENT
-    mount = modal.Mount.from_local_dir(str(tree), remote_path="/below", condition=lambda path: path.endswith(".txt"))
+    mount = Mount.from_local_dir(str(tree), remote_path="/below", condition=lambda path: path.endswith(".txt"))
     mount = mount.add_local_file(str(tree / "run.sh"), "/below/more/run.sh")
     found = look(base.copy_mount(mount, "/there"), seen=SEEN)["seen"]
     assert found == ["below/deep/kept.txt", "below/kept.txt", "below/more/run.sh"], found
@@ -117,9 +122,9 @@ def check_mounts_of_a_function_are_there_at_its_start():
     folder = local_folder({"image_check_mounted/__init__.py": "said = 'mounted'\n"})
     sys.path.insert(0, str(folder))
     mounts = [
-        modal.Mount.from_local_file(str(tree / "run.sh"), "/there/run.sh"),
-        modal.Mount.from_local_dir(str(tree), remote_path="/there/all", recursive=False),
-        modal.Mount.from_local_python_packages("image_check_mounted"),
+        Mount.from_local_file(str(tree / "run.sh"), "/there/run.sh"),
+        Mount.from_local_dir(str(tree), remote_path="/there/all", recursive=False),
+        Mount.from_local_python_packages("image_check_mounted"),
     ]
     assert all(mount.is_local() for mount in mounts)
     found = look(base, mounts, seen=SEEN, said="__import__('image_check_mounted').said")
@@ -127,11 +132,53 @@ def check_mounts_of_a_function_are_there_at_its_start():
 
 
 def check_a_mount_is_what_dockerfile_commands_copy_from():
-    if not hasattr(modal, "Mount") or not hasattr(modal.Mount, "from_local_dir"):
+    if not MOUNTS:
         return NOT_IN_THIS_CLIENT
-    mount = modal.Mount.from_local_dir(str(tree), remote_path="/sent").add_local_dir(str(tree / "deep"), remote_path="/d")
-    image = base.dockerfile_commands("COPY sent/kept.txt d/kept.txt /there/", context_mount=mount)
-    assert look(image, seen=SEEN, text="open('/there/kept.txt').read()") == {"seen": ["kept.txt"], "text": "deep"}
+    folder = local_folder({"image_check_packed/__init__.py": "said = 'packed'\n"})
+    sys.path.insert(0, str(folder))
+
+    def is_text(path):
+        return path.endswith(".txt")
+
+    chosen = {"remote_path": "/sent", "condition": is_text, "recursive": False}
+    mounts = {
+        "COPY sent /there/": Mount.from_local_dir(str(tree), **chosen),
+        "COPY d /there/": Mount.from_local_file(str(tree / "run.sh"), "/d/one")
+        .add_local_file(str(tree / "run.sh"), "/d/two")
+        .add_local_dir(str(tree), **{**chosen, "remote_path": "/d/sent"}),
+        "COPY root /there/": Mount.from_local_python_packages(
+            "image_check_packed", remote_dir="/root/deep", condition=lambda path: True
+        ),
+    }
+    expected = [["kept.txt"], ["one", "sent/kept.txt", "two"], ["deep/image_check_packed/__init__.py"]]
+    for (line, mount), paths in zip(mounts.items(), expected, strict=True):
+        assert mount.is_local() and len(mount.entries) >= 1
+        image = base.dockerfile_commands(line, context_mount=mount)
+        assert look(image, seen=SEEN)["seen"] == paths
+
+
+def check_python_packages_of_a_mount_leave_out_what_is_ignored():
+    if not MOUNTS or VERSION < (0, 70):
+        return NOT_IN_THIS_CLIENT
+    names = {"image_check_partly/__init__.py": "", "image_check_partly/left.py": ""}
+    sys.path.insert(0, str(local_folder(names)))
+    mount = Mount.from_local_python_packages("image_check_partly", remote_dir="/root", ignore=["**/left.py"])
+    image = base.dockerfile_commands("COPY root /there/", context_mount=mount)
+    assert look(image, seen=SEEN)["seen"] == ["image_check_partly/__init__.py"]
+
+
+def check_a_mount_that_has_no_such_name_is_refused():
+    if not MOUNTS:
+        return NOT_IN_THIS_CLIENT
+    name = "image-check-no-such-mount"
+    said = refusal(base.dockerfile_commands("COPY . /there/", context_mount=Mount.from_name(name, namespace=1)))
+    assert name in said, said
+    try:
+        Mount.lookup(name, environment_name="main")
+    except Exception as raised:  # each client has its own kinds
+        assert name in str(raised), raised
+        return
+    raise AssertionError("a mount was found that nobody made")
 
 
 @app.local_entrypoint()
