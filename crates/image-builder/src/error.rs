@@ -10,7 +10,7 @@ use image_plan::{DockerfileError, Place, Position};
 /// Cloned to everybody who waits for the same layer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BuildError {
-    #[error("{0}")]
+    #[error(transparent)]
     Dockerfile(#[from] DockerfileError),
     /// A step's program ended with an error.
     #[error("step {place} (`{title}`) failed: {reason}{}{}", tail_text(tail), hint_text(hint))]

@@ -124,7 +124,8 @@ def check_from_dockerfile_builds_the_file():
 def check_a_wrong_line_of_a_dockerfile_is_shown():
     path = local_folder({"Dockerfile": "FROM python:3.11-slim\nRUNN true\n"}) / "Dockerfile"
     said = refusal(modal.Image.from_dockerfile(path))
-    assert "RUNN" in said and "2" in said, said
+    assert "line 2" in said and "2 | RUNN true" in said, said
+    assert said.count("unknown instruction") == 1, said
 
 
 def check_from_dockerfile_adds_a_python():
