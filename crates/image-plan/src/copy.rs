@@ -181,10 +181,9 @@ fn find(context: &[ContextFile], source: &str) -> Result<Vec<Match>, String> {
         folders.extend(slashes.filter(|folder| matches(folder)).map(str::to_owned));
     }
     files.extend(folders.into_iter().map(Match::Folder));
-    if files.is_empty() {
-        let what =
-            if wildcard { "nothing in the build context matches" } else { "the build context has no file or folder" };
-        return Err(format!("{what} `{source}`"));
+    // A pattern may match nothing, as in every current builder: `COPY uv.lock* ./` is how a file is made optional.
+    if files.is_empty() && !wildcard {
+        return Err(format!("the build context has no file or folder `{source}`"));
     }
     Ok(files)
 }
@@ -308,6 +307,12 @@ mod tests {
         let urls = [("https://host/".to_owned(), None)];
         assert!(resolve(&[], &Wanted { urls: &urls, ..wanted(&[], "/x/") }).unwrap_err().contains("no file name"));
         assert_eq!(resolve(&[], &Wanted { urls: &urls, ..wanted(&[], "/x") }).unwrap()[0].dest, "/x");
+    }
+
+    #[test]
+    fn a_pattern_may_match_nothing() {
+        assert_eq!(copied(&["/a"], &["a", "b*"], "/x/").unwrap(), [pair("/a", "/x/a")]);
+        assert_eq!(copied(&["/a"], &["b*"], "/x/").unwrap(), []);
     }
 
     #[test]

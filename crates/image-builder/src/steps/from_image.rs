@@ -176,11 +176,11 @@ fn expand(from: &LayerStack, source: &str, origin: &Origin) -> Result<Vec<Source
             sources.push(Source { name, path: resolved.path, found });
         }
     }
-    match (sources.is_empty(), glob::has_wildcard(source)) {
-        (true, true) => Err(BuildError::Refused(format!("{whose} has nothing that matches `{source}`"))),
-        (true, false) => Err(BuildError::Refused(format!("{whose} has no `{source}`"))),
-        (false, _) => Ok(sources),
+    // As with files of the context, a pattern may match nothing.
+    if sources.is_empty() && !glob::has_wildcard(source) {
+        return Err(BuildError::Refused(format!("{whose} has no `{source}`")));
     }
+    Ok(sources)
 }
 
 #[cfg(test)]
