@@ -22,12 +22,14 @@ CA_VARIABLES = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUND
 class Buildah:
     def __init__(self, data):
         self.root, self.run_root = data / "root", data / "run"
+        # Where it writes layers on their way, and keeps what cache mounts hold.
+        self.environment = {**os.environ, "TMPDIR": str(data / "tmp")}
+        (data / "tmp").mkdir(parents=True, exist_ok=True)
         self.storage = ["--root", self.root, "--runroot", self.run_root, "--storage-driver"]
-        self.driver = self._driver(data)
+        self.driver = self._driver()
 
-    def _driver(self, data):
+    def _driver(self):
         """Overlayfs where the kernel lets it; otherwise whole copies, which are far slower."""
-        data.mkdir(parents=True, exist_ok=True)
         probe = subprocess.run(["buildah", *self.storage, "overlay", "images"], capture_output=True)
         return "vfs" if probe.returncode else "overlay"
 
@@ -35,7 +37,13 @@ class Buildah:
         """Runs it to its end and answers how long that took."""
         before = time.perf_counter()
         command = ["buildah", *self.storage, self.driver, *arguments]
-        done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment,
+        )
         seconds = time.perf_counter() - before
         if done.returncode:
             raise RuntimeError(f"`{' '.join(map(str, command))}` failed:\n{done.stdout[-4000:]}")
@@ -56,6 +64,11 @@ class Buildah:
         """Its images would fill the disk; the base stays."""
         self("rmi", "-f", "bench-image")
         self("rmi", "--prune", "-f")
+
+    def close(self):
+        """Ends what a failed build left, and the mount that it keeps for its overlays."""
+        self("rm", "--all")
+        subprocess.run(["umount", "-q", self.root / "overlay"], check=False)
 
 
 def host_settings():

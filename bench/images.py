@@ -47,12 +47,13 @@ def measure_builds(options, say):
         environment = server.client_environment()
         with Program(sys.executable, PROGRAM, env=environment) as program:
             bench = Bench(data, server, program, environment, push_base(registry))
-            say("images: pulling the base on both sides, and filling the caches")
-            bench.prepare()
-            rounds = []
-            for number in range(options.image_rounds):
-                say(f"images: round {number + 1} of {options.image_rounds} (load {os.getloadavg()[0]:.1f})")
-                rounds.append(bench.round(dorian_first=number % 2 == 0))
+            with contextlib.closing(bench.buildah):
+                say("images: pulling the base on both sides, and filling the caches")
+                bench.prepare()
+                rounds = []
+                for number in range(options.image_rounds):
+                    say(f"images: round {number + 1} of {options.image_rounds} (load {os.getloadavg()[0]:.1f})")
+                    rounds.append(bench.round(dorian_first=number % 2 == 0))
     return {"driver": bench.buildah.driver, "rounds": rounds}
 
 
