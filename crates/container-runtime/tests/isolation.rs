@@ -15,7 +15,7 @@ use dorian_container_runtime::{Bind, Tmpfs};
 async fn root_inside_is_nobody_outside_but_files_on_disk_belong_to_root() {
     let machine = Machine::new();
     let spec = machine.shell(
-        "echo mine > /file; chown 1000:1000 /file2 2>/dev/null; touch /file2; chown 1000 /file2; id -u; sleep 1000",
+        "id -u; echo mine > /file; chown 1000:1000 /file2 2>/dev/null; touch /file2; chown 1000 /file2; sleep 1000",
     );
     let diff = spec.inner.scratch.join("diff");
     let run = machine.start(spec).await;

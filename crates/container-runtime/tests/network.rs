@@ -110,11 +110,19 @@ async fn no_service_of_this_machine_is_reached_on_any_address() {
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_do_not_reach_each_other() {
     let machine = Machine::new();
-    let server = machine.start(machine.shell("ip -4 addr show eth0; nc -lk -p 80 -e echo reached").nat()).await;
-    let pid = server.container.pid();
-    let output =
-        Command::new("nsenter").args(["-t", &pid.to_string(), "-n", "ip", "-4", "-o", "addr", "show", "eth0"]).output();
-    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    let server = machine.start(machine.shell("while :; do nc -l -p 80 -e echo reached; done").nat()).await;
+    let pid = server.container.pid().to_string();
+    let inside = |command: &str| {
+        let output = Command::new("nsenter").args(["-t", &pid, "-n", "bash", "-c", command]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Within its own network the server answers: otherwise it would prove nothing that others do not reach it.
+    let started = std::time::Instant::now();
+    while !inside("cat < /dev/tcp/127.0.0.1/80").contains("reached") {
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "the server does not listen");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let text = inside("ip -4 -o addr show eth0");
     let address = text.split_whitespace().nth(3).unwrap().split('/').next().unwrap().to_string();
     let client = machine.shell(&format!("nc -w 2 {address} 80 </dev/null; ping -c 1 -W 1 {address}; echo end")).nat();
     let output = machine.run(client).await.ok();
