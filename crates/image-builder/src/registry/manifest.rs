@@ -109,9 +109,21 @@ pub(crate) struct RunConfig {
     pub exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
     pub volumes: Option<BTreeMap<String, serde_json::Value>>,
     pub stop_signal: Option<String>,
+    pub on_build: Option<Vec<String>>,
 }
 
 impl RunConfig {
+    /// # Errors
+    /// What it asks for and would not get: an image built without it would be another one than its author meant.
+    pub fn check(&self) -> Result<(), String> {
+        match self.on_build.iter().flatten().next() {
+            None => Ok(()),
+            Some(first) => Err(format!(
+                "it has instructions for every image that is built on it (`ONBUILD {first}`), which are not carried out here; use a base without them, and write them into your Dockerfile"
+            )),
+        }
+    }
+
     pub fn into_image_config(self) -> ImageConfig {
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
         let mut config = ImageConfig {
@@ -160,6 +172,13 @@ mod tests {
     fn a_list_without_amd64_says_what_it_has() {
         let list = r#"{"manifests":[{"digest":"a","size":1,"platform":{"os":"linux","architecture":"arm64"}}]}"#;
         assert_eq!(chosen(list), Err("it has no variant for linux/amd64, only for linux/arm64".to_owned()));
+    }
+
+    #[test]
+    fn a_base_that_wants_instructions_run_is_refused_by_the_first_of_them() {
+        let check = |text: &str| serde_json::from_str::<RunConfig>(text).unwrap().check();
+        assert!(check(r#"{"OnBuild":["COPY . /app","RUN make"]}"#).unwrap_err().contains("`ONBUILD COPY . /app`"));
+        assert_eq!((check(r#"{"OnBuild":[]}"#), check(r#"{"OnBuild":null}"#)), (Ok(()), Ok(())));
     }
 
     #[test]

@@ -183,6 +183,8 @@ impl ImageBuilder {
         let bad = |reason: String| RegistryError::Bad(format!("`{}`: image `{reference}`: {reason}", registry.host()));
         let config_file: ConfigFile = serde_json::from_slice(&registry.blob(&reference.repository, config).await?)
             .map_err(|error| bad(format!("its configuration cannot be read: {error}")))?;
+        let run_config = config_file.config.unwrap_or_default();
+        run_config.check().map_err(bad)?;
         let diff_ids = &config_file.rootfs.diff_ids;
         if diff_ids.len() != layers.len() {
             return Err(bad(format!("it has {} layers and {} digests for them", layers.len(), diff_ids.len())).into());
@@ -207,7 +209,7 @@ impl ImageBuilder {
             keys.push(key);
         }
         self.pull_missing(registry, reference, missing, layers.len(), logs).await?;
-        Ok(Pulled { layers: keys, config: config_file.config.unwrap_or_default().into_image_config() })
+        Ok(Pulled { layers: keys, config: run_config.into_image_config() })
     }
 
     /// Downloads several at a time; unpacks them from below, each as soon as it is there.
