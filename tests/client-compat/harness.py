@@ -164,6 +164,8 @@ class Running:
             text=True,
             errors="replace",
             start_new_session=True,
+            # Whoever starts the tests in the background has them ignore Ctrl-C, and so would a client that they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.lines, self.errors = [], []
         self.readers = [
