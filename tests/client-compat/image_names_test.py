@@ -69,10 +69,10 @@ def a_deleted_image_is_gone_and_its_id_does_not_come_back(newest):
 def a_dockerfile_is_built_and_named_from_the_command_line(newest, tmp_path):
     name = f"name-{time.time_ns()}"
     (tmp_path / "Dockerfile").write_text("FROM python:3.11-slim AS base\nFROM base\nCOPY word /stamp\nRUN cat /stamp\n")
-    (tmp_path / "word").write_text("three")
+    (tmp_path / "word").write_text(name)
     built = newest.modal("image", "build", "--name", name, str(tmp_path), within_s=300)
     assert built.code == 0 and "COPY word /stamp" in built.out + built.err, built
-    assert "stamp three" in _use(newest, name).out
+    assert f"stamp {name}" in _use(newest, name).out
     broken = tmp_path / "Broken"
     broken.write_text("FROM python:3.11-slim\nRUM true\n")
     failed = newest.modal("image", "build", "--name", name, "--file", str(broken), str(tmp_path))
