@@ -74,6 +74,25 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE images ADD COLUMN build_task TEXT;
     ALTER TABLE images ADD COLUMN app TEXT;
     ALTER TABLE images ADD COLUMN finished_at_ms INTEGER NOT NULL DEFAULT 0;",
+    // 3: what is deployed and was deployed. A definition is stored when it is made and comes to life when a version of
+    // its app names it; `functions` holds the one that lives.
+    "CREATE TABLE definitions (
+        id TEXT PRIMARY KEY, function TEXT NOT NULL, app TEXT NOT NULL, definition BLOB NOT NULL,
+        client_version TEXT NOT NULL, created_at_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX definitions_by_app ON definitions (app);
+    INSERT INTO definitions
+        SELECT definition_id, id, app, definition, client_version, created_at_ms FROM functions;
+    CREATE TABLE deployments (
+        app TEXT NOT NULL, version INTEGER NOT NULL, deployed_at_ms INTEGER NOT NULL, client_version TEXT NOT NULL,
+        tag TEXT NOT NULL, rollback_version INTEGER, staged INTEGER NOT NULL, commit_info BLOB NOT NULL,
+        function_ids TEXT NOT NULL, class_ids TEXT NOT NULL, definition_ids TEXT NOT NULL,
+        PRIMARY KEY (app, version)
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE apps ADD COLUMN version INTEGER NOT NULL DEFAULT 0;
+    -- Classes and variants of functions.
+    -- Schedules.
+    ",
 ];
 
 /// The version that this program writes.
