@@ -2,6 +2,7 @@
 //! the caller may be of another version than the one that defined it.
 
 use client_protocol::{Passthrough, wire};
+use types::ids::FunctionId;
 
 use crate::apps::App;
 use crate::definition::Definition;
@@ -24,7 +25,11 @@ pub fn precreated(request: &wire::FunctionPrecreateRequest, function_id: &str) -
 }
 
 pub fn metadata(owner: &Owner) -> wire::FunctionHandleMetadata {
-    let definition = owner.definition();
+    metadata_with(owner, &owner.definition())
+}
+
+/// As `metadata`, with a definition that is not live yet.
+pub fn metadata_with(owner: &Owner, definition: &Definition) -> wire::FunctionHandleMetadata {
     let view = &definition.view;
     wire::FunctionHandleMetadata {
         function_name: owner.tag.clone(),
@@ -74,14 +79,14 @@ pub fn preferred(data: wire::FunctionData) -> Option<Passthrough<wire::Function>
 /// missing object is an error there.
 pub fn app_layout(shared: &Shared, app: &App, definition: Option<&Definition>) -> wire::AppLayout {
     let mut layout = wire::AppLayout::default();
-    for owner in shared.owners_of(&app.id).into_iter().filter(|o| o.build.is_none()) {
+    for owner in shared.owners_of(&app.id).into_iter().filter(|o| o.build.is_none() && o.is_published()) {
         layout.function_ids.insert(owner.tag.clone(), owner.id.to_string());
         layout.objects.push(function_object(&owner));
     }
     for dependency in definition.iter().flat_map(|d| &d.view.object_dependencies) {
         let id = dependency.object_id.clone();
         if layout.objects.iter().all(|o| o.object_id != id) {
-            layout.objects.push(plain_object(shared, id));
+            layout.objects.push(dependency_object(shared, id));
         }
     }
     layout
@@ -92,7 +97,11 @@ pub fn function_object(owner: &Owner) -> wire::Object {
     wire::Object { object_id: owner.id.to_string(), handle_metadata_oneof: Some(handle) }
 }
 
-fn plain_object(shared: &Shared, object_id: String) -> wire::Object {
+fn dependency_object(shared: &Shared, object_id: String) -> wire::Object {
+    let owner = FunctionId::parse(&object_id).and_then(|id| shared.owners.get(&id).map(|o| o.clone()));
+    if let Some(owner) = owner {
+        return function_object(&owner);
+    }
     let mount = types::ids::MountId::parse(&object_id).and_then(|id| shared.mounts.get(&id));
     let handle = mount.map(|mount| {
         let digest = mount.record.content_digest.clone();

@@ -14,6 +14,7 @@ mod clock;
 mod collect;
 mod convert;
 mod definition;
+mod deployments;
 mod garbage;
 mod generators;
 mod handles;
@@ -93,6 +94,7 @@ impl ControlPlane {
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key)?,
             generators: Default::default(),
+            publishing: Default::default(),
             collecting: Default::default(),
             shutting_down: Default::default(),
             delivered: Default::default(),

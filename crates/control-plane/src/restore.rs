@@ -97,7 +97,9 @@ fn restore_function(shared: &Arc<Shared>, record: FunctionRecord) {
     let raw = Passthrough::from_bytes(&record.definition);
     match Definition::new(record.definition_id, raw, ClientVersion::parse(&record.client_version)) {
         Ok(definition) => {
-            let owner = Owner::new(record.id.clone(), record.tag, app, definition, record.created_at_ms);
+            let published = app.function_ids().values().any(|id| *id == record.id);
+            let owner = Owner::new(record.id.clone(), record.tag, app, Arc::new(definition), record.created_at_ms);
+            owner.set_published(published);
             shared.owners.insert(record.id, Arc::new(owner));
         }
         Err(error) => tracing::warn!(function = %record.id, error = error.message(), "a function cannot be restored"),

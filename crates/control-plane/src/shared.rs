@@ -63,6 +63,8 @@ pub struct Shared {
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub generators: Generators,
+    /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
+    pub publishing: tokio::sync::Mutex<()>,
     /// Held by the one collection of garbage that goes on.
     pub collecting: tokio::sync::Mutex<()>,
     /// Containers end because the server does.
@@ -256,6 +258,7 @@ impl Shared {
         for owner in &owners {
             owner.close(&self);
         }
+        self.on_published(&app);
         loop {
             let changed = self.tasks_changed.notified();
             let tasks = self.tasks_of(&app.id);
