@@ -23,12 +23,12 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(record: AppRecord, now: Millis) -> Self {
+    pub fn new(record: AppRecord, log: AppLog, now: Millis) -> Self {
         Self {
             id: record.id.clone(),
             environment: record.environment.clone(),
             record: Mutex::new(record),
-            log: AppLog::default(),
+            log,
             last_heartbeat: AtomicU64::new(now),
         }
     }
