@@ -32,12 +32,12 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(record: AppRecord, now: Millis) -> Self {
+    pub fn new(record: AppRecord, log: AppLog, now: Millis) -> Self {
         Self {
             id: record.id.clone(),
             environment: record.environment.clone(),
             record: Mutex::new(record),
-            log: AppLog::default(),
+            log,
             drafts: Drafts::default(),
             named: Mutex::default(),
             last_publication: Mutex::default(),

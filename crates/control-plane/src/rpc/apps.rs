@@ -12,6 +12,7 @@ use crate::apps::{App, Leaving};
 use crate::caller::Caller;
 use crate::clock::{now_ms, seconds, unique_now_ms};
 use crate::handles;
+use crate::logs::AppLog;
 use crate::rpc::{Api, store_status};
 use crate::shared::STOPPED_APPS_LISTED_MS;
 
@@ -49,7 +50,8 @@ impl Api {
 
     async fn create_app(&self, record: AppRecord) -> Result<Arc<App>, Status> {
         self.shared.store.write(vec![Write::App(record.clone())]).await.map_err(|e| store_status(&e))?;
-        let app = Arc::new(App::new(record, now_ms()));
+        let log = AppLog::kept(&self.shared.logs, &record.id);
+        let app = Arc::new(App::new(record, log, now_ms()));
         self.shared.apps.insert(app.id.clone(), app.clone());
         Ok(app)
     }

@@ -121,11 +121,11 @@ impl ModalClient for Api {
     }
 
     async fn app_fetch_logs(&self, request: Request<wire::AppFetchLogsRequest>) -> Reply<wire::AppFetchLogsResponse> {
-        self.app_fetch_logs(request.get_ref()).map(Response::new)
+        self.app_fetch_logs(request.get_ref()).await.map(Response::new)
     }
 
     async fn app_count_logs(&self, request: Request<wire::AppCountLogsRequest>) -> Reply<wire::AppCountLogsResponse> {
-        self.app_count_logs(request.get_ref()).map(Response::new)
+        self.app_count_logs(request.get_ref()).await.map(Response::new)
     }
 
     async fn environment_get_or_create(
