@@ -27,7 +27,8 @@ mod writer;
 pub use error::StoreError;
 pub use records::{
     AppRecord, AppState, CallRecord, EnvironmentRecord, Expired, FunctionRecord, ImageRecord, ImageRevisionRecord,
-    InputRecord, LoadedState, MountFileRecord, MountRecord, OutputRecord, SecretRecord, StoredCall, Write,
+    InputRecord, LoadedState, MountFileRecord, MountRecord, OutputRecord, SecretRecord, StoredCall, VariantRecord,
+    Write,
 };
 pub use store::MetadataStore;
 pub use vault::{Vault, VaultError};

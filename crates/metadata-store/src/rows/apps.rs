@@ -38,6 +38,7 @@ pub(super) fn put(connection: &Connection, record: &AppRecord) -> Result<(), Row
 pub(super) fn delete(connection: &Connection, id: &AppId) -> Result<(), RowError> {
     calls::delete_where(connection, "app", id.as_str())?;
     execute(connection, "DELETE FROM functions WHERE app = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM variants WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM secrets WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM apps WHERE id = ?1", [id.as_str()])?;
     Ok(())
