@@ -12,6 +12,7 @@ use crate::apps::{App, Leaving};
 use crate::caller::Caller;
 use crate::clock::{now_ms, seconds, unique_now_ms};
 use crate::handles;
+use crate::owner::Owner;
 use crate::rpc::{Api, store_status};
 use crate::shared::STOPPED_APPS_LISTED_MS;
 
@@ -277,16 +278,23 @@ impl Api {
     ) -> Result<Response<wire::AppGetObjectsResponse>, Status> {
         let app = self.app(&request.app_id)?;
         let mut items: Vec<wire::AppGetObjectsItem> = Vec::new();
-        for owner in self.shared.owners_of(&app.id) {
-            let object = Some(handles::function_object(&owner));
+        let functions: Vec<Arc<Owner>> =
+            self.shared.owners_of(&app.id).into_iter().filter(|o| o.is_of_layout()).collect();
+        for owner in &functions {
+            let object = Some(handles::function_object(&self.shared, owner));
             items.push(wire::AppGetObjectsItem { tag: owner.tag.clone(), object });
+        }
+        for (class, id) in app.record().class_ids {
+            let object = Some(handles::class_object(&self.shared, &app, &class, &id));
+            items.push(wire::AppGetObjectsItem { tag: class, object });
         }
         if request.include_unindexed {
             let mut seen = std::collections::BTreeSet::new();
-            for owner in self.shared.owners_of(&app.id) {
+            for owner in functions {
                 let layout = handles::app_layout(&self.shared, &app, Some(&owner.definition()));
                 for object in layout.objects {
-                    if !object.object_id.starts_with("fu-") && seen.insert(object.object_id.clone()) {
+                    let is_named = object.object_id.starts_with("fu-") || object.object_id.starts_with("cs-");
+                    if !is_named && seen.insert(object.object_id.clone()) {
                         items.push(wire::AppGetObjectsItem { tag: String::new(), object: Some(object) });
                     }
                 }
@@ -299,11 +307,14 @@ impl Api {
     pub(crate) async fn app_set_objects(&self, request: wire::AppSetObjectsRequest) -> Result<Response<()>, Status> {
         let app = self.app(&request.app_id)?;
         let state = request.new_app_state();
-        let functions: HashMap<String, String> =
-            request.indexed_object_ids.into_iter().filter(|(_, id)| id.starts_with("fu-")).collect();
+        let (functions, others): (HashMap<String, String>, HashMap<String, String>) =
+            request.indexed_object_ids.into_iter().partition(|(_, id)| id.starts_with("fu-"));
+        let classes = others.into_iter().filter(|(_, id)| id.starts_with("cs-")).collect();
         let function_ids = self.layout_functions(&app, &functions)?;
+        let class_ids = parse_class_ids(&classes)?;
         let record = app.update(|r| {
             r.function_ids = function_ids;
+            r.class_ids = class_ids;
             match state {
                 wire::AppState::Detached => r.state = AppState::Detached,
                 wire::AppState::Ephemeral => r.state = AppState::Ephemeral,

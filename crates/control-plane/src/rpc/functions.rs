@@ -63,7 +63,7 @@ impl Api {
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition, now_ms()));
             self.shared.owners.insert(id, owner.clone());
-            return Ok(Response::new(created(&owner)));
+            return Ok(Response::new(self.created(&owner)));
         }
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
@@ -82,7 +82,7 @@ impl Api {
         };
         self.shared.store.write(vec![Write::Function(record)]).await.map_err(|e| store_status(&e))?;
         let owner = self.install(id, tag, app, definition);
-        Ok(Response::new(created(&owner)))
+        Ok(Response::new(self.created(&owner)))
     }
 
     fn install(&self, id: FunctionId, tag: String, app: Arc<App>, definition: Definition) -> Arc<Owner> {
@@ -90,6 +90,7 @@ impl Api {
         match known {
             Some(owner) => {
                 owner.set_definition(&self.shared, definition);
+                self.shared.rebase_variants(&owner);
                 owner
             }
             None => {
@@ -101,7 +102,7 @@ impl Api {
     }
 
     /// Objects that a definition names must be there: otherwise the first container would find out.
-    fn check_objects(&self, definition: &Definition) -> Result<(), Status> {
+    pub(crate) fn check_objects(&self, definition: &Definition) -> Result<(), Status> {
         let missing = |what: &str, id: String| Err(Status::not_found(format!("{what} `{id}` does not exist")));
         if let Some(image) = definition.image.as_ref().filter(|id| self.shared.images.get(id).is_none()) {
             return missing("image", image.to_string());
@@ -112,6 +113,18 @@ impl Api {
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),
             None => Ok(()),
+        }
+    }
+
+    fn created(&self, owner: &Owner) -> wire::FunctionCreateResponse {
+        let definition = owner.definition();
+        wire::FunctionCreateResponse {
+            function_id: owner.id.to_string(),
+            function: Some(definition.raw.clone()),
+            handle_metadata: Some(handles::metadata(&self.shared, owner)),
+            function_data: Some(handles::function_data(&definition)),
+            server_warnings: definition.warnings(),
+            ..Default::default()
         }
     }
 
@@ -137,7 +150,7 @@ impl Api {
         })?;
         Ok(Response::new(wire::FunctionGetResponse {
             function_id: owner.id.to_string(),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
             function: Some(handles::function_data(&owner.definition())),
             ..Default::default()
         }))
@@ -147,7 +160,7 @@ impl Api {
         let owner = self.owner(id)?;
         Ok(Response::new(wire::FunctionGetByIdResponse {
             function: Some(handles::function_data(&owner.definition())),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
         }))
     }
 
@@ -203,16 +216,5 @@ impl Api {
         };
         let reply = wire::FunctionUpdateSchedulingParamsResponse { current_settings: Some(current_settings) };
         Ok(Response::new(reply))
-    }
-}
-
-fn created(owner: &Owner) -> wire::FunctionCreateResponse {
-    let definition = owner.definition();
-    wire::FunctionCreateResponse {
-        function_id: owner.id.to_string(),
-        function: Some(definition.raw.clone()),
-        handle_metadata: Some(handles::metadata(owner)),
-        function_data: Some(handles::function_data(&definition)),
-        ..Default::default()
     }
 }
