@@ -104,6 +104,21 @@ impl Definition {
         }
     }
 
+    /// What is taken note of and makes no difference yet. The program does the same with and without.
+    pub fn warnings(&self) -> Vec<wire::Warning> {
+        let mut warnings = Vec::new();
+        if self.view.checkpointing_enabled {
+            let message = format!(
+                "`{}`: memory snapshots are not taken by this version of Dorian; every container starts plainly, and \
+                 runs its `snap=True` hooks first",
+                self.view.function_name
+            );
+            let kind = wire::warning::WarningType::FunctionConfiguration;
+            warnings.push(wire::Warning { r#type: kind as i32, message });
+        }
+        warnings
+    }
+
     pub fn max_concurrency(&self) -> u32 {
         self.view.max_concurrent_inputs.max(1)
     }
@@ -138,7 +153,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
     let gpu = f.resources.as_ref().and_then(|r| r.gpu_config.as_ref()).is_some_and(|g| g.count > 0);
     let unserved = [
         (gpu, "GPUs (`gpu=`)"),
-        (f.is_class, "classes (`@app.cls`)"),
         (f.webhook_config.as_ref().is_some_and(|w| w.r#type != 0), "web endpoints"),
         (!f.volume_mounts.is_empty(), "volumes (`volumes=`)"),
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
@@ -146,7 +160,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
         (f.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()), "schedules (`schedule=`)"),
         (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
-        (f.checkpointing_enabled, "memory snapshots (`enable_memory_snapshot=`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),
         (f.untrusted, "`restrict_modal_access=`"),

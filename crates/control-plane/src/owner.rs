@@ -22,7 +22,9 @@ use crate::apps::App;
 use crate::builds::FunctionBuild;
 use crate::clock::now_ms;
 use crate::definition::{Definition, Scaling};
+use crate::parameters::needs_parameters;
 use crate::shared::Shared;
+use crate::variants::Variant;
 use crate::watcher::Watcher;
 
 /// Over this span the autoscaler measures how fast inputs complete.
@@ -43,6 +45,8 @@ pub struct Owner {
     pub created_at: Millis,
     /// Set for a function that only makes an image (`run_function`).
     pub build: Option<Arc<FunctionBuild>>,
+    /// Set for a function with parameters or options of its own.
+    pub variant: Option<Variant>,
     definition: RwLock<Arc<Definition>>,
     state: Mutex<State>,
     wake: Notify,
@@ -99,6 +103,7 @@ impl Owner {
             app,
             created_at,
             build,
+            variant: None,
             definition: RwLock::new(definition),
             state: Mutex::new(State {
                 calls,
@@ -120,6 +125,22 @@ impl Owner {
             loop_runs: AtomicBool::new(false),
             published: AtomicBool::new(true),
         }
+    }
+
+    /// Makes it a variant of another function.
+    #[must_use]
+    pub fn with_variant(self, variant: Variant) -> Self {
+        Self { variant: Some(variant), ..self }
+    }
+
+    /// The function that this one is a variant of, or itself.
+    pub fn base_id(&self) -> &FunctionId {
+        self.variant.as_ref().map_or(&self.id, |variant| &variant.base)
+    }
+
+    /// A function that an app's layout may name.
+    pub fn is_of_layout(&self) -> bool {
+        self.build.is_none() && self.variant.is_none()
     }
 
     pub fn definition(&self) -> Arc<Definition> {
@@ -322,7 +343,13 @@ impl Owner {
     }
 
     pub fn scaling(&self) -> Scaling {
-        self.state.lock().scaling_override.unwrap_or_else(|| self.definition.read().scaling())
+        let chosen = self.state.lock().scaling_override;
+        let mut scaling = chosen.unwrap_or_else(|| self.definition.read().scaling());
+        if self.variant.is_none() && needs_parameters(self.definition.read().view.class_parameter_info.as_ref()) {
+            // Nothing can be made of the class itself: its variants do all the work.
+            scaling.min = 0;
+        }
+        scaling
     }
 
     pub fn override_scaling(self: &Arc<Self>, shared: &Arc<Shared>, scaling: Scaling) {

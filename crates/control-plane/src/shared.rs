@@ -400,11 +400,12 @@ impl Shared {
         }
     }
 
-    async fn expire(&self) -> Result<(), String> {
+    async fn expire(self: &Arc<Self>) -> Result<(), String> {
         let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
         self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
         self.forget_logs();
         self.forget_secrets(|secret| self.is_abandoned(secret));
+        self.forget_variants();
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;

@@ -13,6 +13,7 @@ use crate::caller::Caller;
 use crate::clock::{now_ms, seconds, unique_now_ms};
 use crate::handles;
 use crate::logs::AppLog;
+use crate::owner::Owner;
 use crate::rpc::{Api, store_status};
 use crate::shared::STOPPED_APPS_LISTED_MS;
 
@@ -243,16 +244,23 @@ impl Api {
     ) -> Result<Response<wire::AppGetObjectsResponse>, Status> {
         let app = self.app(&request.app_id)?;
         let mut items: Vec<wire::AppGetObjectsItem> = Vec::new();
-        for owner in self.shared.owners_of(&app.id) {
-            let object = Some(handles::function_object(&owner));
+        let functions: Vec<Arc<Owner>> =
+            self.shared.owners_of(&app.id).into_iter().filter(|o| o.is_of_layout()).collect();
+        for owner in &functions {
+            let object = Some(handles::function_object(&self.shared, owner));
             items.push(wire::AppGetObjectsItem { tag: owner.tag.clone(), object });
+        }
+        for (class, id) in app.record().class_ids {
+            let object = Some(handles::class_object(&self.shared, &app, &class, &id));
+            items.push(wire::AppGetObjectsItem { tag: class, object });
         }
         if request.include_unindexed {
             let mut seen = std::collections::BTreeSet::new();
-            for owner in self.shared.owners_of(&app.id) {
+            for owner in functions {
                 let layout = handles::app_layout(&self.shared, &app, Some(&owner.definition()));
                 for object in layout.objects {
-                    if !object.object_id.starts_with("fu-") && seen.insert(object.object_id.clone()) {
+                    let is_named = object.object_id.starts_with("fu-") || object.object_id.starts_with("cs-");
+                    if !is_named && seen.insert(object.object_id.clone()) {
                         items.push(wire::AppGetObjectsItem { tag: String::new(), object: Some(object) });
                     }
                 }

@@ -63,7 +63,7 @@ impl Api {
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());
-            return Ok(Response::new(created(&owner, &definition)));
+            return Ok(Response::new(self.created(&owner, &definition)));
         }
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
@@ -97,7 +97,7 @@ impl Api {
         self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         app.drafts.add(id.clone(), definition.clone(), now);
         let owner = self.shared.owners.entry(id).or_insert(owner).clone();
-        Ok(Response::new(created(&owner, &definition)))
+        Ok(Response::new(self.created(&owner, &definition)))
     }
 
     /// Objects that a definition names must be there: otherwise the first container would find out.
@@ -112,6 +112,17 @@ impl Api {
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),
             None => Ok(()),
+        }
+    }
+
+    fn created(&self, owner: &Owner, definition: &Definition) -> wire::FunctionCreateResponse {
+        wire::FunctionCreateResponse {
+            function_id: owner.id.to_string(),
+            function: Some(definition.raw.clone()),
+            handle_metadata: Some(handles::metadata_with(&self.shared, owner, definition)),
+            function_data: Some(handles::function_data(definition)),
+            server_warnings: definition.warnings(),
+            ..Default::default()
         }
     }
 
@@ -137,7 +148,7 @@ impl Api {
         })?;
         Ok(Response::new(wire::FunctionGetResponse {
             function_id: owner.id.to_string(),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
             function: Some(handles::function_data(&owner.definition())),
             ..Default::default()
         }))
@@ -147,7 +158,7 @@ impl Api {
         let owner = self.owner(id)?;
         Ok(Response::new(wire::FunctionGetByIdResponse {
             function: Some(handles::function_data(&owner.definition())),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
         }))
     }
 
@@ -216,15 +227,5 @@ pub(crate) fn function_record(owner: &Owner, definition: &Definition) -> Functio
         definition: definition.bytes(),
         client_version: definition.client.to_string(),
         created_at_ms: owner.created_at,
-    }
-}
-
-fn created(owner: &Owner, definition: &Definition) -> wire::FunctionCreateResponse {
-    wire::FunctionCreateResponse {
-        function_id: owner.id.to_string(),
-        function: Some(definition.raw.clone()),
-        handle_metadata: Some(handles::metadata_with(owner, definition)),
-        function_data: Some(handles::function_data(definition)),
-        ..Default::default()
     }
 }

@@ -193,6 +193,28 @@ impl ModalClient for Api {
         self.function_stats(&request.get_ref().function_id)
     }
 
+    async fn function_bind_params(
+        &self,
+        request: Request<wire::FunctionBindParamsRequest>,
+    ) -> Reply<wire::FunctionBindParamsResponse> {
+        self.function_bind_params(request.into_inner()).await
+    }
+
+    async fn function_list_variants(
+        &self,
+        request: Request<wire::FunctionListVariantsRequest>,
+    ) -> Reply<wire::FunctionListVariantsResponse> {
+        self.function_list_variants(request.into_inner()).await
+    }
+
+    async fn class_create(&self, request: Request<wire::ClassCreateRequest>) -> Reply<wire::ClassCreateResponse> {
+        self.class_create(request)
+    }
+
+    async fn class_get(&self, request: Request<wire::ClassGetRequest>) -> Reply<wire::ClassGetResponse> {
+        self.class_get(request)
+    }
+
     async fn function_update_scheduling_params(
         &self,
         request: Request<wire::FunctionUpdateSchedulingParamsRequest>,
