@@ -12,6 +12,7 @@ use crate::caller::Caller;
 use crate::clock::now_ms;
 use crate::definition::{Definition, Scaling};
 use crate::handles;
+use crate::near_matches::did_you_mean;
 use crate::owner::Owner;
 use crate::rpc::{Api, derive_suffix, store_status};
 
@@ -137,14 +138,13 @@ impl Api {
         }
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, tag) = (&request.app_name, &request.object_tag);
-        let found = self.deployed_app(&environment.id, app).ok_or_else(|| {
-            Status::not_found(format!("app `{app}` is not deployed in environment `{}`", environment.name))
-        })?;
+        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
         let id = found.function_ids().get(tag).cloned();
         let owner = id.and_then(|id| self.shared.owners.get(&id).map(|o| o.clone()));
         let owner = owner.ok_or_else(|| {
             let names: Vec<String> = found.function_ids().into_keys().collect();
-            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}", names.join(", ")))
+            let meant = did_you_mean(tag, names.iter().map(String::as_str));
+            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}{meant}", names.join(", ")))
         })?;
         Ok(Response::new(wire::FunctionGetResponse {
             function_id: owner.id.to_string(),
