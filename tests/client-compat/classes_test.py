@@ -1,7 +1,7 @@
 """Classes: each check of `programs/classes.py`, for each version; and what becomes of hooks when things end."""
 
 import pytest
-from harness import VERSIONS, container_namespaces, wait_for
+from harness import VERSIONS, wait_for
 from program_checks import assert_check, for_each_check
 
 # `__init__` with parameters and `keep_warm` are gone from the later ones.
@@ -68,12 +68,15 @@ def an_enter_hook_that_never_returns_fails_the_call_and_names_the_limit(newest):
 
 
 def a_function_that_ignores_signals_is_killed_with_its_app(newest):
-    before = container_namespaces()
+    def containers():
+        return [row for row in newest.container_list() if row["app_name"] == "class-hooks"]
+
     running = newest.start("run", "class_hooks.py::ignores_signals")
     running.wait_for_line("deaf to signals", 120)
+    assert containers()
     running.interrupt()
     running.end(60)
-    wait_for(lambda: container_namespaces() <= before, 60, "the end of the deaf container")
+    wait_for(lambda: not containers(), 60, "the end of the deaf container")
 
 
 @pytest.fixture(scope="module")
