@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client_protocol::{Passthrough, wire};
-use types::ids::ClassId;
+use types::ids::{ClassId, FunctionId};
 
 use crate::apps::App;
 use crate::definition::Definition;
@@ -184,7 +184,7 @@ pub fn preferred(data: wire::FunctionData) -> Option<Passthrough<wire::Function>
 /// missing object is an error there.
 pub fn app_layout(shared: &Shared, app: &App, definition: Option<&Definition>) -> wire::AppLayout {
     let mut layout = wire::AppLayout::default();
-    for owner in shared.owners_of(&app.id).into_iter().filter(|o| o.is_of_layout()) {
+    for owner in shared.owners_of(&app.id).into_iter().filter(|o| o.is_of_layout() && o.is_published()) {
         layout.function_ids.insert(owner.tag.clone(), owner.id.to_string());
         layout.objects.push(function_object(shared, &owner));
     }
@@ -195,7 +195,7 @@ pub fn app_layout(shared: &Shared, app: &App, definition: Option<&Definition>) -
     for dependency in definition.iter().flat_map(|d| &d.view.object_dependencies) {
         let id = dependency.object_id.clone();
         if layout.objects.iter().all(|o| o.object_id != id) {
-            layout.objects.push(plain_object(shared, id));
+            layout.objects.push(dependency_object(shared, id));
         }
     }
     layout
@@ -211,7 +211,11 @@ pub fn class_object(shared: &Shared, app: &App, class: &str, id: &ClassId) -> wi
     wire::Object { object_id: id.to_string(), handle_metadata_oneof: Some(handle) }
 }
 
-fn plain_object(shared: &Shared, object_id: String) -> wire::Object {
+fn dependency_object(shared: &Shared, object_id: String) -> wire::Object {
+    let owner = FunctionId::parse(&object_id).and_then(|id| shared.owners.get(&id).map(|o| o.clone()));
+    if let Some(owner) = owner {
+        return function_object(shared, &owner);
+    }
     let mount = types::ids::MountId::parse(&object_id).and_then(|id| shared.mounts.get(&id));
     let handle = mount.map(|mount| {
         let digest = mount.record.content_digest.clone();

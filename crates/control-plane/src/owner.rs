@@ -54,6 +54,8 @@ pub struct Owner {
     /// When the loop looks again by itself; events that make something due earlier wake it.
     sleeping_until: AtomicU64,
     loop_runs: AtomicBool,
+    /// It is in the version of its app that is live. If not, it only finishes what it has accepted.
+    published: AtomicBool,
 }
 
 struct State {
@@ -93,7 +95,7 @@ struct Outside {
 }
 
 impl Owner {
-    pub fn new(id: FunctionId, tag: String, app: Arc<App>, definition: Definition, created_at: Millis) -> Self {
+    pub fn new(id: FunctionId, tag: String, app: Arc<App>, definition: Arc<Definition>, created_at: Millis) -> Self {
         let calls = FunctionCalls::new(definition.policy());
         let build = definition.view.is_builder_function.then(Arc::default);
         Self {
@@ -103,7 +105,7 @@ impl Owner {
             created_at,
             build,
             variant: None,
-            definition: RwLock::new(Arc::new(definition)),
+            definition: RwLock::new(definition),
             state: Mutex::new(State {
                 calls,
                 polls: HashMap::new(),
@@ -122,6 +124,7 @@ impl Owner {
             wake: Notify::new(),
             sleeping_until: AtomicU64::new(u64::MAX),
             loop_runs: AtomicBool::new(false),
+            published: AtomicBool::new(true),
         }
     }
 
@@ -145,15 +148,19 @@ impl Owner {
         self.definition.read().clone()
     }
 
-    /// Switches to another definition. Containers of the old one finish what they run and leave.
-    pub fn set_definition(self: &Arc<Self>, shared: &Arc<Shared>, definition: Definition) {
+    pub fn is_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+
+    pub fn set_published(&self, published: bool) {
+        self.published.store(published, Ordering::Release);
+    }
+
+    /// Switches to another definition, or to fresh containers of the same. Those that run finish what they have and
+    /// leave.
+    pub fn set_definition(self: &Arc<Self>, shared: &Arc<Shared>, definition: Arc<Definition>) {
         let policy = definition.policy();
-        let changed = {
-            let mut current = self.definition.write();
-            let changed = current.id != definition.id;
-            *current = Arc::new(definition);
-            changed
-        };
+        *self.definition.write() = definition;
         let tasks: Vec<TaskId> = {
             let mut state = self.state.lock();
             state.calls.set_policy(policy);
@@ -161,10 +168,8 @@ impl Owner {
             state.start_failures = 0;
             state.tasks.keys().cloned().collect()
         };
-        if changed {
-            for task in tasks {
-                self.drain_task(shared, &task);
-            }
+        for task in tasks {
+            self.drain_task(shared, &task);
         }
     }
 
@@ -392,7 +397,7 @@ impl Owner {
             },
             startup_estimate_ms: state.startup_estimate_ms,
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
-            app_active: !state.closed && self.app.is_running(),
+            app_active: !state.closed && self.app.is_running() && self.is_published(),
             starts_blocked_until: state.starts_blocked_until,
         };
         let closed = state.closed;

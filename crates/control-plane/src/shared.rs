@@ -21,7 +21,7 @@ use crate::capacity::CapacityPool;
 use crate::clock::now_ms;
 use crate::generators::Generators;
 use crate::images::Images;
-use crate::logs::MAX_TASK_BYTES;
+use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES};
 use crate::mounts::Mounts;
 use crate::owner::Owner;
 use crate::secrets::Secrets;
@@ -31,6 +31,9 @@ use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 /// and then the client asks again.
 const DELIVERED_KEPT_MS: Millis = 30_000;
 const DELIVERED_KEPT: usize = 4_096;
+
+/// Output of an input may arrive this long after its result: the two come on different ways.
+const OUTPUT_GRACE_MS: Millis = 500;
 
 /// What the operator chose.
 #[derive(Debug, Clone)]
@@ -42,6 +45,8 @@ pub struct Config {
     pub salt: String,
     /// Variables that every container gets from the host: proxies, certificate settings.
     pub host_env: Vec<(String, String)>,
+    /// How much of what apps print is kept on disk.
+    pub log_limits: LogLimits,
 }
 
 pub struct Shared {
@@ -60,9 +65,12 @@ pub struct Shared {
     pub tasks: Tasks,
     pub tasks_changed: Notify,
     pub images: Images,
+    pub logs: Arc<LogKeeper>,
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub generators: Generators,
+    /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
+    pub publishing: tokio::sync::Mutex<()>,
     /// Held by the one collection of garbage that goes on.
     pub collecting: tokio::sync::Mutex<()>,
     /// Containers end because the server does.
@@ -179,7 +187,9 @@ impl Shared {
         }
         let function = Some(task.owner.id.clone());
         let log = &task.owner.app.log;
-        log.append(now_ms(), Some(id.clone()), function.clone(), descriptor, text);
+        let now = now_ms();
+        let printed_by = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
+        log.append_for(now, (Some(id.clone()), function.clone()), printed_by, descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
             let text =
@@ -256,6 +266,7 @@ impl Shared {
         for owner in &owners {
             owner.close(&self);
         }
+        self.on_published(&app);
         loop {
             let changed = self.tasks_changed.notified();
             let tasks = self.tasks_of(&app.id);
@@ -379,9 +390,20 @@ impl Shared {
         }
     }
 
+    /// Deletes what is kept of the output of apps that are not listed any more.
+    pub fn forget_logs(&self) {
+        // An app is known before it prints, so none of these is a new one.
+        for app in self.logs.apps() {
+            if !self.apps.contains_key(&app) {
+                self.logs.forget(app);
+            }
+        }
+    }
+
     async fn expire(self: &Arc<Self>) -> Result<(), String> {
         let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
         self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
+        self.forget_logs();
         self.forget_secrets(|secret| self.is_abandoned(secret));
         self.forget_variants();
         let now = std::time::SystemTime::now();

@@ -122,7 +122,9 @@ impl Shared {
         record: &VariantRecord,
     ) -> Result<Arc<Owner>, Status> {
         let variant = Variant::new(record)?;
-        let owner = Owner::new(record.id.clone(), base.tag.clone(), base.app.clone(), definition, record.created_at_ms);
+        let owner =
+            Owner::new(record.id.clone(), base.tag.clone(), base.app.clone(), definition.into(), record.created_at_ms);
+        owner.set_published(base.is_published());
         let owner = Arc::new(owner.with_variant(variant));
         // Whoever came first has it.
         Ok(self.owners.entry(record.id.clone()).or_insert(owner).clone())
@@ -177,7 +179,11 @@ impl Shared {
         for owner in self.variants_of(&base.id) {
             let Some(variant) = &owner.variant else { continue };
             match variant_definition(&definition, &variant.options) {
-                Ok(definition) => owner.set_definition(self, definition),
+                Ok(definition) => {
+                    owner.set_definition(self, definition.into());
+                    owner.set_published(true);
+                    owner.wake(self);
+                }
                 Err(error) => {
                     tracing::warn!(variant = %owner.id, error = error.message(), "a variant keeps its old definition");
                 }

@@ -46,8 +46,44 @@ pub struct AppRecord {
     pub function_ids: BTreeMap<String, FunctionId>,
     pub class_ids: BTreeMap<String, ClassId>,
     pub client_version: String,
+    /// The deployment that is live; 0 when nothing was ever deployed.
+    pub version: u32,
 }
 
+/// One version of an app: what its names meant, so that it can be brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeploymentRecord {
+    pub app: AppId,
+    /// From 1, in the order of publication.
+    pub version: u32,
+    pub deployed_at_ms: u64,
+    pub client_version: String,
+    /// What the user called it (`modal deploy --tag`).
+    pub tag: String,
+    /// The version that this one repeats.
+    pub rollback_version: Option<u32>,
+    /// Published to be promoted later: it was never live itself.
+    pub staged: bool,
+    /// The client's word on the state of the source, as it came; empty without one.
+    pub commit_info: Bytes,
+    pub function_ids: BTreeMap<String, FunctionId>,
+    pub class_ids: BTreeMap<String, ClassId>,
+    pub definition_ids: BTreeMap<FunctionId, DefinitionId>,
+}
+
+/// A definition that some version may name. It never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinitionRecord {
+    pub id: DefinitionId,
+    pub function: FunctionId,
+    pub app: AppId,
+    /// The client's message as it came.
+    pub definition: Bytes,
+    pub client_version: String,
+    pub created_at_ms: u64,
+}
+
+/// A function with the definition that is live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionRecord {
     pub id: FunctionId,
@@ -219,6 +255,9 @@ pub enum Write {
     DeleteApp(AppId),
     Function(FunctionRecord),
     DeleteFunction(FunctionId),
+    Definition(DefinitionRecord),
+    /// A version of an app; the oldest of many go, with the definitions that only they named.
+    Deployment(DeploymentRecord),
     Image(ImageRecord),
     /// The image was used at this time.
     TouchImage(ImageId, u64),
@@ -252,6 +291,7 @@ impl Write {
         const SMALL: usize = 256;
         match self {
             Self::Function(function) => SMALL + function.definition.len(),
+            Self::Definition(definition) => SMALL + definition.definition.len(),
             Self::Variant(variant) => SMALL + variant.params.len() + variant.options.len(),
             Self::Image(image) => SMALL + image.built_json.len(),
             Self::Secret(secret) => SMALL + secret.sealed.len(),

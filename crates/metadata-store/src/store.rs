@@ -13,7 +13,9 @@ use types::ids::{AppId, BlobId, FunctionCallId, FunctionId};
 
 use crate::error::{RowError, StoreError};
 use crate::queue::{Job, Queue};
-use crate::records::{CallRecord, Expired, LoadedState, StoredCall, VariantRecord, Write};
+use crate::records::{
+    CallRecord, DefinitionRecord, DeploymentRecord, Expired, LoadedState, StoredCall, VariantRecord, Write,
+};
 use crate::writer::Writer;
 use crate::{rows, schema};
 
@@ -84,6 +86,18 @@ impl MetadataStore {
     pub async fn calls_of_app(&self, app: &AppId) -> Result<Vec<CallRecord>, StoreError> {
         let app = app.clone();
         self.read("list the calls of an app", move |connection| rows::calls_of_app(connection, &app)).await
+    }
+
+    /// The versions of an app, oldest first.
+    pub async fn deployments(&self, app: &AppId) -> Result<Vec<DeploymentRecord>, StoreError> {
+        let app = app.clone();
+        self.read("list the versions of an app", move |connection| rows::deployments(connection, &app)).await
+    }
+
+    /// The definitions of an app's functions that some version names, or that are new.
+    pub async fn definitions(&self, app: &AppId) -> Result<Vec<DefinitionRecord>, StoreError> {
+        let app = app.clone();
+        self.read("read the definitions of an app", move |connection| rows::definitions(connection, &app)).await
     }
 
     /// Outputs of a finished call from a cursor on, for a call too large to hold.

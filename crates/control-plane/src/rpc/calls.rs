@@ -53,6 +53,11 @@ impl Api {
         if !owner.app.is_running() {
             return Err(Status::failed_precondition(format!("app `{}` is stopped", owner.app.id)));
         }
+        if !owner.is_published() {
+            let text =
+                format!("function `{}` is not in the version of its app that is live; look it up again", owner.tag);
+            return Err(Status::failed_precondition(text));
+        }
         let id = suffix.and_then(|s| FunctionCallId::parse(&format!("fc-{s}"))).unwrap_or_else(FunctionCallId::random);
         let spec = call_spec(&request, id.clone());
         let inputs = self.new_inputs(&id, request.pipelined_inputs)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use client_protocol::wire;
-use metadata_store::{FunctionRecord, Write};
+use metadata_store::{DefinitionRecord, FunctionRecord, Write};
 use tonic::{Request, Response, Status};
 use types::ids::{DefinitionId, FunctionId};
 
@@ -55,15 +55,15 @@ impl Api {
                 .ok_or_else(|| Status::invalid_argument("the function data names no function"))?,
             (None, None) => return Err(Status::invalid_argument("the request has no function")),
         };
-        let definition = Definition::new(DefinitionId::random(), raw, caller.version)?;
+        let definition = Arc::new(Definition::new(DefinitionId::random(), raw, caller.version)?);
         self.check_objects(&definition)?;
         let tag = definition.view.function_name.clone();
         if definition.view.is_builder_function {
             // It lives as long as its build, under an id of its own: a function of the app may have the same name.
             let id = FunctionId::random();
-            let owner = Arc::new(Owner::new(id.clone(), tag, app, definition, now_ms()));
+            let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());
-            return Ok(Response::new(self.created(&owner)));
+            return Ok(Response::new(self.created(&owner, &definition)));
         }
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
@@ -71,34 +71,33 @@ impl Api {
                 FunctionId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function id")))?
             }
         };
-        let record = FunctionRecord {
-            id: id.clone(),
+        let now = now_ms();
+        let draft = DefinitionRecord {
+            id: definition.id.clone(),
+            function: id.clone(),
             app: app.id.clone(),
-            tag: tag.clone(),
-            definition_id: definition.id.clone(),
             definition: definition.bytes(),
             client_version: caller.version.to_string(),
-            created_at_ms: now_ms(),
+            created_at_ms: now,
         };
-        self.shared.store.write(vec![Write::Function(record)]).await.map_err(|e| store_status(&e))?;
-        let owner = self.install(id, tag, app, definition);
-        Ok(Response::new(self.created(&owner)))
-    }
-
-    fn install(&self, id: FunctionId, tag: String, app: Arc<App>, definition: Definition) -> Arc<Owner> {
         let known = self.shared.owners.get(&id).map(|o| o.clone());
-        match known {
-            Some(owner) => {
-                owner.set_definition(&self.shared, definition);
-                self.shared.rebase_variants(&owner);
-                owner
+        let mut writes = vec![Write::Definition(draft)];
+        let owner = match known {
+            Some(owner) if owner.app.id != app.id => {
+                return Err(Status::invalid_argument(format!("function `{id}` belongs to another app")));
             }
+            Some(owner) => owner,
             None => {
-                let owner = Arc::new(Owner::new(id.clone(), tag, app, definition, now_ms()));
-                self.shared.owners.insert(id, owner.clone());
+                let owner = Arc::new(Owner::new(id.clone(), tag, app.clone(), definition.clone(), now));
+                owner.set_published(false);
+                writes.push(Write::Function(function_record(&owner, &definition)));
                 owner
             }
-        }
+        };
+        self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
+        app.drafts.add(id.clone(), definition.clone(), now);
+        let owner = self.shared.owners.entry(id).or_insert(owner).clone();
+        Ok(Response::new(self.created(&owner, &definition)))
     }
 
     /// Objects that a definition names must be there: otherwise the first container would find out.
@@ -116,13 +115,12 @@ impl Api {
         }
     }
 
-    fn created(&self, owner: &Owner) -> wire::FunctionCreateResponse {
-        let definition = owner.definition();
+    fn created(&self, owner: &Owner, definition: &Definition) -> wire::FunctionCreateResponse {
         wire::FunctionCreateResponse {
             function_id: owner.id.to_string(),
             function: Some(definition.raw.clone()),
-            handle_metadata: Some(handles::metadata(&self.shared, owner)),
-            function_data: Some(handles::function_data(&definition)),
+            handle_metadata: Some(handles::metadata_with(&self.shared, owner, definition)),
+            function_data: Some(handles::function_data(definition)),
             server_warnings: definition.warnings(),
             ..Default::default()
         }
@@ -216,5 +214,18 @@ impl Api {
         };
         let reply = wire::FunctionUpdateSchedulingParamsResponse { current_settings: Some(current_settings) };
         Ok(Response::new(reply))
+    }
+}
+
+/// How the store has a function with this definition live.
+pub(crate) fn function_record(owner: &Owner, definition: &Definition) -> FunctionRecord {
+    FunctionRecord {
+        id: owner.id.clone(),
+        app: owner.app.id.clone(),
+        tag: owner.tag.clone(),
+        definition_id: definition.id.clone(),
+        definition: definition.bytes(),
+        client_version: definition.client.to_string(),
+        created_at_ms: owner.created_at,
     }
 }

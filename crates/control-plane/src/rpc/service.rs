@@ -56,11 +56,34 @@ impl ModalClient for Api {
     }
 
     async fn app_set_objects(&self, request: Request<wire::AppSetObjectsRequest>) -> Reply<()> {
-        self.app_set_objects(request.into_inner()).await
+        self.app_set_objects(request).await
     }
 
     async fn app_deploy(&self, request: Request<wire::AppDeployRequest>) -> Reply<wire::AppDeployResponse> {
         self.app_deploy(request).await
+    }
+
+    async fn app_deployment_history(
+        &self,
+        request: Request<wire::AppDeploymentHistoryRequest>,
+    ) -> Reply<wire::AppDeploymentHistoryResponse> {
+        self.app_deployment_history(&request.get_ref().app_id).await
+    }
+
+    async fn app_rollback(&self, request: Request<wire::AppRollbackRequest>) -> Reply<wire::AppRollbackResponse> {
+        self.app_rollback(request).await
+    }
+
+    async fn app_rollover(&self, request: Request<wire::AppRolloverRequest>) -> Reply<wire::AppRolloverResponse> {
+        self.app_rollover(request).await
+    }
+
+    async fn app_promote(&self, request: Request<wire::AppPromoteRequest>) -> Reply<wire::AppPromoteResponse> {
+        self.app_promote(request).await
+    }
+
+    async fn app_get_info(&self, request: Request<wire::AppGetInfoRequest>) -> Reply<wire::AppGetInfoResponse> {
+        self.app_get_info(&request.get_ref().app_id)
     }
 
     async fn app_list(&self, request: Request<wire::AppListRequest>) -> Reply<wire::AppListResponse> {
@@ -98,11 +121,11 @@ impl ModalClient for Api {
     }
 
     async fn app_fetch_logs(&self, request: Request<wire::AppFetchLogsRequest>) -> Reply<wire::AppFetchLogsResponse> {
-        self.app_fetch_logs(request.get_ref()).map(Response::new)
+        self.app_fetch_logs(request.get_ref()).await.map(Response::new)
     }
 
     async fn app_count_logs(&self, request: Request<wire::AppCountLogsRequest>) -> Reply<wire::AppCountLogsResponse> {
-        self.app_count_logs(request.get_ref()).map(Response::new)
+        self.app_count_logs(request.get_ref()).await.map(Response::new)
     }
 
     async fn environment_get_or_create(
@@ -431,7 +454,7 @@ impl ModalClient for Api {
 
     async fn workspace_name_lookup(&self, _request: Request<()>) -> Reply<wire::WorkspaceNameLookupResponse> {
         Ok(Response::new(wire::WorkspaceNameLookupResponse {
-            workspace_name: "dorian".to_owned(),
+            workspace_name: crate::rpc::WORKSPACE.to_owned(),
             username: "dorian".to_owned(),
         }))
     }

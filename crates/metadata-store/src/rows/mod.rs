@@ -2,6 +2,7 @@
 
 mod apps;
 mod calls;
+mod deployments;
 mod environments;
 mod functions;
 mod image_revisions;
@@ -15,6 +16,7 @@ mod variants;
 use rusqlite::Connection;
 
 pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs};
+pub(crate) use self::deployments::{definitions, deployments};
 pub(crate) use self::variants::find as variant;
 use crate::error::RowError;
 use crate::records::{LoadedState, Write};
@@ -28,6 +30,8 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::DeleteApp(id) => apps::delete(connection, id),
         Write::Function(record) => functions::put(connection, record),
         Write::DeleteFunction(id) => functions::delete(connection, id),
+        Write::Definition(record) => deployments::put_definition(connection, record),
+        Write::Deployment(record) => deployments::put(connection, record),
         Write::Image(record) => images::put(connection, record),
         Write::TouchImage(id, used_ms) => images::touch(connection, id, *used_ms),
         Write::DeleteImage(id) => images::delete(connection, id),
