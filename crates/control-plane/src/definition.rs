@@ -68,10 +68,13 @@ impl Definition {
     }
 
     /// Current clients send the timeout of inputs here when the user gave none for starting. Two seconds, say, are
-    /// meant for an input then, and too little for an interpreter on a busy machine: hence the minimum.
+    /// meant for an input then, and too little for an interpreter on a busy machine: hence the minimum. What differs
+    /// from the inputs' timeout is the user's word.
     pub fn startup_timeout_ms(&self) -> u64 {
-        let wanted = non_zero(self.view.startup_timeout_secs).map_or(self.timeout_ms(), |s| u64::from(s) * 1000);
-        wanted.max(MIN_STARTUP_TIMEOUT_MS)
+        match non_zero(self.view.startup_timeout_secs).map(|s| u64::from(s) * 1000) {
+            Some(chosen) if chosen != self.timeout_ms() => chosen,
+            _ => self.timeout_ms().max(MIN_STARTUP_TIMEOUT_MS),
+        }
     }
 
     pub fn policy(&self) -> Policy {
@@ -186,6 +189,16 @@ mod tests {
     fn an_unset_timeout_is_five_minutes_and_start_up_takes_the_same() {
         let definition = define(&wire::Function::default()).unwrap();
         assert_eq!((definition.timeout_ms(), definition.startup_timeout_ms()), (300_000, 300_000));
+    }
+
+    #[test]
+    fn a_short_timeout_of_inputs_is_none_of_starting_but_a_chosen_one_is() {
+        let of = |timeout_secs, startup_timeout_secs| {
+            define(&wire::Function { timeout_secs, startup_timeout_secs, ..Default::default() })
+                .unwrap()
+                .startup_timeout_ms()
+        };
+        assert_eq!((of(2, 0), of(2, 2), of(2, 5), of(300, 5)), (30_000, 30_000, 5_000, 5_000));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::clock::now_ms;
 use crate::definition::{Definition, Scaling};
 use crate::parameters::needs_parameters;
 use crate::shared::Shared;
+use crate::tasks::{EXIT_GRACE_MS, STOP_GRACE_MS};
 use crate::variants::Variant;
 use crate::watcher::Watcher;
 
@@ -218,7 +219,7 @@ impl Owner {
             shared.tasks.cancel_inputs(&task, inputs);
         }
         for (task, why) in outside.stops {
-            shared.stop_task(&task, crate::tasks::STOP_GRACE_MS, why);
+            shared.stop_task(&task, self.stop_grace_ms(), why);
         }
     }
 
@@ -264,8 +265,11 @@ impl Owner {
     }
 
     pub fn drain_task(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
-        self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
+        let before = self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
         self.apply(shared, |calls, _, effects| calls.drain(task, effects));
+        if !matches!(before, Some(TaskPhase::Draining)) {
+            tokio::spawn(see_out(self.clone(), shared.clone(), task.clone()));
+        }
     }
 
     pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, end: &TaskEnd) {
@@ -293,6 +297,11 @@ impl Owner {
             self.on_init_failure(shared, outcome);
         }
         self.wake(shared);
+    }
+
+    /// How long a container of this function may go on after it was told to stop at once.
+    pub fn stop_grace_ms(&self) -> u64 {
+        if self.definition.read().view.is_class { EXIT_GRACE_MS } else { STOP_GRACE_MS }
     }
 
     pub fn is_draining(&self, task: &TaskId) -> bool {
@@ -510,6 +519,22 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         tokio::select! {
             () = owner.wake.notified() => {}
             () = tokio::time::sleep(nap.min(Duration::from_secs(3600))) => {}
+        }
+    }
+}
+
+/// A container that leaves finishes its inputs and runs its exit hooks. One that does neither is not left to hold its
+/// memory for ever.
+async fn see_out(owner: Arc<Owner>, shared: Arc<Shared>, task: TaskId) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(EXIT_GRACE_MS)).await;
+        let Some(known) = shared.tasks.get(&task) else { return };
+        if owner.read(|calls| calls.running_on(&task)) == 0 {
+            if known.stop_reason.lock().is_none() {
+                let seconds = EXIT_GRACE_MS / 1000;
+                shared.say(&owner, &task, &format!("container {task} did not leave within {seconds} s and was killed"));
+            }
+            return shared.stop_task(&task, 0, "it did not leave when it was not needed any more".to_owned());
         }
     }
 }

@@ -230,7 +230,7 @@ impl Shared {
     }
 
     /// A line from the platform in the app's log.
-    fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
+    pub fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
         let line = format!("[dorian] function `{}`: {text}\n", owner.tag);
         if let Some(build) = &owner.build {
             return build.say(line);
@@ -275,7 +275,7 @@ impl Shared {
             }
             for task in tasks {
                 if task.stop_reason.lock().is_none() {
-                    self.stop_task(&task.id, STOP_GRACE_MS, format!("the app was stopped: {why}"));
+                    self.stop_task(&task.id, task.owner.stop_grace_ms(), format!("the app was stopped: {why}"));
                 }
             }
             // The timer covers a task that came to be between the look and the wait.
