@@ -5,8 +5,8 @@ pub mod autoscaler;
 pub mod placement;
 
 pub use autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, StopReason, TaskPhase, TaskView,
-    plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, StopReason, TaskPhase,
+    TaskView, plan_autoscale,
 };
 pub use placement::{
     Placement, PlacementPlan, PlacementRequest, Resources, Unplaceable, WorkerId, WorkerView, plan_placement,
