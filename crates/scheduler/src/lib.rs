@@ -3,6 +3,7 @@
 
 pub mod autoscaler;
 pub mod placement;
+pub mod schedule;
 
 pub use autoscaler::{
     AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, StopReason, TaskPhase,
