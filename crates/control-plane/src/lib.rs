@@ -24,6 +24,7 @@ mod mounts;
 mod owner;
 mod restore;
 mod rpc;
+mod scaling;
 mod secrets;
 mod server;
 mod shared;

@@ -13,8 +13,7 @@ use std::time::Duration;
 use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView,
-    plan_autoscale,
+    AutoscalerPlan, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
 };
 use tokio::sync::{Notify, oneshot};
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
@@ -22,7 +21,8 @@ use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 use crate::apps::App;
 use crate::builds::FunctionBuild;
 use crate::clock::now_ms;
-use crate::definition::{Definition, Scaling};
+use crate::definition::Definition;
+use crate::scaling::Scaling;
 use crate::shared::Shared;
 use crate::watcher::Watcher;
 
@@ -322,9 +322,35 @@ impl Owner {
         self.state.lock().scaling_override.unwrap_or_else(|| self.definition.read().scaling())
     }
 
-    pub fn override_scaling(self: &Arc<Self>, shared: &Arc<Shared>, scaling: Scaling) {
-        self.state.lock().scaling_override = Some(scaling);
+    /// Changes the settings until the next deployment, and answers with the new ones.
+    ///
+    /// # Errors
+    /// A sentence for the user when the new settings contradict themselves; then the old ones stay.
+    pub fn update_scaling(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        change: impl FnOnce(Scaling) -> Scaling,
+    ) -> Result<Scaling, String> {
+        let scaling = {
+            let mut state = self.state.lock();
+            let scaling = change(state.scaling_override.unwrap_or_else(|| self.definition.read().scaling()));
+            scaling.validate()?;
+            state.scaling_override = Some(scaling);
+            scaling
+        };
         self.wake(shared);
+        Ok(scaling)
+    }
+
+    pub fn scaling_override(&self) -> Option<Scaling> {
+        self.state.lock().scaling_override
+    }
+
+    /// Containers that exist or are on their way, and those of them that ask for inputs; not those that leave.
+    pub fn count_tasks(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let active = state.tasks.values().filter(|t| matches!(t, TaskPhase::Active { .. })).count();
+        (state.tasks.values().filter(|t| !matches!(t, TaskPhase::Draining)).count(), active)
     }
 
     // ------------------------------------------------------------------------------------------- autoscaling
@@ -348,14 +374,7 @@ impl Owner {
             load: state.calls.load(),
             completed_recently,
             tasks,
-            settings: AutoscalerSettings {
-                min_containers: scaling.min,
-                max_containers: scaling.max,
-                buffer_containers: scaling.buffer,
-                scaleup_window_ms: scaling.scaleup_ms,
-                scaledown_window_ms: scaling.scaledown_ms,
-                concurrency: scaling.concurrency,
-            },
+            settings: scaling.settings(),
             startup_estimate_ms: state.startup_estimate_ms,
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
             app_active: !state.closed && self.app.is_running(),
