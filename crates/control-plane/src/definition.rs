@@ -87,6 +87,12 @@ impl Definition {
         self.view.max_concurrent_inputs.max(1)
     }
 
+    /// What a container of it sets aside.
+    pub fn request(&self) -> crate::capacity::Request {
+        let resources = self.resources();
+        (resources.milli_cpu, u64::from(resources.memory_mib))
+    }
+
     pub fn resources(&self) -> Resources {
         let r = self.view.resources.clone().unwrap_or_default();
         Resources {

@@ -101,7 +101,8 @@ impl Api {
         }
     }
 
-    /// Objects that a definition names must be there: otherwise the first container would find out.
+    /// Objects that a definition names must be there, and a machine big enough: otherwise the first container would
+    /// find out.
     fn check_objects(&self, definition: &Definition) -> Result<(), Status> {
         let missing = |what: &str, id: String| Err(Status::not_found(format!("{what} `{id}` does not exist")));
         if let Some(image) = definition.image.as_ref().filter(|id| self.shared.images.get(id).is_none()) {
@@ -109,6 +110,10 @@ impl Api {
         }
         if let Some(secret) = definition.secrets.iter().find(|id| self.shared.secrets.get(id).is_none()) {
             return missing("secret", secret.to_string());
+        }
+        if let Err(sentence) = self.shared.capacity.could_ever_fit(definition.request()) {
+            let name = &definition.view.function_name;
+            return Err(Status::failed_precondition(format!("function `{name}` cannot run here: {sentence}")));
         }
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),
