@@ -28,6 +28,7 @@ mod owner;
 mod parameters;
 mod restore;
 mod rpc;
+mod scaling;
 mod secrets;
 mod server;
 mod shared;

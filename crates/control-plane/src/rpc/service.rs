@@ -219,6 +219,13 @@ impl ModalClient for Api {
         self.class_get(request)
     }
 
+    async fn function_get_scheduling_params(
+        &self,
+        request: Request<wire::FunctionGetSchedulingParamsRequest>,
+    ) -> Reply<wire::FunctionGetSchedulingParamsResponse> {
+        self.scheduling_params(&request.get_ref().function_id)
+    }
+
     async fn function_update_scheduling_params(
         &self,
         request: Request<wire::FunctionUpdateSchedulingParamsRequest>,
