@@ -91,7 +91,7 @@ impl ControlPlane {
             tasks_changed: Default::default(),
             images: images::Images::new(parts.builder),
             mounts: Default::default(),
-            secrets: secrets::Secrets::new(&parts.secret_key)?,
+            secrets: secrets::Secrets::new(&parts.secret_key),
             generators: Default::default(),
             collecting: Default::default(),
             shutting_down: Default::default(),
