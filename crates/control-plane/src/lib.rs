@@ -110,7 +110,7 @@ impl ControlPlane {
             images: images::Images::new(parts.builder),
             logs,
             mounts: Default::default(),
-            secrets: secrets::Secrets::new(&parts.secret_key)?,
+            secrets: secrets::Secrets::new(&parts.secret_key),
             generators: Default::default(),
             publishing: Default::default(),
             collecting: Default::default(),

@@ -47,7 +47,7 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         function: owner.id.clone(),
         layers,
         argv: argv(&definition, &built, &arguments),
-        env: environment(shared, task, &definition, &built, secrets),
+        env: environment(shared, task, &definition, &built, secrets).into(),
         cwd: built.config.workdir.clone().unwrap_or_else(|| "/root".to_owned()),
         container_arguments: arguments,
         memory_limit_bytes: Some(resources.memory_mib_max.map_or(ceiling << 20, mib)),
