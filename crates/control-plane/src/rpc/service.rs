@@ -176,6 +176,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetByIdRequest>,
     ) -> Reply<wire::FunctionGetByIdResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_get_by_id(&request.get_ref().function_id)
     }
 
@@ -190,6 +191,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetCurrentStatsRequest>,
     ) -> Reply<wire::FunctionStats> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_stats(&request.get_ref().function_id)
     }
 
@@ -219,6 +221,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionUpdateSchedulingParamsRequest>,
     ) -> Reply<wire::FunctionUpdateSchedulingParamsResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.update_scheduling(request.into_inner())
     }
 
