@@ -180,6 +180,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetByIdRequest>,
     ) -> Reply<wire::FunctionGetByIdResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_get_by_id(&request.get_ref().function_id)
     }
 
@@ -194,6 +195,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetCurrentStatsRequest>,
     ) -> Reply<wire::FunctionStats> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_stats(&request.get_ref().function_id)
     }
 
@@ -230,6 +232,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionUpdateSchedulingParamsRequest>,
     ) -> Reply<wire::FunctionUpdateSchedulingParamsResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.update_scheduling(request.into_inner())
     }
 
