@@ -24,6 +24,7 @@ use crate::images::Images;
 use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES};
 use crate::mounts::Mounts;
 use crate::owner::Owner;
+use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 
@@ -69,6 +70,7 @@ pub struct Shared {
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub generators: Generators,
+    pub schedules: Schedules,
     /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
     pub publishing: tokio::sync::Mutex<()>,
     /// Held by the one collection of garbage that goes on.

@@ -92,6 +92,10 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE apps ADD COLUMN version INTEGER NOT NULL DEFAULT 0;
     -- Classes and variants of functions.
     -- Schedules.
+    CREATE TABLE schedules (
+        function TEXT PRIMARY KEY, app TEXT NOT NULL, schedule TEXT NOT NULL, anchor_ms INTEGER NOT NULL,
+        next_run_ms INTEGER, last_run_ms INTEGER, last_call TEXT
+    ) STRICT, WITHOUT ROWID;
     ",
 ];
 
