@@ -111,7 +111,7 @@ def what_cannot_run_is_refused_when_it_is_deployed(client):
         refused = client.modal("deploy", "scheduled.py", CHECK_APP="scheduled-wrong", CHECK_CRON=cron)
         said = refused.out + refused.err
         assert refused.code != 0 and "on_weekdays" in said and why in said, refused
-    if client.numbers >= (0, 73):
+    if client.numbers >= (1, 0):
         refused = client.modal("deploy", "scheduled.py", CHECK_APP="scheduled-wrong", CHECK_ZONE="Mars/Base")
         assert refused.code != 0 and "Mars/Base" in refused.out + refused.err, refused
 

@@ -1,5 +1,6 @@
 """Functions that run by themselves, as the environment says at deployment."""
 
+import inspect
 import os
 
 import modal
@@ -14,9 +15,13 @@ def often():
     print("often ran")
 
 
-@app.function(schedule=modal.Cron(os.environ.get("CHECK_CRON", "30 6 * * 1-5"), **(
-    {} if modal.__version__.startswith("0.63") else {"timezone": os.environ.get("CHECK_ZONE", "America/New_York")}
-)))
+def cron(expression):
+    # Old clients know no zones.
+    zoned = "timezone" in inspect.signature(modal.Cron.__init__).parameters
+    return modal.Cron(expression, *([os.environ.get("CHECK_ZONE", "America/New_York")] if zoned else []))
+
+
+@app.function(schedule=cron(os.environ.get("CHECK_CRON", "30 6 * * 1-5")))
 def on_weekdays():
     print("a weekday")
 
