@@ -104,6 +104,7 @@ impl ControlPlane {
             children: Default::default(),
             tasks: Default::default(),
             tasks_changed: Default::default(),
+            ended_tasks: Default::default(),
             images: images::Images::new(parts.builder),
             logs,
             mounts: Default::default(),

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
 use worker_protocol::Descriptor;
 
-pub use history::{KeptRange, Newest, visit_kept};
+pub use history::{KeptRange, Newest, has_printed, visit_kept};
 pub use keeper::LogKeeper;
 pub use record::EntryView;
 pub use retention::LogLimits;

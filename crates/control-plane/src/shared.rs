@@ -26,7 +26,7 @@ use crate::mounts::Mounts;
 use crate::owner::Owner;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
-use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
+use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 
 /// Calls whose outputs were delivered are kept this long, and at most so many of them: the reply may have been lost,
 /// and then the client asks again.
@@ -65,6 +65,7 @@ pub struct Shared {
     pub children: DashMap<InputId, Vec<FunctionCallId>>,
     pub tasks: Tasks,
     pub tasks_changed: Notify,
+    pub ended_tasks: EndedTasks,
     pub images: Images,
     pub logs: Arc<LogKeeper>,
     pub mounts: Mounts,
@@ -228,6 +229,14 @@ impl Shared {
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
         }
+        self.ended_tasks.add(EndedTask {
+            id: id.clone(),
+            app: owner.app.id.clone(),
+            enqueued_at: task.enqueued_at,
+            started_at: task.started_at.load(Ordering::Relaxed),
+            // Clients ask for what was said before this time, and what the platform has said of the end belongs to it.
+            finished_at: now_ms() + 1,
+        });
         self.tasks_changed.notify_waiters();
     }
 
