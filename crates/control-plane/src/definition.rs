@@ -74,10 +74,13 @@ impl Definition {
     }
 
     /// Current clients send the timeout of inputs here when the user gave none for starting. Two seconds, say, are
-    /// meant for an input then, and too little for an interpreter on a busy machine: hence the minimum.
+    /// meant for an input then, and too little for an interpreter on a busy machine: hence the minimum. What differs
+    /// from the inputs' timeout is the user's word.
     pub fn startup_timeout_ms(&self) -> u64 {
-        let wanted = non_zero(self.view.startup_timeout_secs).map_or(self.timeout_ms(), |s| u64::from(s) * 1000);
-        wanted.max(MIN_STARTUP_TIMEOUT_MS)
+        match non_zero(self.view.startup_timeout_secs).map(|s| u64::from(s) * 1000) {
+            Some(chosen) if chosen != self.timeout_ms() => chosen,
+            _ => self.timeout_ms().max(MIN_STARTUP_TIMEOUT_MS),
+        }
     }
 
     pub fn policy(&self) -> Policy {
@@ -108,6 +111,21 @@ impl Definition {
             scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
             concurrency: non_zero(self.view.target_concurrent_inputs).unwrap_or_else(|| self.max_concurrency()),
         }
+    }
+
+    /// What is taken note of and makes no difference yet. The program does the same with and without.
+    pub fn warnings(&self) -> Vec<wire::Warning> {
+        let mut warnings = Vec::new();
+        if self.view.checkpointing_enabled {
+            let message = format!(
+                "`{}`: memory snapshots are not taken by this version of Dorian; every container starts plainly, and \
+                 runs its `snap=True` hooks first",
+                self.view.function_name
+            );
+            let kind = wire::warning::WarningType::FunctionConfiguration;
+            warnings.push(wire::Warning { r#type: kind as i32, message });
+        }
+        warnings
     }
 
     pub fn max_concurrency(&self) -> u32 {
@@ -164,14 +182,12 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
     let gpu = f.resources.as_ref().and_then(|r| r.gpu_config.as_ref()).is_some_and(|g| g.count > 0);
     let unserved = [
         (gpu, "GPUs (`gpu=`)"),
-        (f.is_class, "classes (`@app.cls`)"),
         (f.webhook_config.as_ref().is_some_and(|w| w.r#type != 0), "web endpoints"),
         (!f.volume_mounts.is_empty(), "volumes (`volumes=`)"),
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
         (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
         (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
-        (f.checkpointing_enabled, "memory snapshots (`enable_memory_snapshot=`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),
         (f.untrusted, "`restrict_modal_access=`"),
@@ -198,6 +214,16 @@ mod tests {
     fn an_unset_timeout_is_five_minutes_and_start_up_takes_the_same() {
         let definition = define(&wire::Function::default()).unwrap();
         assert_eq!((definition.timeout_ms(), definition.startup_timeout_ms()), (300_000, 300_000));
+    }
+
+    #[test]
+    fn a_short_timeout_of_inputs_is_none_of_starting_but_a_chosen_one_is() {
+        let of = |timeout_secs, startup_timeout_secs| {
+            define(&wire::Function { timeout_secs, startup_timeout_secs, ..Default::default() })
+                .unwrap()
+                .startup_timeout_ms()
+        };
+        assert_eq!((of(2, 0), of(2, 2), of(2, 5), of(300, 5)), (30_000, 30_000, 5_000, 5_000));
     }
 
     #[test]

@@ -113,16 +113,19 @@ impl Shared {
     pub fn switch_definition(self: &Arc<Self>, owner: &Arc<Owner>, definition: Arc<Definition>) {
         owner.set_definition(self, definition);
         owner.set_published(true);
+        self.rebase_variants(owner);
         owner.wake(self);
     }
 
     /// The function is in no version that is live. What it accepted is still done.
-    fn retire(self: &Arc<Self>, owner: &Arc<Owner>) {
-        owner.set_published(false);
-        for task in owner.task_ids() {
-            owner.drain_task(self, &task);
+    fn retire(self: &Arc<Self>, function: &Arc<Owner>) {
+        for owner in std::iter::once(function.clone()).chain(self.variants_of(&function.id)) {
+            owner.set_published(false);
+            for task in owner.task_ids() {
+                owner.drain_task(self, &task);
+            }
+            owner.wake(self);
         }
-        owner.wake(self);
     }
 
     /// Puts a version into force: `live` are its functions, with the definitions to run.
@@ -133,7 +136,7 @@ impl Shared {
             self.switch_definition(&owner, definition);
         }
         for owner in self.owners_of(&app.id) {
-            if owner.build.is_none() && owner.is_published() && !kept.contains(&owner.id) {
+            if owner.is_of_layout() && owner.is_published() && !kept.contains(&owner.id) {
                 self.retire(&owner);
             }
         }

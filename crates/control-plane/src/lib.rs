@@ -22,7 +22,10 @@ mod image_names;
 mod images;
 mod logs;
 mod mounts;
+mod near_matches;
+mod options;
 mod owner;
+mod parameters;
 mod restore;
 mod rpc;
 mod schedules;
@@ -32,6 +35,7 @@ mod shared;
 mod start;
 mod status;
 mod tasks;
+mod variants;
 mod watcher;
 
 use std::sync::Arc;

@@ -13,7 +13,8 @@ use std::time::Duration;
 use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView,
+    plan_autoscale,
 };
 use tokio::sync::{Notify, oneshot};
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
@@ -22,16 +23,18 @@ use crate::apps::App;
 use crate::builds::FunctionBuild;
 use crate::clock::now_ms;
 use crate::definition::{Definition, Scaling};
+use crate::parameters::needs_parameters;
 use crate::shared::Shared;
+use crate::tasks::{EXIT_GRACE_MS, STOP_GRACE_MS};
+use crate::variants::Variant;
 use crate::watcher::Watcher;
 
 /// Over this span the autoscaler measures how fast inputs complete.
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 /// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.
 const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
-/// Containers that fail to start one after the other before the waiting inputs are given up.
+/// Rounds of containers that fail to start before the waiting inputs are given up.
 const MAX_START_FAILURES: u32 = 3;
-const START_BACKOFF_MS: u64 = 500;
 /// Outputs written in one transaction; more only make the first of them wait longer.
 const RECORD_BATCH: usize = 256;
 
@@ -43,6 +46,8 @@ pub struct Owner {
     pub created_at: Millis,
     /// Set for a function that only makes an image (`run_function`).
     pub build: Option<Arc<FunctionBuild>>,
+    /// Set for a function with parameters or options of its own.
+    pub variant: Option<Variant>,
     definition: RwLock<Arc<Definition>>,
     state: Mutex<State>,
     wake: Notify,
@@ -59,8 +64,7 @@ struct State {
     next_poll: u64,
     watchers: HashMap<FunctionCallId, Arc<Watcher>>,
     tasks: BTreeMap<TaskId, TaskPhase>,
-    start_failures: u32,
-    starts_blocked_until: Option<Millis>,
+    failed_starts: FailedStarts,
     startup_estimate_ms: u64,
     /// Outputs of durable calls on their way to the disk, in the order in which they will be published.
     unrecorded: VecDeque<(FunctionCallId, FinishedOutput)>,
@@ -99,6 +103,7 @@ impl Owner {
             app,
             created_at,
             build,
+            variant: None,
             definition: RwLock::new(definition),
             state: Mutex::new(State {
                 calls,
@@ -106,8 +111,7 @@ impl Owner {
                 next_poll: 0,
                 watchers: HashMap::new(),
                 tasks: BTreeMap::new(),
-                start_failures: 0,
-                starts_blocked_until: None,
+                failed_starts: FailedStarts::default(),
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
                 unrecorded: VecDeque::new(),
                 recorder_runs: false,
@@ -120,6 +124,22 @@ impl Owner {
             loop_runs: AtomicBool::new(false),
             published: AtomicBool::new(true),
         }
+    }
+
+    /// Makes it a variant of another function.
+    #[must_use]
+    pub fn with_variant(self, variant: Variant) -> Self {
+        Self { variant: Some(variant), ..self }
+    }
+
+    /// The function that this one is a variant of, or itself.
+    pub fn base_id(&self) -> &FunctionId {
+        self.variant.as_ref().map_or(&self.id, |variant| &variant.base)
+    }
+
+    /// A function that an app's layout may name.
+    pub fn is_of_layout(&self) -> bool {
+        self.build.is_none() && self.variant.is_none()
     }
 
     pub fn definition(&self) -> Arc<Definition> {
@@ -143,7 +163,7 @@ impl Owner {
             let mut state = self.state.lock();
             state.calls.set_policy(policy);
             state.scaling_override = None;
-            state.start_failures = 0;
+            state.failed_starts.forget();
             state.tasks.keys().cloned().collect()
         };
         for task in tasks {
@@ -197,7 +217,7 @@ impl Owner {
             shared.tasks.cancel_inputs(&task, inputs);
         }
         for (task, why) in outside.stops {
-            shared.stop_task(&task, crate::tasks::STOP_GRACE_MS, why);
+            shared.stop_task(&task, self.stop_grace_ms(), why);
         }
     }
 
@@ -214,8 +234,8 @@ impl Owner {
             let phase = state.tasks.entry(task.clone()).or_insert(TaskPhase::Active { since: now_ms() });
             if matches!(phase, TaskPhase::Starting { .. }) {
                 *phase = TaskPhase::Active { since: now_ms() };
+                state.failed_starts.forget();
             }
-            state.start_failures = 0;
             number
         };
         self.apply(shared, |calls, now, effects| calls.poll(task, number, max, now, effects));
@@ -243,8 +263,11 @@ impl Owner {
     }
 
     pub fn drain_task(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
-        self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
+        let before = self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
         self.apply(shared, |calls, _, effects| calls.drain(task, effects));
+        if !matches!(before, Some(TaskPhase::Draining)) {
+            tokio::spawn(see_out(self.clone(), shared.clone(), task.clone()));
+        }
     }
 
     pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, end: &TaskEnd) {
@@ -253,25 +276,34 @@ impl Owner {
         self.wake(shared);
     }
 
-    /// User code failed before it could take an input. Trying again would fail again, once for each container:
-    /// the failure is the answer to everything that waits.
-    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
+    /// User code of a container begun at `begun_at` failed before it could take an input. Trying again would fail
+    /// again, once for each container: the failure is the answer to everything that waits.
+    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
+        self.state.lock().failed_starts.on_failure(begun_at, now_ms());
+        self.fail_waiting(shared, outcome);
+    }
+
+    /// Answers everything that waits for a container.
+    pub fn fail_waiting(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
         self.apply(shared, |calls, now, effects| calls.fail_waiting(outcome, now, effects));
     }
 
     /// The platform could not start a container. That may pass, so it is tried again, a little later each time.
-    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
-        let give_up = {
+    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
+        let rounds = {
             let mut state = self.state.lock();
-            state.start_failures += 1;
-            let delay = START_BACKOFF_MS << state.start_failures.min(6);
-            state.starts_blocked_until = Some(now_ms() + delay);
-            state.start_failures >= MAX_START_FAILURES
+            state.failed_starts.on_failure(begun_at, now_ms());
+            state.failed_starts.rounds()
         };
-        if give_up {
-            self.on_init_failure(shared, outcome);
+        if rounds >= MAX_START_FAILURES {
+            self.fail_waiting(shared, outcome);
         }
         self.wake(shared);
+    }
+
+    /// How long a container of this function may go on after it was told to stop at once.
+    pub fn stop_grace_ms(&self) -> u64 {
+        if self.definition.read().view.is_class { EXIT_GRACE_MS } else { STOP_GRACE_MS }
     }
 
     pub fn is_draining(&self, task: &TaskId) -> bool {
@@ -322,7 +354,13 @@ impl Owner {
     }
 
     pub fn scaling(&self) -> Scaling {
-        self.state.lock().scaling_override.unwrap_or_else(|| self.definition.read().scaling())
+        let chosen = self.state.lock().scaling_override;
+        let mut scaling = chosen.unwrap_or_else(|| self.definition.read().scaling());
+        if self.variant.is_none() && needs_parameters(self.definition.read().view.class_parameter_info.as_ref()) {
+            // Nothing can be made of the class itself: its variants do all the work.
+            scaling.min = 0;
+        }
+        scaling
     }
 
     pub fn override_scaling(self: &Arc<Self>, shared: &Arc<Shared>, scaling: Scaling) {
@@ -362,7 +400,7 @@ impl Owner {
             startup_estimate_ms: state.startup_estimate_ms,
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
             app_active: !state.closed && self.app.is_running() && self.is_published(),
-            starts_blocked_until: state.starts_blocked_until,
+            failed_starts: state.failed_starts,
         };
         let closed = state.closed;
         drop(state);
@@ -483,6 +521,22 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         tokio::select! {
             () = owner.wake.notified() => {}
             () = tokio::time::sleep(nap.min(Duration::from_secs(3600))) => {}
+        }
+    }
+}
+
+/// A container that leaves finishes its inputs and runs its exit hooks. One that does neither is not left to hold its
+/// memory for ever.
+async fn see_out(owner: Arc<Owner>, shared: Arc<Shared>, task: TaskId) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(EXIT_GRACE_MS)).await;
+        let Some(known) = shared.tasks.get(&task) else { return };
+        if owner.read(|calls| calls.running_on(&task)) == 0 {
+            if known.stop_reason.lock().is_none() {
+                let seconds = EXIT_GRACE_MS / 1000;
+                shared.say(&owner, &task, &format!("container {task} did not leave within {seconds} s and was killed"));
+            }
+            return shared.stop_task(&task, 0, "it did not leave when it was not needed any more".to_owned());
         }
     }
 }

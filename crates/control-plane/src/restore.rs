@@ -72,6 +72,9 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
     for function in state.functions {
         restore_function(shared, function);
     }
+    for variant in &state.variants {
+        shared.restore_variant(variant);
+    }
     for call in state.calls {
         restore_call(shared, call);
     }

@@ -117,7 +117,7 @@ impl Shared {
         let resources = owner.definition().resources();
         let request = (resources.milli_cpu, u64::from(resources.memory_mib));
         if let Err(sentence) = self.capacity.could_ever_fit(request) {
-            owner.on_init_failure(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
+            owner.fail_waiting(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
             return true;
         }
         if !self.capacity.reserve(request, owner) {
@@ -220,12 +220,12 @@ impl Shared {
             Ending::Inputs(end) => owner.on_task_end(self, id, &end),
             Ending::InitFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
-                owner.on_init_failure(self, &outcome);
+                owner.on_init_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
             Ending::StartFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
-                owner.on_start_failure(self, &outcome);
+                owner.on_start_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
         }
@@ -241,7 +241,7 @@ impl Shared {
     }
 
     /// A line from the platform in the app's log.
-    fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
+    pub fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
         let line = format!("[dorian] function `{}`: {text}\n", owner.tag);
         if let Some(build) = &owner.build {
             return build.say(line);
@@ -286,7 +286,7 @@ impl Shared {
             }
             for task in tasks {
                 if task.stop_reason.lock().is_none() {
-                    self.stop_task(&task.id, STOP_GRACE_MS, format!("the app was stopped: {why}"));
+                    self.stop_task(&task.id, task.owner.stop_grace_ms(), format!("the app was stopped: {why}"));
                 }
             }
             // The timer covers a task that came to be between the look and the wait.
@@ -411,11 +411,12 @@ impl Shared {
         }
     }
 
-    async fn expire(&self) -> Result<(), String> {
+    async fn expire(self: &Arc<Self>) -> Result<(), String> {
         let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
         self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
         self.forget_logs();
         self.forget_secrets(|secret| self.is_abandoned(secret));
+        self.forget_variants();
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;

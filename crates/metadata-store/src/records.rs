@@ -96,6 +96,20 @@ pub struct FunctionRecord {
     pub created_at_ms: u64,
 }
 
+/// A function with parameters or options of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VariantRecord {
+    pub id: FunctionId,
+    pub base: FunctionId,
+    pub app: AppId,
+    /// The client's bytes, as a container gets them.
+    pub params: Bytes,
+    /// The client's message.
+    pub options: Bytes,
+    pub created_at_ms: u64,
+    pub last_used_ms: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRecord {
     pub id: ImageId,
@@ -246,6 +260,8 @@ pub struct LoadedState {
     /// Finished ones stay on disk until somebody asks for them.
     pub calls: Vec<StoredCall>,
     pub schedules: Vec<ScheduleRecord>,
+    /// Those that stored calls name. Others are looked up when somebody asks for them.
+    pub variants: Vec<VariantRecord>,
 }
 
 /// What an expiry took away.
@@ -294,6 +310,11 @@ pub enum Write {
     /// Of a schedule that was replaced or taken away meanwhile it is left out.
     ScheduledRun(ScheduledRun),
     DeleteSchedule(FunctionId),
+    Variant(VariantRecord),
+    /// The variant was used at this time.
+    TouchVariant(FunctionId, u64),
+    /// Those last used before this time that no stored call names.
+    ExpireVariants(u64),
 }
 
 impl Write {
@@ -303,6 +324,7 @@ impl Write {
         match self {
             Self::Function(function) => SMALL + function.definition.len(),
             Self::Definition(definition) => SMALL + definition.definition.len(),
+            Self::Variant(variant) => SMALL + variant.params.len() + variant.options.len(),
             Self::Image(image) => SMALL + image.built_json.len(),
             Self::Secret(secret) => SMALL + secret.sealed.len(),
             Self::Mount(mount) => SMALL + mount.files.len() * 160,

@@ -9,11 +9,13 @@ use calls::FinishedOutput;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
-use types::ids::{AppId, BlobId, FunctionCallId};
+use types::ids::{AppId, BlobId, FunctionCallId, FunctionId};
 
 use crate::error::{RowError, StoreError};
 use crate::queue::{Job, Queue};
-use crate::records::{CallRecord, DefinitionRecord, DeploymentRecord, Expired, LoadedState, StoredCall, Write};
+use crate::records::{
+    CallRecord, DefinitionRecord, DeploymentRecord, Expired, LoadedState, StoredCall, VariantRecord, Write,
+};
 use crate::writer::Writer;
 use crate::{rows, schema};
 
@@ -72,6 +74,12 @@ impl MetadataStore {
     pub async fn call(&self, id: &FunctionCallId) -> Result<Option<StoredCall>, StoreError> {
         let id = id.clone();
         self.read("look up a function call", move |connection| rows::call(connection, &id)).await
+    }
+
+    /// A stored variant of a function.
+    pub async fn variant(&self, id: &FunctionId) -> Result<Option<VariantRecord>, StoreError> {
+        let id = id.clone();
+        self.read("look up a variant", move |connection| rows::variant(connection, &id)).await
     }
 
     /// The durable calls of an app, oldest first.

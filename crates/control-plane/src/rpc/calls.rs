@@ -49,7 +49,7 @@ impl Api {
         let caller = Caller::of(&request)?;
         let suffix = self.stable_suffix(&caller, "FunctionMap");
         let request = request.into_inner();
-        let owner = self.owner(&request.function_id)?;
+        let owner = self.callable(&request.function_id).await?;
         if !owner.app.is_running() {
             return Err(Status::failed_precondition(format!("app `{}` is stopped", owner.app.id)));
         }

@@ -12,6 +12,7 @@ use crate::caller::Caller;
 use crate::clock::now_ms;
 use crate::definition::{Definition, Scaling};
 use crate::handles;
+use crate::near_matches::did_you_mean;
 use crate::owner::Owner;
 use crate::rpc::{Api, derive_suffix, store_status};
 
@@ -69,7 +70,7 @@ impl Api {
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());
-            return Ok(Response::new(created(&owner, &definition)));
+            return Ok(Response::new(self.created(&owner, &definition)));
         }
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
@@ -103,7 +104,7 @@ impl Api {
         self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         app.drafts.add(id.clone(), definition.clone(), now);
         let owner = self.shared.owners.entry(id).or_insert(owner).clone();
-        Ok(Response::new(created(&owner, &definition)))
+        Ok(Response::new(self.created(&owner, &definition)))
     }
 
     /// Objects that a definition names must be there: otherwise the first container would find out.
@@ -121,6 +122,17 @@ impl Api {
         }
     }
 
+    fn created(&self, owner: &Owner, definition: &Definition) -> wire::FunctionCreateResponse {
+        wire::FunctionCreateResponse {
+            function_id: owner.id.to_string(),
+            function: Some(definition.raw.clone()),
+            handle_metadata: Some(handles::metadata_with(&self.shared, owner, definition)),
+            function_data: Some(handles::function_data(definition)),
+            server_warnings: definition.warnings(),
+            ..Default::default()
+        }
+    }
+
     pub(crate) fn function_get(
         &self,
         request: Request<wire::FunctionGetRequest>,
@@ -132,18 +144,17 @@ impl Api {
         }
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, tag) = (&request.app_name, &request.object_tag);
-        let found = self.deployed_app(&environment.id, app).ok_or_else(|| {
-            Status::not_found(format!("app `{app}` is not deployed in environment `{}`", environment.name))
-        })?;
+        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
         let id = found.function_ids().get(tag).cloned();
         let owner = id.and_then(|id| self.shared.owners.get(&id).map(|o| o.clone()));
         let owner = owner.ok_or_else(|| {
             let names: Vec<String> = found.function_ids().into_keys().collect();
-            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}", names.join(", ")))
+            let meant = did_you_mean(tag, names.iter().map(String::as_str));
+            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}{meant}", names.join(", ")))
         })?;
         Ok(Response::new(wire::FunctionGetResponse {
             function_id: owner.id.to_string(),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
             function: Some(handles::function_data(&owner.definition())),
             ..Default::default()
         }))
@@ -153,7 +164,7 @@ impl Api {
         let owner = self.owner(id)?;
         Ok(Response::new(wire::FunctionGetByIdResponse {
             function: Some(handles::function_data(&owner.definition())),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
         }))
     }
 
@@ -222,15 +233,5 @@ pub(crate) fn function_record(owner: &Owner, definition: &Definition) -> Functio
         definition: definition.bytes(),
         client_version: definition.client.to_string(),
         created_at_ms: owner.created_at,
-    }
-}
-
-fn created(owner: &Owner, definition: &Definition) -> wire::FunctionCreateResponse {
-    wire::FunctionCreateResponse {
-        function_id: owner.id.to_string(),
-        function: Some(definition.raw.clone()),
-        handle_metadata: Some(handles::metadata_with(owner, definition)),
-        function_data: Some(handles::function_data(definition)),
-        ..Default::default()
     }
 }

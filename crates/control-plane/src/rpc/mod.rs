@@ -5,6 +5,7 @@ pub mod apps;
 pub mod auth;
 pub mod blobs;
 pub mod calls;
+pub mod classes;
 pub mod containers;
 pub mod deployments;
 pub mod environments;

@@ -86,6 +86,10 @@ impl ModalClient for Api {
         self.app_get_info(&request.get_ref().app_id)
     }
 
+    async fn object_suggest(&self, request: Request<wire::ObjectSuggestRequest>) -> Reply<wire::ObjectSuggestResponse> {
+        self.object_suggest(request)
+    }
+
     async fn app_list(&self, request: Request<wire::AppListRequest>) -> Reply<wire::AppListResponse> {
         self.app_list(request)
     }
@@ -191,6 +195,28 @@ impl ModalClient for Api {
         request: Request<wire::FunctionGetCurrentStatsRequest>,
     ) -> Reply<wire::FunctionStats> {
         self.function_stats(&request.get_ref().function_id)
+    }
+
+    async fn function_bind_params(
+        &self,
+        request: Request<wire::FunctionBindParamsRequest>,
+    ) -> Reply<wire::FunctionBindParamsResponse> {
+        self.function_bind_params(request.into_inner()).await
+    }
+
+    async fn function_list_variants(
+        &self,
+        request: Request<wire::FunctionListVariantsRequest>,
+    ) -> Reply<wire::FunctionListVariantsResponse> {
+        self.function_list_variants(request.into_inner()).await
+    }
+
+    async fn class_create(&self, request: Request<wire::ClassCreateRequest>) -> Reply<wire::ClassCreateResponse> {
+        self.class_create(request)
+    }
+
+    async fn class_get(&self, request: Request<wire::ClassGetRequest>) -> Reply<wire::ClassGetResponse> {
+        self.class_get(request)
     }
 
     async fn function_update_scheduling_params(

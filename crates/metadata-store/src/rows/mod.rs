@@ -12,11 +12,13 @@ mod payload;
 mod schedules;
 mod secrets;
 mod text;
+mod variants;
 
 use rusqlite::Connection;
 
 pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs};
 pub(crate) use self::deployments::{definitions, deployments};
+pub(crate) use self::variants::find as variant;
 use crate::error::RowError;
 use crate::records::{LoadedState, Write};
 
@@ -48,6 +50,9 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::Schedule(record) => schedules::put(connection, record),
         Write::ScheduledRun(run) => schedules::note_run(connection, run),
         Write::DeleteSchedule(function) => schedules::delete(connection, function),
+        Write::Variant(record) => variants::put(connection, record),
+        Write::TouchVariant(id, used_ms) => variants::touch(connection, id, *used_ms),
+        Write::ExpireVariants(before_ms) => variants::expire(connection, *before_ms),
     }
 }
 
@@ -62,6 +67,7 @@ pub(crate) fn load(connection: &Connection) -> Result<LoadedState, RowError> {
         mounts: mounts::load(connection)?,
         calls: calls::load_open(connection)?,
         schedules: schedules::load(connection)?,
+        variants: variants::load_called(connection)?,
     })
 }
 
