@@ -21,7 +21,7 @@ use crate::capacity::CapacityPool;
 use crate::clock::now_ms;
 use crate::generators::Generators;
 use crate::images::Images;
-use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES};
+use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
 use crate::mounts::Mounts;
 use crate::owner::Owner;
 use crate::schedules::Schedules;
@@ -188,16 +188,16 @@ impl Shared {
         if let Some(build) = &task.owner.build {
             return build.say(text);
         }
-        let function = Some(task.owner.id.clone());
         let log = &task.owner.app.log;
         let now = now_ms();
-        let printed_by = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
-        log.append_for(now, (Some(id.clone()), function.clone()), printed_by, descriptor, text);
+        let call = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
+        let origin = task.owner.origin(id);
+        log.append(now, Origin { call, ..origin.clone() }, descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
             let text =
                 format!("[dorian] container {id} printed more than {limit} MiB; the rest of its output is cut\n");
-            log.append(now_ms(), Some(id.clone()), function, Descriptor::System, text);
+            log.append(now, origin, Descriptor::System, text);
         }
     }
 
@@ -246,7 +246,7 @@ impl Shared {
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        owner.app.log.append(now_ms(), Some(task.clone()), Some(owner.id.clone()), Descriptor::System, line);
+        owner.app.log.append(now_ms(), owner.origin(task), Descriptor::System, line);
     }
 
     // ------------------------------------------------------------------------------------------- apps

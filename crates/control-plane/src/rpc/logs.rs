@@ -67,6 +67,7 @@ impl Allowance {
 #[derive(Clone, Default)]
 struct Filter {
     task: Option<TaskId>,
+    /// With its variants; or one variant.
     function: Option<FunctionId>,
     call: Option<FunctionCallId>,
     descriptor: Option<Descriptor>,
@@ -111,7 +112,7 @@ impl Filter {
 
     fn accepts(&self, entry: &EntryView<'_>) -> bool {
         self.task.as_ref().is_none_or(|t| entry.task == t.as_str())
-            && self.function.as_ref().is_none_or(|f| entry.function == f.as_str())
+            && self.function.as_ref().is_none_or(|f| [entry.function, entry.variant].contains(&f.as_str()))
             && self.call.as_ref().is_none_or(|c| entry.call == c.as_str())
             && self.descriptor.is_none_or(|d| entry.descriptor == d)
             && (self.search.is_empty() || entry.text.contains(&self.search))
@@ -296,6 +297,7 @@ impl Api {
             at: line.at,
             task: Some(task.clone()),
             function: None,
+            variant: None,
             call: None,
             input: None,
             descriptor: Descriptor::Stdout,
@@ -496,6 +498,28 @@ fn milliseconds(at: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_function_is_asked_for_with_all_its_variants_or_as_one_of_them() {
+        let (base, variant, other) = (FunctionId::random(), FunctionId::random(), FunctionId::random());
+        let entry = |variant: Option<&FunctionId>| LogEntry {
+            sequence: 1,
+            at: 1,
+            task: None,
+            function: Some(base.clone()),
+            variant: variant.cloned(),
+            call: None,
+            input: None,
+            descriptor: Descriptor::Stdout,
+            text: String::new(),
+        };
+        let accepts = |function: &FunctionId, entry: &LogEntry| {
+            Filter { function: Some(function.clone()), until_ms: 2, ..Filter::default() }.accepts(&entry.view())
+        };
+        let (plain, of_variant) = (entry(None), entry(Some(&variant)));
+        assert!(accepts(&base, &plain) && accepts(&base, &of_variant) && accepts(&variant, &of_variant));
+        assert!(!accepts(&variant, &plain) && !accepts(&other, &of_variant));
+    }
 
     #[test]
     fn a_follower_gets_a_burst_and_then_a_steady_share() {
