@@ -48,14 +48,20 @@ impl Api {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let app = self.app(&request.app_id)?;
-        if request.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()) {
-            return Err(Status::unimplemented("schedules are not served by this version of Dorian yet"));
-        }
         let raw = match (request.function, request.function_data) {
             (Some(function), _) => function,
             (None, Some(data)) => handles::preferred(data)
                 .ok_or_else(|| Status::invalid_argument("the function data names no function"))?,
             (None, None) => return Err(Status::invalid_argument("the request has no function")),
+        };
+        let raw = match request.schedule {
+            // Old clients send it beside the definition.
+            Some(schedule) => {
+                let mut raw = raw;
+                raw.append(&wire::Function { schedule: Some(schedule), ..Default::default() });
+                raw
+            }
+            None => raw,
         };
         let definition = Arc::new(Definition::new(DefinitionId::random(), raw, caller.version)?);
         self.check_objects(&definition)?;

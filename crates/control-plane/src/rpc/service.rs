@@ -121,7 +121,7 @@ impl ModalClient for Api {
     }
 
     async fn app_get_logs(&self, request: Request<wire::AppGetLogsRequest>) -> Reply<Self::AppGetLogsStream> {
-        self.app_get_logs(request.into_inner()).map(Response::new)
+        self.app_get_logs(request.into_inner()).await.map(Response::new)
     }
 
     async fn app_fetch_logs(&self, request: Request<wire::AppFetchLogsRequest>) -> Reply<wire::AppFetchLogsResponse> {
@@ -341,7 +341,7 @@ impl ModalClient for Api {
     }
 
     async fn task_get_info(&self, request: Request<wire::TaskGetInfoRequest>) -> Reply<wire::TaskGetInfoResponse> {
-        self.task_info(&request.get_ref().task_id)
+        self.task_info(&request.get_ref().task_id).await
     }
 
     async fn task_list(&self, request: Request<wire::TaskListRequest>) -> Reply<wire::TaskListResponse> {
