@@ -11,11 +11,11 @@ use tonic::Status;
 use types::ids::{DefinitionId, ImageId, MountId, SecretId};
 
 use crate::caller::ClientVersion;
+use crate::scaling::{self, Scaling};
 
 /// The client's documented defaults where a definition leaves a field at zero.
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
-const DEFAULT_SCALEDOWN_SECS: u32 = 60;
 const DEFAULT_MILLI_CPU: u32 = 125;
 const DEFAULT_MEMORY_MIB: u32 = 128;
 
@@ -34,17 +34,6 @@ pub struct Definition {
     pub schedule: Option<Arc<Schedule>>,
 }
 
-/// What the autoscaler may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scaling {
-    pub min: u32,
-    pub max: Option<u32>,
-    pub buffer: u32,
-    pub scaleup_ms: u64,
-    pub scaledown_ms: u64,
-    pub concurrency: u32,
-}
-
 impl Definition {
     /// # Errors
     /// `INVALID_ARGUMENT` when the bytes are no definition or name objects of the wrong kind, `UNIMPLEMENTED` for
@@ -52,6 +41,7 @@ impl Definition {
     pub fn new(id: DefinitionId, raw: Passthrough<wire::Function>, client: ClientVersion) -> Result<Self, Status> {
         let view = raw.view().map_err(|e| Status::invalid_argument(format!("malformed function definition: {e}")))?;
         refuse_unserved(&view)?;
+        scaling::validate(&view)?;
         let bad = |what: &str, id: &str| Status::invalid_argument(format!("`{id}` is not the id of {what}"));
         let image = match view.image_id.as_str() {
             "" => None,
@@ -99,18 +89,7 @@ impl Definition {
     }
 
     pub fn scaling(&self) -> Scaling {
-        let settings = self.view.autoscaler_settings.unwrap_or_default();
-        let max = settings.max_containers.or(non_zero(self.view.concurrency_limit)).filter(|m| *m > 0);
-        let scaledown = settings.scaledown_window.or(non_zero(self.view.task_idle_timeout_secs));
-        Scaling {
-            min: settings.min_containers.unwrap_or(self.view.warm_pool_size),
-            // What makes an image runs once, in one container.
-            max: if self.view.is_builder_function { Some(1) } else { max },
-            buffer: settings.buffer_containers.unwrap_or(self.view.experimental_buffer_containers),
-            scaleup_ms: u64::from(settings.scaleup_window.unwrap_or(0)) * 1000,
-            scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
-            concurrency: non_zero(self.view.target_concurrent_inputs).unwrap_or_else(|| self.max_concurrency()),
-        }
+        Scaling::of(&self.view)
     }
 
     /// What is taken note of and makes no difference yet. The program does the same with and without.
@@ -130,6 +109,12 @@ impl Definition {
 
     pub fn max_concurrency(&self) -> u32 {
         self.view.max_concurrent_inputs.max(1)
+    }
+
+    /// What a container of it sets aside.
+    pub fn request(&self) -> crate::capacity::Request {
+        let resources = self.resources();
+        (resources.milli_cpu, u64::from(resources.memory_mib))
     }
 
     pub fn resources(&self) -> Resources {
@@ -266,12 +251,5 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(define(&function).unwrap().policy().retry.retries, 0);
-    }
-
-    #[test]
-    fn legacy_scaling_fields_count_where_the_new_ones_are_missing() {
-        let function = wire::Function { warm_pool_size: 2, concurrency_limit: 5, ..Default::default() };
-        let scaling = define(&function).unwrap().scaling();
-        assert_eq!((scaling.min, scaling.max), (2, Some(5)));
     }
 }

@@ -120,7 +120,7 @@ fn placeholders(shared: &Shared, service: &Owner) -> BTreeMap<String, Arc<Owner>
     let mut found = BTreeMap::new();
     for owner in shared.owners_of(&service.app.id) {
         let definition = owner.definition();
-        if definition.view.use_function_id == service_id.as_str() {
+        if owner.is_published() && definition.view.use_function_id == service_id.as_str() {
             found.insert(definition.view.use_method_name.clone(), owner);
         }
     }

@@ -28,6 +28,7 @@ mod owner;
 mod parameters;
 mod restore;
 mod rpc;
+mod scaling;
 mod schedules;
 mod secrets;
 mod server;
@@ -112,7 +113,7 @@ impl ControlPlane {
             images: images::Images::new(parts.builder),
             logs,
             mounts: Default::default(),
-            secrets: secrets::Secrets::new(&parts.secret_key)?,
+            secrets: secrets::Secrets::new(&parts.secret_key),
             generators: Default::default(),
             schedules: Default::default(),
             publishing: Default::default(),

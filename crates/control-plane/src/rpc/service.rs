@@ -180,6 +180,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetByIdRequest>,
     ) -> Reply<wire::FunctionGetByIdResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_get_by_id(&request.get_ref().function_id)
     }
 
@@ -194,6 +195,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetCurrentStatsRequest>,
     ) -> Reply<wire::FunctionStats> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_stats(&request.get_ref().function_id)
     }
 
@@ -219,10 +221,18 @@ impl ModalClient for Api {
         self.class_get(request)
     }
 
+    async fn function_get_scheduling_params(
+        &self,
+        request: Request<wire::FunctionGetSchedulingParamsRequest>,
+    ) -> Reply<wire::FunctionGetSchedulingParamsResponse> {
+        self.scheduling_params(&request.get_ref().function_id)
+    }
+
     async fn function_update_scheduling_params(
         &self,
         request: Request<wire::FunctionUpdateSchedulingParamsRequest>,
     ) -> Reply<wire::FunctionUpdateSchedulingParamsResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.update_scheduling(request.into_inner())
     }
 
