@@ -106,3 +106,13 @@ def an_app_tells_its_state_and_functions(clients, version):
     _deploy(client, name, "one")
     told = client.modal("app", "info", name, "--json")
     assert told.code == 0 and re.search(r'"slow_code"', told.out), told
+
+
+def a_wrong_name_is_answered_with_near_ones(client):
+    name = f"near-{client.version}-{RUN}"
+    _deploy(client, name, "one")
+    assert f"did you mean `{name}`" in _call(client, name.replace("near", "naer"))
+    assert "did you mean `slow_code`" in _call(client, name, "slow_cod")
+    if client.numbers >= (1, 6):
+        told = client.modal("function", "info", f"{name}/slow_cod")
+        assert told.code != 0 and f"{name}/slow_code" in told.out + told.err, told

@@ -13,7 +13,8 @@ use std::time::Duration;
 use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView,
+    plan_autoscale,
 };
 use tokio::sync::{Notify, oneshot};
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
@@ -32,9 +33,8 @@ use crate::watcher::Watcher;
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 /// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.
 const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
-/// Containers that fail to start one after the other before the waiting inputs are given up.
+/// Rounds of containers that fail to start before the waiting inputs are given up.
 const MAX_START_FAILURES: u32 = 3;
-const START_BACKOFF_MS: u64 = 500;
 /// Outputs written in one transaction; more only make the first of them wait longer.
 const RECORD_BATCH: usize = 256;
 
@@ -64,8 +64,7 @@ struct State {
     next_poll: u64,
     watchers: HashMap<FunctionCallId, Arc<Watcher>>,
     tasks: BTreeMap<TaskId, TaskPhase>,
-    start_failures: u32,
-    starts_blocked_until: Option<Millis>,
+    failed_starts: FailedStarts,
     startup_estimate_ms: u64,
     /// Outputs of durable calls on their way to the disk, in the order in which they will be published.
     unrecorded: VecDeque<(FunctionCallId, FinishedOutput)>,
@@ -112,8 +111,7 @@ impl Owner {
                 next_poll: 0,
                 watchers: HashMap::new(),
                 tasks: BTreeMap::new(),
-                start_failures: 0,
-                starts_blocked_until: None,
+                failed_starts: FailedStarts::default(),
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
                 unrecorded: VecDeque::new(),
                 recorder_runs: false,
@@ -165,7 +163,7 @@ impl Owner {
             let mut state = self.state.lock();
             state.calls.set_policy(policy);
             state.scaling_override = None;
-            state.start_failures = 0;
+            state.failed_starts.forget();
             state.tasks.keys().cloned().collect()
         };
         for task in tasks {
@@ -236,8 +234,8 @@ impl Owner {
             let phase = state.tasks.entry(task.clone()).or_insert(TaskPhase::Active { since: now_ms() });
             if matches!(phase, TaskPhase::Starting { .. }) {
                 *phase = TaskPhase::Active { since: now_ms() };
+                state.failed_starts.forget();
             }
-            state.start_failures = 0;
             number
         };
         self.apply(shared, |calls, now, effects| calls.poll(task, number, max, now, effects));
@@ -278,23 +276,27 @@ impl Owner {
         self.wake(shared);
     }
 
-    /// User code failed before it could take an input. Trying again would fail again, once for each container:
-    /// the failure is the answer to everything that waits.
-    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
+    /// User code of a container begun at `begun_at` failed before it could take an input. Trying again would fail
+    /// again, once for each container: the failure is the answer to everything that waits.
+    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
+        self.state.lock().failed_starts.on_failure(begun_at, now_ms());
+        self.fail_waiting(shared, outcome);
+    }
+
+    /// Answers everything that waits for a container.
+    pub fn fail_waiting(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
         self.apply(shared, |calls, now, effects| calls.fail_waiting(outcome, now, effects));
     }
 
     /// The platform could not start a container. That may pass, so it is tried again, a little later each time.
-    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
-        let give_up = {
+    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
+        let rounds = {
             let mut state = self.state.lock();
-            state.start_failures += 1;
-            let delay = START_BACKOFF_MS << state.start_failures.min(6);
-            state.starts_blocked_until = Some(now_ms() + delay);
-            state.start_failures >= MAX_START_FAILURES
+            state.failed_starts.on_failure(begun_at, now_ms());
+            state.failed_starts.rounds()
         };
-        if give_up {
-            self.on_init_failure(shared, outcome);
+        if rounds >= MAX_START_FAILURES {
+            self.fail_waiting(shared, outcome);
         }
         self.wake(shared);
     }
@@ -398,7 +400,7 @@ impl Owner {
             startup_estimate_ms: state.startup_estimate_ms,
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
             app_active: !state.closed && self.app.is_running() && self.is_published(),
-            starts_blocked_until: state.starts_blocked_until,
+            failed_starts: state.failed_starts,
         };
         let closed = state.closed;
         drop(state);

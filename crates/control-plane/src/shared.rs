@@ -114,7 +114,7 @@ impl Shared {
         let resources = owner.definition().resources();
         let request = (resources.milli_cpu, u64::from(resources.memory_mib));
         if let Err(sentence) = self.capacity.could_ever_fit(request) {
-            owner.on_init_failure(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
+            owner.fail_waiting(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
             return true;
         }
         if !self.capacity.reserve(request, owner) {
@@ -217,12 +217,12 @@ impl Shared {
             Ending::Inputs(end) => owner.on_task_end(self, id, &end),
             Ending::InitFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
-                owner.on_init_failure(self, &outcome);
+                owner.on_init_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
             Ending::StartFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
-                owner.on_start_failure(self, &outcome);
+                owner.on_start_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
         }

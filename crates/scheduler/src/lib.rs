@@ -3,10 +3,11 @@
 
 pub mod autoscaler;
 pub mod placement;
+pub mod schedule;
 
 pub use autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, StopReason, TaskPhase, TaskView,
-    plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, StopReason, TaskPhase,
+    TaskView, plan_autoscale,
 };
 pub use placement::{
     Placement, PlacementPlan, PlacementRequest, Resources, Unplaceable, WorkerId, WorkerView, plan_placement,

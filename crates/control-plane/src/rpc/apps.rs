@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use client_protocol::wire;
-use metadata_store::{AppRecord, AppState, Write};
+use metadata_store::{AppRecord, AppState, EnvironmentRecord, Write};
 use tonic::{Request, Response, Status};
 use types::ids::{AppId, EnvironmentId};
 
@@ -13,6 +13,7 @@ use crate::caller::Caller;
 use crate::clock::{now_ms, seconds, unique_now_ms};
 use crate::handles;
 use crate::logs::AppLog;
+use crate::near_matches::{did_you_mean, near_matches};
 use crate::owner::Owner;
 use crate::rpc::{Api, store_status};
 use crate::shared::STOPPED_APPS_LISTED_MS;
@@ -139,10 +140,7 @@ impl Api {
         let app = match known {
             Some(app) => app,
             None if request.object_creation_type() == wire::ObjectCreationType::Unspecified => {
-                return Err(Status::not_found(format!(
-                    "no app `{name}` is deployed in environment `{}`",
-                    environment.name
-                )));
+                return Err(self.not_deployed(&environment, &name));
             }
             None => {
                 let record = AppRecord {
@@ -188,6 +186,62 @@ impl Api {
         }
         let info = Some(self.app_metadata(&app));
         Ok(Response::new(wire::AppGetInfoResponse { info, function_info_summaries }))
+    }
+
+    /// Names near one that was not found, for the client's hint.
+    pub(crate) fn object_suggest(
+        &self,
+        request: Request<wire::ObjectSuggestRequest>,
+    ) -> Result<Response<wire::ObjectSuggestResponse>, Status> {
+        use wire::object_suggest_request::ObjectSuggestKind as Kind;
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let environment = self.environment(&caller, &request.environment_name)?;
+        let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+        let apps = self.deployed_names(&environment.id);
+        let (app, function) = request.query.split_once('/').unwrap_or(("", &request.query));
+        let near_apps = |wanted: &str| near_matches(wanted, apps.keys().map(String::as_str));
+        let suggestions: Vec<wire::ObjectSuggestion> = match request.kind() {
+            Kind::App => {
+                let suggestion =
+                    |name: &str| wire::ObjectSuggestion { object_name: name.to_owned(), ..Default::default() };
+                near_apps(&request.query).into_iter().map(suggestion).collect()
+            }
+            Kind::Function => {
+                let looked_at: Vec<&str> = match app {
+                    "" => apps.keys().map(String::as_str).collect(),
+                    app if apps.contains_key(app) => vec![app],
+                    app => near_apps(app),
+                };
+                let of_app = |name: &str| {
+                    let functions = apps.get(name).map(|app| app.function_ids()).unwrap_or_default();
+                    let near = near_matches(function, functions.keys().map(String::as_str));
+                    let suggestion = |found: &str| wire::ObjectSuggestion {
+                        app_name: name.to_owned(),
+                        object_name: found.to_owned(),
+                    };
+                    near.into_iter().map(suggestion).collect::<Vec<_>>()
+                };
+                looked_at.into_iter().flat_map(of_app).collect()
+            }
+            Kind::Server | Kind::Unspecified => Vec::new(),
+        };
+        let suggestions = suggestions.into_iter().take(limit).collect();
+        Ok(Response::new(wire::ObjectSuggestResponse { suggestions }))
+    }
+
+    /// The deployed apps of an environment by name.
+    fn deployed_names(&self, environment: &EnvironmentId) -> BTreeMap<String, Arc<App>> {
+        let deployed = |app: &App| app.environment == *environment && app.state() == AppState::Deployed;
+        let apps = self.shared.apps.iter().filter(|a| deployed(a)).map(|a| a.clone());
+        apps.filter_map(|app| Some((app.record().name?, app))).collect()
+    }
+
+    /// For whoever asked for an app that is not there.
+    pub(crate) fn not_deployed(&self, environment: &EnvironmentRecord, name: &str) -> Status {
+        let apps = self.deployed_names(&environment.id);
+        let meant = did_you_mean(name, apps.keys().map(String::as_str));
+        Status::not_found(format!("no app `{name}` is deployed in environment `{}`{meant}", environment.name))
     }
 
     pub(crate) fn app_get_lifecycle(&self, id: &str) -> Result<Response<wire::AppGetLifecycleResponse>, Status> {

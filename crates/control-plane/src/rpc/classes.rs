@@ -7,11 +7,9 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use client_protocol::wire;
-use metadata_store::{AppRecord, AppState, EnvironmentRecord};
 use tonic::{Request, Response, Status};
 use types::ids::{ClassId, FunctionId};
 
-use crate::apps::App;
 use crate::caller::Caller;
 use crate::handles;
 use crate::near_matches::did_you_mean;
@@ -51,7 +49,7 @@ impl Api {
         let request = request.into_inner();
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, class) = (&request.app_name, &request.object_tag);
-        let found = self.named_app(&environment, app)?;
+        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
         let classes = found.record().class_ids;
         let id = classes.get(class).ok_or_else(|| {
             let known = match classes.keys().cloned().collect::<Vec<_>>() {
@@ -136,18 +134,6 @@ impl Api {
             next_cursor: None,
             ordered_by_task_count: is_ranked,
         }))
-    }
-
-    /// The app that is deployed under a name.
-    pub(crate) fn named_app(&self, environment: &EnvironmentRecord, name: &str) -> Result<Arc<App>, Status> {
-        self.deployed_app(&environment.id, name).ok_or_else(|| {
-            let is_deployed =
-                |record: &AppRecord| record.environment == environment.id && record.state == AppState::Deployed;
-            let records = self.shared.apps.iter().map(|app| app.record()).filter(is_deployed);
-            let known: Vec<String> = records.filter_map(|record| record.name).collect();
-            let meant = did_you_mean(name, known.iter().map(String::as_str));
-            Status::not_found(format!("app `{name}` is not deployed in environment `{}`{meant}", environment.name))
-        })
     }
 
     /// The function of this id; a variant that was put away comes back.

@@ -138,7 +138,7 @@ impl Api {
         }
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, tag) = (&request.app_name, &request.object_tag);
-        let found = self.named_app(&environment, app)?;
+        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
         let functions = found.function_ids();
         let live = |tag: &str| self.shared.owners.get(functions.get(tag)?).map(|o| o.clone());
         let (owner, metadata) = match live(tag) {

@@ -86,6 +86,10 @@ impl ModalClient for Api {
         self.app_get_info(&request.get_ref().app_id)
     }
 
+    async fn object_suggest(&self, request: Request<wire::ObjectSuggestRequest>) -> Reply<wire::ObjectSuggestResponse> {
+        self.object_suggest(request)
+    }
+
     async fn app_list(&self, request: Request<wire::AppListRequest>) -> Reply<wire::AppListResponse> {
         self.app_list(request)
     }
