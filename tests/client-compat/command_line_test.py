@@ -67,7 +67,7 @@ def a_detached_app_outlives_its_client_and_is_listed_logged_and_stopped(client):
     )
     assert following.end(30).code == 0, "following the logs did not end with the app"
     if client.numbers >= (1, 1):
-        history = client.modal("app", "logs", app_id, "--tail", "5")
+        history = client.modal("app", "logs", app_id, "--tail", "500")
         assert history.code == 0 and "tick" in history.out, history
 
 

@@ -83,7 +83,7 @@ async fn bench(runtime: &Runtime, dir: &Path, options: &Options) -> Outcome<()> 
             layers: chain.clone(),
             scratch,
             argv: argv.clone(),
-            env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
+            env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())].into(),
             cwd: "/root".into(),
             hostname: "bench".into(),
             tmpfs: vec![],

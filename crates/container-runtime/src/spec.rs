@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use types::variables::Variables;
 
 /// One container to be made. Everything that a container is, is in here; the runtime adds nothing that depends on
 /// functions, images or users.
@@ -20,7 +21,7 @@ pub struct ContainerSpec {
     pub scratch: PathBuf,
     pub argv: Vec<String>,
     /// The whole environment; nothing is inherited. `PATH` from here also resolves `argv[0]`.
-    pub env: Vec<(String, String)>,
+    pub env: Variables,
     /// Working directory, made when missing.
     pub cwd: String,
     pub hostname: String,
@@ -102,4 +103,33 @@ pub struct Exit {
     pub oom_killed: bool,
     pub memory_peak_bytes: u64,
     pub cpu_usec: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_spec_shows_no_value_of_the_environment() {
+        let (stdout, stderr) = std::io::pipe().unwrap();
+        let spec = ContainerSpec {
+            id: "ta-1".to_owned(),
+            layers: Vec::new(),
+            scratch: PathBuf::new(),
+            argv: vec!["python".to_owned()],
+            env: vec![("TOKEN".to_owned(), "hush".to_owned())].into(),
+            cwd: "/root".to_owned(),
+            hostname: "it".to_owned(),
+            tmpfs: Vec::new(),
+            binds: Vec::new(),
+            network: Network::None,
+            limits: Limits::default(),
+            profile: Profile::Task,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+            loopback_port: None,
+        };
+        let printed = format!("{spec:?}");
+        assert!(printed.contains("TOKEN") && !printed.contains("hush"), "{printed}");
+    }
 }

@@ -9,6 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use types::variables::Variables;
 
 use crate::spec::{Bind, Limits, Network, Profile, Tmpfs};
 use crate::sys::{process::Status, socket};
@@ -110,7 +111,7 @@ pub struct Job {
     pub layers: Vec<PathBuf>,
     pub scratch: PathBuf,
     pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
+    pub env: Variables,
     pub cwd: String,
     pub hostname: String,
     pub tmpfs: Vec<Tmpfs>,

@@ -11,6 +11,7 @@ use calls::{Accepted, CallKind, CallSpec, FinishedOutput, NewInput, OutcomeStatu
 use image_builder::{BuiltImage, KeyHasher, LayerKey};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use types::errors::with_causes;
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::clock::now_ms;
@@ -78,7 +79,7 @@ impl Shared {
         let name = run.owner.tag.clone();
         let title = format!("run_function {name}");
         image.say(format!("=> Step 1/1: {title}\n"));
-        let found = builder.find_with_layer(&run.base, &run.layer).await.map_err(|e| sentence(&e))?;
+        let found = builder.find_with_layer(&run.base, &run.layer).await.map_err(|e| with_causes(&e))?;
         let result = match found {
             Some(found) => {
                 image.say("   CACHED\n".to_owned());
@@ -127,7 +128,7 @@ impl Shared {
         {
             tracing::warn!(folder = %folder.display(), %error, "could not remove the folder of a build's container");
         }
-        made.map_err(|e| sentence(&e))
+        made.map_err(|e| with_causes(&e))
     }
 
     /// One call with one input, waited for.
@@ -176,18 +177,6 @@ impl Shared {
         let mounts = definition.mounts.iter().filter_map(|id| self.mounts.get(id));
         mounts.flat_map(|mount| mount.record.files.iter().map(|file| file.path.clone()).collect::<Vec<_>>()).collect()
     }
-}
-
-/// An error with its causes, on one line.
-pub fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

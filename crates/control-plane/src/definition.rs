@@ -1,18 +1,21 @@
 //! A function's definition: the bytes as the client sent them, and what the platform reads out of them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use calls::{Policy, RetryPolicy};
 use client_protocol::Passthrough;
 use client_protocol::wire;
+use scheduler::schedule::{Period, Schedule};
 use tonic::Status;
 use types::ids::{DefinitionId, ImageId, MountId, SecretId};
 
 use crate::caller::ClientVersion;
+use crate::scaling::{self, Scaling};
 
 /// The client's documented defaults where a definition leaves a field at zero.
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
-const DEFAULT_SCALEDOWN_SECS: u32 = 60;
 const DEFAULT_MILLI_CPU: u32 = 125;
 const DEFAULT_MEMORY_MIB: u32 = 128;
 
@@ -27,17 +30,8 @@ pub struct Definition {
     pub mounts: Vec<MountId>,
     /// Later ones win.
     pub secrets: Vec<SecretId>,
-}
-
-/// What the autoscaler may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scaling {
-    pub min: u32,
-    pub max: Option<u32>,
-    pub buffer: u32,
-    pub scaleup_ms: u64,
-    pub scaledown_ms: u64,
-    pub concurrency: u32,
+    /// When it runs by itself, once it is deployed.
+    pub schedule: Option<Arc<Schedule>>,
 }
 
 impl Definition {
@@ -47,6 +41,7 @@ impl Definition {
     pub fn new(id: DefinitionId, raw: Passthrough<wire::Function>, client: ClientVersion) -> Result<Self, Status> {
         let view = raw.view().map_err(|e| Status::invalid_argument(format!("malformed function definition: {e}")))?;
         refuse_unserved(&view)?;
+        scaling::validate(&view)?;
         let bad = |what: &str, id: &str| Status::invalid_argument(format!("`{id}` is not the id of {what}"));
         let image = match view.image_id.as_str() {
             "" => None,
@@ -56,7 +51,8 @@ impl Definition {
             view.mount_ids.iter().map(|id| MountId::parse(id).ok_or_else(|| bad("a mount", id))).collect();
         let secrets: Result<Vec<SecretId>, Status> =
             view.secret_ids.iter().map(|id| SecretId::parse(id).ok_or_else(|| bad("a secret", id))).collect();
-        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, view, client })
+        let schedule = schedule(&view)?;
+        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, schedule, view, client })
     }
 
     pub fn bytes(&self) -> Bytes {
@@ -93,18 +89,7 @@ impl Definition {
     }
 
     pub fn scaling(&self) -> Scaling {
-        let settings = self.view.autoscaler_settings.unwrap_or_default();
-        let max = settings.max_containers.or(non_zero(self.view.concurrency_limit)).filter(|m| *m > 0);
-        let scaledown = settings.scaledown_window.or(non_zero(self.view.task_idle_timeout_secs));
-        Scaling {
-            min: settings.min_containers.unwrap_or(self.view.warm_pool_size),
-            // What makes an image runs once, in one container.
-            max: if self.view.is_builder_function { Some(1) } else { max },
-            buffer: settings.buffer_containers.unwrap_or(self.view.experimental_buffer_containers),
-            scaleup_ms: u64::from(settings.scaleup_window.unwrap_or(0)) * 1000,
-            scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
-            concurrency: non_zero(self.view.target_concurrent_inputs).unwrap_or_else(|| self.max_concurrency()),
-        }
+        Scaling::of(&self.view)
     }
 
     /// What is taken note of and makes no difference yet. The program does the same with and without.
@@ -124,6 +109,12 @@ impl Definition {
 
     pub fn max_concurrency(&self) -> u32 {
         self.view.max_concurrent_inputs.max(1)
+    }
+
+    /// What a container of it sets aside.
+    pub fn request(&self) -> crate::capacity::Request {
+        let resources = self.resources();
+        (resources.milli_cpu, u64::from(resources.memory_mib))
     }
 
     pub fn resources(&self) -> Resources {
@@ -147,6 +138,26 @@ pub struct Resources {
     pub disk_mib: Option<u32>,
 }
 
+fn schedule(f: &wire::Function) -> Result<Option<Arc<Schedule>>, Status> {
+    use wire::schedule::ScheduleOneof;
+    let given = match f.schedule.as_ref().and_then(|schedule| schedule.schedule_oneof.as_ref()) {
+        None => return Ok(None),
+        Some(ScheduleOneof::Cron(cron)) => Schedule::cron(&cron.cron_string, &cron.timezone),
+        Some(ScheduleOneof::Period(p)) => Schedule::period(Period {
+            years: p.years,
+            months: p.months,
+            weeks: p.weeks,
+            days: p.days,
+            hours: p.hours,
+            minutes: p.minutes,
+            seconds: p.seconds,
+        }),
+    };
+    let refused =
+        |error| Status::invalid_argument(format!("the schedule of function `{}` cannot run: {error}", f.function_name));
+    Ok(Some(Arc::new(given.map_err(refused)?)))
+}
+
 fn non_zero(value: u32) -> Option<u32> {
     (value != 0).then_some(value)
 }
@@ -161,7 +172,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
         (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
-        (f.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()), "schedules (`schedule=`)"),
         (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),
@@ -213,6 +223,26 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_is_read_and_one_that_cannot_run_is_refused_with_function_and_reason() {
+        use wire::schedule::{Cron, ScheduleOneof};
+        let function = |cron_string: &str| wire::Function {
+            function_name: "nightly".to_owned(),
+            schedule: Some(wire::Schedule {
+                schedule_oneof: Some(ScheduleOneof::Cron(Cron {
+                    cron_string: cron_string.to_owned(),
+                    timezone: String::new(),
+                })),
+            }),
+            ..Default::default()
+        };
+        let schedule = define(&function("0 3 * * *")).unwrap().schedule.unwrap();
+        assert_eq!(schedule.to_string(), "cron `0 3 * * *` in UTC");
+        let error = define(&function("0 0 30 2 *")).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(error.message().contains("`nightly`") && error.message().contains("never fires"), "{error}");
+    }
+
+    #[test]
     fn generators_are_never_run_again() {
         let retry = wire::FunctionRetryPolicy { retries: 3, ..Default::default() };
         let function = wire::Function {
@@ -221,12 +251,5 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(define(&function).unwrap().policy().retry.retries, 0);
-    }
-
-    #[test]
-    fn legacy_scaling_fields_count_where_the_new_ones_are_missing() {
-        let function = wire::Function { warm_pool_size: 2, concurrency_limit: 5, ..Default::default() };
-        let scaling = define(&function).unwrap().scaling();
-        assert_eq!((scaling.min, scaling.max), (2, Some(5)));
     }
 }

@@ -13,6 +13,7 @@ use client_protocol::{Passthrough, wire};
 use image_builder::LayerKey;
 use metadata_store::AppState;
 use serde::{Deserialize, Serialize};
+use types::errors::with_causes;
 use types::ids::{DefinitionId, ImageId};
 
 use crate::apps::App;
@@ -140,7 +141,7 @@ impl Shared {
             let mut last = Instant::now();
             for row in looked.rows.iter().filter(|row| row.kept.is_empty()) {
                 let Some(key) = LayerKey::parse(&row.key) else { continue };
-                match builder.remove_layer(&key, looked.unused_since).map_err(|e| crate::builds::sentence(&e))? {
+                match builder.remove_layer(&key, looked.unused_since).map_err(|e| with_causes(&e))? {
                     true => gone.push(row.clone()),
                     false => wanted += 1,
                 }
@@ -154,7 +155,7 @@ impl Shared {
             // A build uses its downloads for longer than it takes to find them.
             if !this.images.all().iter().any(|image| image.is_running()) {
                 let before = SystemTime::now().checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
-                let swept = builder.sweep(before, looked.unused_since).map_err(|e| crate::builds::sentence(&e))?;
+                let swept = builder.sweep(before, looked.unused_since).map_err(|e| with_causes(&e))?;
                 (report.caches, report.cache_bytes) = (swept.caches, swept.cache_bytes);
             }
             Ok(report)
@@ -185,7 +186,7 @@ impl Shared {
         self.add_versions(&mut view).await?;
         let builder = self.images.builder.clone();
         let look = move || {
-            let layers = builder.layers().map_err(|error| crate::builds::sentence(&error))?;
+            let layers = builder.layers().map_err(|error| with_causes(&error))?;
             if unused_since < now {
                 let found = builder.layers_found_since(unused_since);
                 view.layer_users.extend(found.into_iter().map(|key| (key.to_string(), Reason::InProgress)));

@@ -154,6 +154,7 @@ pub fn function_data(definition: &Definition) -> wire::FunctionData {
         function_name: view.function_name.clone(),
         function_type: view.function_type,
         timeout_secs: view.timeout_secs,
+        schedule: view.schedule.clone(),
         autoscaler_settings: view.autoscaler_settings,
         function_schema: view.function_schema.clone(),
         startup_timeout_secs: view.startup_timeout_secs,

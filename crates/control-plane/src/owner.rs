@@ -13,17 +13,19 @@ use std::time::Duration;
 use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView,
-    plan_autoscale,
+    AutoscalerPlan, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
 };
+use scheduler::{Held, RoomWait};
 use tokio::sync::{Notify, oneshot};
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
 use crate::apps::App;
 use crate::builds::FunctionBuild;
 use crate::clock::now_ms;
-use crate::definition::{Definition, Scaling};
+use crate::definition::Definition;
+use crate::logs::Origin;
 use crate::parameters::needs_parameters;
+use crate::scaling::Scaling;
 use crate::shared::Shared;
 use crate::tasks::{EXIT_GRACE_MS, STOP_GRACE_MS};
 use crate::variants::Variant;
@@ -35,6 +37,8 @@ const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
 /// Rounds of containers that fail to start before the waiting inputs are given up.
 const MAX_START_FAILURES: u32 = 3;
+/// A function that waits for room looks again after this: what others have may have become idle for long enough.
+const ROOM_RECHECK_MS: u64 = 2_000;
 /// Outputs written in one transaction; more only make the first of them wait longer.
 const RECORD_BATCH: usize = 256;
 
@@ -75,6 +79,7 @@ struct State {
     scaling_override: Option<Scaling>,
     /// The app is stopped: nothing starts any more.
     closed: bool,
+    room_wait: RoomWait,
 }
 
 /// What a container's request for inputs is answered with.
@@ -118,6 +123,7 @@ impl Owner {
                 throughput: VecDeque::new(),
                 scaling_override: None,
                 closed: false,
+                room_wait: RoomWait::default(),
             }),
             wake: Notify::new(),
             sleeping_until: AtomicU64::new(u64::MAX),
@@ -135,6 +141,12 @@ impl Owner {
     /// The function that this one is a variant of, or itself.
     pub fn base_id(&self) -> &FunctionId {
         self.variant.as_ref().map_or(&self.id, |variant| &variant.base)
+    }
+
+    /// Where the output of one of its containers comes from, or a word about the function itself.
+    pub fn origin(&self, task: Option<TaskId>) -> Origin {
+        let variant = self.variant.is_some().then(|| self.id.clone());
+        Origin { task, function: Some(self.base_id().clone()), variant, call: None }
     }
 
     /// A function that an app's layout may name.
@@ -248,6 +260,9 @@ impl Owner {
         let is_idle = self.read(|c| c.idle_since(task).is_some());
         if is_idle && now_ms() + self.scaling().scaledown_ms < self.sleeping_until.load(Ordering::Relaxed) {
             self.wake(shared);
+        }
+        if is_idle {
+            shared.capacity.on_idle(shared);
         }
     }
 
@@ -363,9 +378,42 @@ impl Owner {
         scaling
     }
 
-    pub fn override_scaling(self: &Arc<Self>, shared: &Arc<Shared>, scaling: Scaling) {
-        self.state.lock().scaling_override = Some(scaling);
+    /// Changes the settings until the next deployment, and answers with the new ones.
+    ///
+    /// # Errors
+    /// A sentence for the user when the new settings contradict themselves; then the old ones stay.
+    pub fn update_scaling(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        change: impl FnOnce(Scaling) -> Scaling,
+    ) -> Result<Scaling, String> {
+        let scaling = {
+            let mut state = self.state.lock();
+            let scaling = change(state.scaling_override.unwrap_or_else(|| self.definition.read().scaling()));
+            scaling.validate()?;
+            state.scaling_override = Some(scaling);
+            scaling
+        };
         self.wake(shared);
+        Ok(scaling)
+    }
+
+    pub fn scaling_override(&self) -> Option<Scaling> {
+        self.state.lock().scaling_override
+    }
+
+    /// A container as another function's need for room sees it; `None` for one that is gone.
+    pub fn held(&self, task: &TaskId) -> Option<Held> {
+        let state = self.state.lock();
+        let phase = *state.tasks.get(task)?;
+        Some(Held { task: task.clone(), phase, idle_since: state.calls.idle_since(task) })
+    }
+
+    /// Containers that exist or are on their way, and those of them that ask for inputs; not those that leave.
+    pub fn count_tasks(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let active = state.tasks.values().filter(|t| matches!(t, TaskPhase::Active { .. })).count();
+        (state.tasks.values().filter(|t| !matches!(t, TaskPhase::Draining)).count(), active)
     }
 
     // ------------------------------------------------------------------------------------------- autoscaling
@@ -376,6 +424,21 @@ impl Owner {
             tokio::spawn(owner_loop(self.clone(), shared.clone()));
         }
         self.wake.notify_one();
+    }
+
+    /// Tells in the app's log why the function waits for room, once that lasts. Answers with when to look again.
+    fn note_room(&self, shared: &Shared, waits_because: Option<&str>) -> Option<Millis> {
+        let has_containers = self.count_tasks().0 > 0;
+        let (tell, look_at) = {
+            let wait = &mut self.state.lock().room_wait;
+            (wait.look(waits_because.is_some(), has_containers, now_ms()), wait.tell_at(has_containers))
+        };
+        if let Some(reason) = waits_because.filter(|_| tell) {
+            tracing::info!(function = %self.id, reason, "no room for a container");
+            shared.say_of_function(self, None, reason);
+        }
+        let recheck_at = waits_because.map(|_| now_ms() + ROOM_RECHECK_MS);
+        look_at.into_iter().chain(recheck_at).min()
     }
 
     fn plan(&self, shared: &Shared) -> (AutoscalerPlan, bool) {
@@ -389,14 +452,7 @@ impl Owner {
             load: state.calls.load(),
             completed_recently,
             tasks,
-            settings: AutoscalerSettings {
-                min_containers: scaling.min,
-                max_containers: scaling.max,
-                buffer_containers: scaling.buffer,
-                scaleup_window_ms: scaling.scaleup_ms,
-                scaledown_window_ms: scaling.scaledown_ms,
-                concurrency: scaling.concurrency,
-            },
+            settings: scaling.settings(),
             startup_estimate_ms: state.startup_estimate_ms,
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
             app_active: !state.closed && self.app.is_running() && self.is_published(),
@@ -503,7 +559,8 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         if plan.start > 0 || !plan.stop.is_empty() {
             tracing::debug!(function = %owner.id, start = plan.start, stop = plan.stop.len(), why = %plan.why, "autoscale");
         }
-        shared.start_tasks(&owner, plan.start);
+        let waits = shared.start_tasks(&owner, plan.start);
+        let told_at = owner.note_room(&shared, waits.as_deref());
         for (task, reason) in &plan.stop {
             owner.drain_task(&shared, task);
             if shared.tasks.get(task).is_some_and(|t| !t.is_ready()) {
@@ -515,7 +572,7 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
             owner.loop_runs.store(false, Ordering::Release);
             return;
         }
-        let due = owner.read(FunctionCalls::next_due).into_iter().chain(plan.reconsider_at).min();
+        let due = owner.read(FunctionCalls::next_due).into_iter().chain(plan.reconsider_at).chain(told_at).min();
         owner.sleeping_until.store(due.unwrap_or(u64::MAX), Ordering::Relaxed);
         let nap = due.map_or(Duration::MAX, |at| Duration::from_millis(at.saturating_sub(now_ms()).max(1)));
         tokio::select! {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use calls::Millis;
 use dashmap::DashMap;
-use metadata_store::{SecretRecord, StoreError, Vault, VaultError, Write};
+use metadata_store::{SecretRecord, Vault, VaultError, Write};
 use types::ids::{EnvironmentId, SecretId};
 
 use crate::clock::now_ms;
@@ -25,11 +25,10 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// # Errors
-    /// When the key is none.
-    pub fn new(key: &[u8; 32]) -> Result<Self, StoreError> {
-        let vault = Vault::new(key).ok_or(StoreError::Closed)?;
-        Ok(Self { vault, by_id: DashMap::new(), by_name: DashMap::new(), creating: tokio::sync::Mutex::default() })
+    /// `key`: see [`Vault::new`].
+    pub fn new(key: &[u8; 32]) -> Self {
+        let vault = Vault::new(key);
+        Self { vault, by_id: DashMap::new(), by_name: DashMap::new(), creating: tokio::sync::Mutex::default() }
     }
 
     pub fn insert(&self, record: SecretRecord) {

@@ -12,20 +12,22 @@ use calls::{FinishedOutput, Millis, Outcome, OutcomeStatus};
 use dashmap::DashMap;
 use metadata_store::{AppState, EnvironmentRecord, MetadataStore, OutputRecord, StoreError, Write};
 use parking_lot::{Mutex, RwLock};
+use scheduler::{Holder, plan_reclaim};
 use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
 use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::apps::App;
-use crate::capacity::CapacityPool;
+use crate::capacity::{CapacityPool, resources};
 use crate::clock::now_ms;
 use crate::generators::Generators;
 use crate::images::Images;
-use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES};
+use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
 use crate::mounts::Mounts;
 use crate::owner::Owner;
+use crate::schedules::Schedules;
 use crate::secrets::Secrets;
-use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
+use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 
 /// Calls whose outputs were delivered are kept this long, and at most so many of them: the reply may have been lost,
 /// and then the client asks again.
@@ -64,11 +66,13 @@ pub struct Shared {
     pub children: DashMap<InputId, Vec<FunctionCallId>>,
     pub tasks: Tasks,
     pub tasks_changed: Notify,
+    pub ended_tasks: EndedTasks,
     pub images: Images,
     pub logs: Arc<LogKeeper>,
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub generators: Generators,
+    pub schedules: Schedules,
     /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
     pub publishing: tokio::sync::Mutex<()>,
     /// Held by the one collection of garbage that goes on.
@@ -82,46 +86,56 @@ impl Shared {
     // ------------------------------------------------------------------------------------------- tasks
 
     /// Begins containers for a function as far as the machine has room. For the rest, containers of other functions
-    /// that have nothing to do make place, and the function is woken when there is some.
-    pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) {
+    /// make place, and the function is woken when there is some. Answers with the reason why it waits, if it does.
+    pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) -> Option<String> {
+        if count == 0 {
+            self.capacity.stop_waiting(&owner.id, self);
+        }
         for begun in 0..count {
-            if !self.clone().start_task(owner) {
-                return self.reclaim_idle(owner, count - begun);
+            if let Err(reason) = self.clone().start_task(owner) {
+                self.reclaim(owner, count - begun);
+                return Some(reason);
             }
         }
+        None
     }
 
-    /// Lets up to `count` idle containers of other functions go, longest idle first. Those already leaving count.
-    fn reclaim_idle(self: &Arc<Self>, needy: &Arc<Owner>, count: usize) {
-        let tasks = self.tasks.all();
-        let leaving = tasks.iter().filter(|t| t.owner.is_draining(&t.id)).count();
-        let idle_since = |task: &Arc<Task>| task.owner.read(|c| c.idle_since(&task.id));
-        let mut idle: Vec<(Millis, Arc<Task>)> = tasks
-            .into_iter()
-            .filter(|t| t.owner.id != needy.id && !t.owner.is_draining(&t.id))
-            .filter_map(|t| Some((idle_since(&t)?, t)))
-            .collect();
-        idle.sort_by_key(|(since, _)| *since);
-        for (_, task) in idle.into_iter().take(count.saturating_sub(leaving)) {
-            if task.owner.task_ids().len() > task.owner.scaling().min as usize {
+    /// Lets containers of other functions go for `count` of this one.
+    fn reclaim(self: &Arc<Self>, needy: &Arc<Owner>, count: usize) {
+        let mut by_function: BTreeMap<FunctionId, Vec<Arc<Task>>> = BTreeMap::new();
+        for task in self.tasks.all().into_iter().filter(|t| t.owner.id != needy.id) {
+            by_function.entry(task.owner.id.clone()).or_default().push(task);
+        }
+        let holder = |tasks: &Vec<Arc<Task>>| {
+            let (owner, reserved) = (tasks[0].owner.clone(), tasks[0].reserved);
+            Holder {
+                resources: resources(reserved),
+                min_containers: owner.scaling().min as usize,
+                containers: tasks.iter().filter_map(|t| owner.held(&t.id)).collect(),
+            }
+        };
+        let holders: Vec<Holder> = by_function.values().map(holder).collect();
+        let (wanted, held) = (resources(needy.definition().request()), needy.count_tasks().0);
+        for task in plan_reclaim(&wanted, count, held, &self.capacity.free(), &holders, now_ms()) {
+            if let Some(task) = self.tasks.get(&task) {
                 task.owner.drain_task(self, &task.id);
             }
         }
     }
 
-    /// False when the machine has no room now.
-    fn start_task(self: Arc<Self>, owner: &Arc<Owner>) -> bool {
-        let resources = owner.definition().resources();
-        let request = (resources.milli_cpu, u64::from(resources.memory_mib));
+    /// # Errors
+    /// The reason why the machine has no room for it now.
+    fn start_task(self: Arc<Self>, owner: &Arc<Owner>) -> Result<(), String> {
+        let request = owner.definition().request();
         if let Err(sentence) = self.capacity.could_ever_fit(request) {
+            let sentence = format!("the function cannot run here: {sentence}");
             owner.fail_waiting(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
-            return true;
-        }
-        if !self.capacity.reserve(request, owner) {
-            return false;
+            return Ok(());
         }
         let now = now_ms();
-        let task = Arc::new(Task::new(TaskId::at(now), owner.clone(), now, request));
+        let id = TaskId::at(now);
+        self.capacity.reserve(&id, request, owner, now)?;
+        let task = Arc::new(Task::new(id, owner.clone(), now, request));
         owner.add_task(task.id.clone());
         self.tasks.insert(task.clone());
         tokio::spawn(async move {
@@ -147,7 +161,7 @@ impl Shared {
                 self.stop_task(&task.id, STOP_GRACE_MS, text);
             }
         });
-        true
+        Ok(())
     }
 
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
@@ -185,16 +199,16 @@ impl Shared {
         if let Some(build) = &task.owner.build {
             return build.say(text);
         }
-        let function = Some(task.owner.id.clone());
         let log = &task.owner.app.log;
         let now = now_ms();
-        let printed_by = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
-        log.append_for(now, (Some(id.clone()), function.clone()), printed_by, descriptor, text);
+        let call = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
+        let origin = task.owner.origin(Some(id.clone()));
+        log.append(now, Origin { call, ..origin.clone() }, descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
             let text =
                 format!("[dorian] container {id} printed more than {limit} MiB; the rest of its output is cut\n");
-            log.append(now_ms(), Some(id.clone()), function, Descriptor::System, text);
+            log.append(now, origin, Descriptor::System, text);
         }
     }
 
@@ -226,16 +240,28 @@ impl Shared {
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
         }
+        self.ended_tasks.add(EndedTask {
+            id: id.clone(),
+            app: owner.app.id.clone(),
+            enqueued_at: task.enqueued_at,
+            started_at: task.started_at.load(Ordering::Relaxed),
+            // Clients ask for what was said before this time, and what the platform has said of the end belongs to it.
+            finished_at: now_ms() + 1,
+        });
         self.tasks_changed.notify_waiters();
     }
 
     /// A line from the platform in the app's log.
     pub fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
+        self.say_of_function(owner, Some(task.clone()), text);
+    }
+
+    pub fn say_of_function(&self, owner: &Owner, task: Option<TaskId>, text: &str) {
         let line = format!("[dorian] function `{}`: {text}\n", owner.tag);
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        owner.app.log.append(now_ms(), Some(task.clone()), Some(owner.id.clone()), Descriptor::System, line);
+        owner.app.log.append(now_ms(), owner.origin(task), Descriptor::System, line);
     }
 
     // ------------------------------------------------------------------------------------------- apps

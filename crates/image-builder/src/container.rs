@@ -67,7 +67,7 @@ pub(crate) async fn run(runtime: &Runtime, program: Program, logs: &LogSink) -> 
         layers: program.layers,
         scratch: program.scratch,
         argv: program.argv,
-        env: program.env,
+        env: program.env.into(),
         cwd: program.cwd,
         hostname: "build".to_owned(),
         tmpfs: program.tmpfs,

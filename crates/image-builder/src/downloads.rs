@@ -14,6 +14,7 @@ use reqwest::header::{ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_M
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use types::errors::with_causes;
 
 use crate::builder::ImageBuilder;
 use crate::error::BuildError;
@@ -180,17 +181,7 @@ fn ask(client: &Client, url: &str, known: Option<&Remembered>) -> RequestBuilder
 fn passing(url: &str, error: &reqwest::Error) -> Failure {
     // A URL that is none, or a redirect without end, stays one.
     if error.is_builder() || error.is_redirect() {
-        return BuildError::Refused(format!("cannot download `{url}`: {}", chain(error))).into();
+        return BuildError::Refused(format!("cannot download `{url}`: {}", with_causes(error))).into();
     }
-    Failure::Passing(chain(error))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
+    Failure::Passing(with_causes(error))
 }

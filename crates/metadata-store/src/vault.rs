@@ -29,9 +29,10 @@ pub enum VaultError {
 
 impl Vault {
     /// `key`: 32 random bytes that must stay the same for as long as sealed values are to be read.
-    pub fn new(key: &[u8; 32]) -> Option<Self> {
-        let key = UnboundKey::new(&AES_256_GCM, key).ok()?;
-        Some(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+    pub fn new(key: &[u8; 32]) -> Self {
+        #[expect(clippy::expect_used, reason = "a key of AES-256 is any 32 bytes")]
+        let key = UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are a key");
+        Self { key: LessSafeKey::new(key), random: SystemRandom::new() }
     }
 
     /// # Errors
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_sealed_secret_shows_nothing_and_opens_again() {
-        let (vault, id) = (Vault::new(&[7; 32]).unwrap(), SecretId::random());
+        let (vault, id) = (Vault::new(&[7; 32]), SecretId::random());
         let sealed = vault.seal(&id, &variables()).unwrap();
         assert!(!sealed.windows(4).any(|part| part == b"hush" || part == b"TOKE"));
         assert_eq!(vault.open(&id, &sealed), Ok(variables()));
@@ -79,9 +80,9 @@ mod tests {
 
     #[test]
     fn another_key_another_id_and_a_changed_byte_open_nothing() {
-        let (vault, id) = (Vault::new(&[7; 32]).unwrap(), SecretId::random());
+        let (vault, id) = (Vault::new(&[7; 32]), SecretId::random());
         let sealed = vault.seal(&id, &variables()).unwrap();
-        assert_eq!(Vault::new(&[8; 32]).unwrap().open(&id, &sealed), Err(VaultError::Unreadable));
+        assert_eq!(Vault::new(&[8; 32]).open(&id, &sealed), Err(VaultError::Unreadable));
         assert_eq!(vault.open(&SecretId::random(), &sealed), Err(VaultError::Unreadable));
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use types::ids::{AppId, FunctionId, TaskId};
+use types::variables::Variables;
 
 /// Names the version of these messages; a worker and a control plane of different versions refuse each other.
 pub const VERSION: u32 = 1;
@@ -22,7 +23,7 @@ pub struct TaskSpec {
     /// Keys of the layers that make the root filesystem, lowest first: image, client, the user's files.
     pub layers: Vec<String>,
     pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
+    pub env: Variables,
     pub cwd: String,
     /// Contents of the file that the runner reads at start.
     pub container_arguments: Bytes,
@@ -113,4 +114,31 @@ pub struct WorkerHandle {
 pub struct Capacity {
     pub milli_cpu: u32,
     pub memory_mib: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_command_shows_no_value_of_the_environment() {
+        let command = WorkerCommand::Start(Box::new(TaskSpec {
+            task: TaskId::random(),
+            app: AppId::random(),
+            function: FunctionId::random(),
+            layers: Vec::new(),
+            argv: vec!["python".to_owned()],
+            env: vec![("TOKEN".to_owned(), "hush".to_owned())].into(),
+            cwd: "/root".to_owned(),
+            container_arguments: Bytes::new(),
+            memory_limit_bytes: None,
+            cpu_request_milli: 100,
+            cpu_limit_milli: None,
+            disk_limit_bytes: None,
+            block_network: false,
+            builds_image: false,
+        }));
+        let printed = format!("{command:?}");
+        assert!(printed.contains("TOKEN") && !printed.contains("hush"), "{printed}");
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use container_runtime::{Bind, Container, ContainerSpec, Limits, Network, Profile};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use types::errors::with_causes;
 use types::ids::TaskId;
 use worker_protocol::{ContainerApi, Descriptor, TaskExit, TaskSpec, WorkerEvent};
 
@@ -65,7 +66,7 @@ pub(crate) async fn run(worker: &Arc<Worker>, spec: TaskSpec, control: &TaskCont
 }
 
 fn failed_to_start(task: &TaskId, memory_limit_bytes: Option<u64>, error: &LaunchError) -> TaskExit {
-    let text = chain(error);
+    let text = with_causes(error);
     tracing::error!(%task, error = %text, "a container could not be started");
     TaskExit {
         code: None,
@@ -88,17 +89,6 @@ enum LaunchError {
     Pipe(#[source] std::io::Error),
     #[error("the container could not be made")]
     Runtime(#[source] container_runtime::RuntimeError),
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 struct Running {

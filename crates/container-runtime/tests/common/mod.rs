@@ -109,7 +109,7 @@ impl Spec {
             id,
             layers: vec![rootfs()],
             argv: argv.map(String::from).to_vec(),
-            env: vec![("PATH".into(), "/bin".into())],
+            env: vec![("PATH".into(), "/bin".into())].into(),
             cwd: "/".into(),
             hostname: "box".into(),
             tmpfs: vec![],

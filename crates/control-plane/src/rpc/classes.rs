@@ -49,7 +49,7 @@ impl Api {
         let request = request.into_inner();
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, class) = (&request.app_name, &request.object_tag);
-        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
+        let found = self.named_app(&environment, app)?;
         let classes = found.record().class_ids;
         let id = classes.get(class).ok_or_else(|| {
             let known = match classes.keys().cloned().collect::<Vec<_>>() {

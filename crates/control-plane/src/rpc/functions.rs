@@ -10,11 +10,12 @@ use types::ids::{DefinitionId, FunctionId};
 use crate::apps::App;
 use crate::caller::Caller;
 use crate::clock::now_ms;
-use crate::definition::{Definition, Scaling};
+use crate::definition::Definition;
 use crate::handles;
 use crate::near_matches::did_you_mean;
 use crate::owner::Owner;
 use crate::rpc::{Api, derive_suffix, store_status};
+use crate::scaling::Scaling;
 
 impl Api {
     /// Ids must be there before functions are pickled. The id follows from app and name, so that nothing is stored
@@ -47,14 +48,20 @@ impl Api {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let app = self.app(&request.app_id)?;
-        if request.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()) {
-            return Err(Status::unimplemented("schedules are not served by this version of Dorian yet"));
-        }
         let raw = match (request.function, request.function_data) {
             (Some(function), _) => function,
             (None, Some(data)) => handles::preferred(data)
                 .ok_or_else(|| Status::invalid_argument("the function data names no function"))?,
             (None, None) => return Err(Status::invalid_argument("the request has no function")),
+        };
+        let raw = match request.schedule {
+            // Old clients send it beside the definition.
+            Some(schedule) => {
+                let mut raw = raw;
+                raw.append(&wire::Function { schedule: Some(schedule), ..Default::default() });
+                raw
+            }
+            None => raw,
         };
         let definition = Arc::new(Definition::new(DefinitionId::random(), raw, caller.version)?);
         self.check_objects(&definition)?;
@@ -101,7 +108,8 @@ impl Api {
         Ok(Response::new(self.created(&owner, &definition)))
     }
 
-    /// Objects that a definition names must be there: otherwise the first container would find out.
+    /// Objects that a definition names must be there, and a machine big enough: otherwise the first container would
+    /// find out.
     pub(crate) fn check_objects(&self, definition: &Definition) -> Result<(), Status> {
         let missing = |what: &str, id: String| Err(Status::not_found(format!("{what} `{id}` does not exist")));
         if let Some(image) = definition.image.as_ref().filter(|id| self.shared.images.get(id).is_none()) {
@@ -109,6 +117,10 @@ impl Api {
         }
         if let Some(secret) = definition.secrets.iter().find(|id| self.shared.secrets.get(id).is_none()) {
             return missing("secret", secret.to_string());
+        }
+        if let Err(sentence) = self.shared.capacity.could_ever_fit(definition.request()) {
+            let name = &definition.view.function_name;
+            return Err(Status::failed_precondition(format!("function `{name}` cannot run here: {sentence}")));
         }
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),
@@ -138,7 +150,7 @@ impl Api {
         }
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, tag) = (&request.app_name, &request.object_tag);
-        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
+        let found = self.named_app(&environment, app)?;
         let functions = found.function_ids();
         let live = |tag: &str| self.shared.owners.get(functions.get(tag)?).map(|o| o.clone());
         let (owner, metadata) = match live(tag) {
@@ -186,14 +198,29 @@ impl Api {
     pub(crate) fn function_stats(&self, id: &str) -> Result<Response<wire::FunctionStats>, Status> {
         let owner = self.owner(id)?;
         let load = owner.read(calls::FunctionCalls::load);
-        let tasks = owner.task_ids().len() as u32;
+        let (total, active) = owner.count_tasks();
         Ok(Response::new(wire::FunctionStats {
             backlog: (load.ready + load.delayed) as u32,
-            num_active_tasks: tasks,
-            num_total_tasks: tasks,
+            num_active_tasks: active as u32,
+            num_total_tasks: total as u32,
             num_running_inputs: load.running as u32,
-            input_headroom: (tasks * owner.definition().max_concurrency()).saturating_sub(load.running as u32),
+            input_headroom: (active as u32 * owner.definition().max_concurrency()).saturating_sub(load.running as u32),
         }))
+    }
+
+    pub(crate) fn scheduling_params(
+        &self,
+        id: &str,
+    ) -> Result<Response<wire::FunctionGetSchedulingParamsResponse>, Status> {
+        let owner = self.owner(id)?;
+        let autoscaler_configuration = wire::AutoscalerConfiguration {
+            settings: Some(owner.scaling().to_wire()),
+            static_settings: Some(owner.definition().scaling().to_wire()),
+            override_settings: owner.scaling_override().map(Scaling::to_wire),
+        };
+        let reply =
+            wire::FunctionGetSchedulingParamsResponse { autoscaler_configuration: Some(autoscaler_configuration) };
+        Ok(Response::new(reply))
     }
 
     pub(crate) fn update_scheduling(
@@ -201,28 +228,15 @@ impl Api {
         request: wire::FunctionUpdateSchedulingParamsRequest,
     ) -> Result<Response<wire::FunctionUpdateSchedulingParamsResponse>, Status> {
         let owner = self.owner(&request.function_id)?;
-        let now = owner.scaling();
-        let wanted = request.settings.unwrap_or_default();
-        let legacy = (request.warm_pool_size_override > 0).then_some(request.warm_pool_size_override);
-        let scaling = Scaling {
-            min: wanted.min_containers.or(legacy).unwrap_or(now.min),
-            // An explicit 0 takes the limit away.
-            max: wanted.max_containers.map_or(now.max, |max| (max > 0).then_some(max)),
-            buffer: wanted.buffer_containers.unwrap_or(now.buffer),
-            scaleup_ms: wanted.scaleup_window.map_or(now.scaleup_ms, |s| u64::from(s) * 1000),
-            scaledown_ms: wanted.scaledown_window.map_or(now.scaledown_ms, |s| u64::from(s) * 1000),
-            concurrency: now.concurrency,
-        };
-        owner.override_scaling(&self.shared, scaling);
-        let current_settings = wire::AutoscalerSettings {
-            min_containers: Some(scaling.min),
-            max_containers: scaling.max,
-            buffer_containers: Some(scaling.buffer),
-            scaleup_window: Some((scaling.scaleup_ms / 1000) as u32),
-            scaledown_window: Some((scaling.scaledown_ms / 1000) as u32),
+        // `keep_warm` of older clients sends nothing but the number, which may be 0.
+        let wanted = request.settings.unwrap_or(wire::AutoscalerSettings {
+            min_containers: Some(request.warm_pool_size_override),
             ..Default::default()
-        };
-        let reply = wire::FunctionUpdateSchedulingParamsResponse { current_settings: Some(current_settings) };
+        });
+        let scaling = owner.update_scaling(&self.shared, |now| now.with(&wanted)).map_err(|sentence| {
+            Status::invalid_argument(format!("the settings of function `{}` were not changed: {sentence}", owner.tag))
+        })?;
+        let reply = wire::FunctionUpdateSchedulingParamsResponse { current_settings: Some(scaling.to_wire()) };
         Ok(Response::new(reply))
     }
 }

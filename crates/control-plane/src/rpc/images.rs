@@ -14,11 +14,12 @@ use prost::Message;
 use prost_types::Timestamp;
 use tokio::time::{Duration, Instant};
 use tonic::{Request, Response, Status};
+use types::errors::with_causes;
 use types::ids::{AppId, ImageId, MountId, TaskId};
 use wire::generic_result::GenericStatus;
 
 use crate::build_logs::BuildLogs;
-use crate::builds::{FunctionRun, layer_key, sentence};
+use crate::builds::{FunctionRun, layer_key};
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
 use crate::convert;
@@ -325,7 +326,7 @@ async fn build_image(api: Api, image: Arc<Image>, build: Build) {
             let sink_image = image.clone();
             let sink = LogSink::new(move |log: BuildLog| sink_image.say(format!("{}\n", log.text)));
             let built = api.shared.images.builder.build(*request, &sink).await;
-            built.map_err(|error| sentence(&error))
+            built.map_err(|error| with_causes(&error))
         }
     };
     let result = match result {

@@ -121,7 +121,7 @@ impl ModalClient for Api {
     }
 
     async fn app_get_logs(&self, request: Request<wire::AppGetLogsRequest>) -> Reply<Self::AppGetLogsStream> {
-        self.app_get_logs(request.into_inner()).map(Response::new)
+        self.app_get_logs(request.into_inner()).await.map(Response::new)
     }
 
     async fn app_fetch_logs(&self, request: Request<wire::AppFetchLogsRequest>) -> Reply<wire::AppFetchLogsResponse> {
@@ -219,6 +219,13 @@ impl ModalClient for Api {
 
     async fn class_get(&self, request: Request<wire::ClassGetRequest>) -> Reply<wire::ClassGetResponse> {
         self.class_get(request)
+    }
+
+    async fn function_get_scheduling_params(
+        &self,
+        request: Request<wire::FunctionGetSchedulingParamsRequest>,
+    ) -> Reply<wire::FunctionGetSchedulingParamsResponse> {
+        self.scheduling_params(&request.get_ref().function_id)
     }
 
     async fn function_update_scheduling_params(
@@ -334,7 +341,7 @@ impl ModalClient for Api {
     }
 
     async fn task_get_info(&self, request: Request<wire::TaskGetInfoRequest>) -> Reply<wire::TaskGetInfoResponse> {
-        self.task_info(&request.get_ref().task_id)
+        self.task_info(&request.get_ref().task_id).await
     }
 
     async fn task_list(&self, request: Request<wire::TaskListRequest>) -> Reply<wire::TaskListResponse> {

@@ -12,6 +12,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use types::errors::with_causes;
 
 use super::auth::Challenge;
 use super::config::{Credentials, Endpoint};
@@ -88,7 +89,7 @@ pub(crate) fn http_client() -> Result<reqwest::Client, String> {
         .user_agent(concat!("dorian/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
         .read_timeout(Duration::from_secs(60));
-    builder.build().map_err(|error| chain(&error))
+    builder.build().map_err(|error| with_causes(&error))
 }
 
 impl Registry {
@@ -242,7 +243,7 @@ impl Registry {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) if *have < descriptor.size => return Err(self.unreachable("the connection ended early")),
                 Ok(None) => return Ok(()),
-                Err(error) => return Err(self.unreachable(&chain(&error))),
+                Err(error) => return Err(self.unreachable(&with_causes(&error))),
             };
             *have += chunk.len() as u64;
             if *have > descriptor.size {
@@ -270,11 +271,11 @@ impl Registry {
             Some(value) => ask().header(AUTHORIZATION, value),
             None => ask(),
         };
-        let mut answer = with(known.as_ref()).send().await.map_err(|error| self.unreachable(&chain(&error)))?;
+        let mut answer = with(known.as_ref()).send().await.map_err(|error| self.unreachable(&with_causes(&error)))?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             let authorization = self.authorize(repository, what, &answer).await?;
             self.authorization.lock().insert(repository.to_owned(), authorization.clone());
-            answer = with(Some(&authorization)).send().await.map_err(|error| self.unreachable(&chain(&error)))?;
+            answer = with(Some(&authorization)).send().await.map_err(|error| self.unreachable(&with_causes(&error)))?;
         }
         let (host, shown) = (self.endpoint.host.clone(), what.to_owned());
         match answer.status() {
@@ -304,7 +305,7 @@ impl Registry {
         if let Some(login) = self.login().await? {
             ask = ask.header(AUTHORIZATION, basic(&login));
         }
-        let answer = ask.send().await.map_err(|error| self.unreachable(&chain(&error)))?;
+        let answer = ask.send().await.map_err(|error| self.unreachable(&with_causes(&error)))?;
         if !answer.status().is_success() {
             return Err(denied());
         }
@@ -342,7 +343,7 @@ impl Registry {
 
     async fn small_body(&self, mut answer: Response, what: &str) -> Result<Vec<u8>, RegistryError> {
         let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| self.unreachable(&chain(&error)))? {
+        while let Some(chunk) = answer.chunk().await.map_err(|error| self.unreachable(&with_causes(&error)))? {
             if (body.len() + chunk.len()) as u64 > LARGEST_DOCUMENT {
                 return Err(self.bad(format!("the document for `{what}` is larger than {LARGEST_DOCUMENT} bytes")));
             }
@@ -416,15 +417,4 @@ fn basic(credentials: &Credentials) -> String {
     use base64::Engine;
     let pair = format!("{}:{}", credentials.user, credentials.password);
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
-}
-
-/// An error with its causes: the outermost alone ("error sending request") says nothing.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ use hmac::{Hmac, Mac};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use types::errors::with_causes;
 
 use super::config::Credentials;
 use super::credentials::AwsKeys;
@@ -53,8 +54,7 @@ pub(crate) async fn login(
     for (name, value) in headers.into_iter().filter(|(name, _)| *name != "host") {
         ask = ask.header(name, value);
     }
-    let unreachable =
-        |error: reqwest::Error| EcrError::Unreachable { host: host.clone(), reason: super::client::chain(&error) };
+    let unreachable = |error: reqwest::Error| EcrError::Unreachable { host: host.clone(), reason: with_causes(&error) };
     let answer = ask.header("authorization", authorization).send().await.map_err(unreachable)?;
     let status = answer.status();
     let body = answer.bytes().await.map_err(unreachable)?;
