@@ -54,6 +54,31 @@ def a_result_not_yet_fetched_is_there_after_a_restart(newest, server):
     assert got.code == 0 and got.out.startswith("got ta-"), got
 
 
+INSTANCE = """
+import modal, pathlib, sys, time
+plain = modal.Cls.from_name(sys.argv[1], "Plain").with_options(timeout=77)()
+call = plain.slow.spawn(2)
+print("spawned", call.object_id, flush=True)
+while not pathlib.Path(sys.argv[2]).exists():
+    time.sleep(0.05)
+print("got", call.get(timeout=90), plain.slow.remote(0), flush=True)
+"""
+
+
+@pytest.mark.crash
+def an_instance_with_options_goes_on_after_a_restart(newest, server, tmp_path):
+    deployed = newest.modal("deploy", "deployed_classes.py")
+    assert deployed.code == 0, deployed
+    go = tmp_path / "go"
+    running = newest.start_python("-c", INSTANCE, f"deployed-classes-{newest.version}", go)
+    running.wait_for_line("spawned fc-")
+    server.kill()
+    server.start(READY_AGAIN_S)
+    go.touch()
+    ended = running.end(120)
+    assert ended.code == 0 and "got 2 0" in ended.out, ended
+
+
 @pytest.mark.crash
 def nothing_accepted_is_lost_or_delivered_twice_over_many_crashes(newest, server, tmp_path):
     chance = random.Random(SEED)

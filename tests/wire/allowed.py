@@ -7,6 +7,7 @@ RENAMED = "the old version's name for the same number and type"
 
 ALLOWED = {
     "modal.client.Function.max_concurrent_inputs": RENAMED + "; it is one concurrency number for all versions",
+    "modal.client.FunctionOptions.target_concurrent_inputs": RENAMED + "; alone it means the maximum as well",
     "modal.client.AppCreateResponse.app_page_url": RENAMED + ", and it shows it as the page's address too",
     "modal.client.AppCreateResponse.app_logs_url": "0.63 has that name for number 2, and skips this field",
     "modal.client.AppListResponse.apps": "0.63 calls the item `AppStats`; what we declare of it has the same numbers",

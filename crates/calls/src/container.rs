@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use types::ids::InputId;
+use types::ids::{FunctionCallId, InputId};
 
 use crate::Millis;
 
 #[derive(Debug, Default)]
 pub(crate) struct Container {
     pub(crate) running: BTreeSet<InputId>,
+    /// The last input it got, if it ran nothing else beside it.
+    pub(crate) last_alone: Option<(FunctionCallId, InputId)>,
     /// Inputs that ended for their caller by cancellation, with the time at which the container is stopped if it
     /// still works on them.
     pub(crate) abandoned: BTreeMap<InputId, Millis>,

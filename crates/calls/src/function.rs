@@ -148,6 +148,24 @@ impl FunctionCalls {
         self.tasks.get(task).map_or(0, |t| t.running.len())
     }
 
+    /// Which input a task's output is from, when that is certain: the only one that runs there. What was printed just
+    /// before an input ended may be seen just after, so within `grace` an idle task's output is from its last one.
+    pub fn printing_on(&self, task: &TaskId, now: Millis, grace: Millis) -> Option<(FunctionCallId, InputId)> {
+        let task = self.tasks.get(task)?;
+        if !task.abandoned.is_empty() {
+            return None;
+        }
+        match (task.running.len(), task.idle_since) {
+            (1, _) => {
+                let id = task.running.first()?;
+                Some((self.inputs.get(id)?.call.clone(), id.clone()))
+            }
+            (0, None) => task.last_alone.clone(),
+            (0, Some(since)) if now <= since.saturating_add(grace) => task.last_alone.clone(),
+            _ => None,
+        }
+    }
+
     /// Inputs that containers have brought to an end since the start. Cancelled ones do not count: the number is for
     /// measuring what the containers achieve.
     pub fn completed(&self) -> u64 {

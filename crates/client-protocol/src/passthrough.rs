@@ -3,12 +3,15 @@
 //! prost drops fields that it does not know. A function's definition goes from the deploying client through us to the
 //! runner in the container, and both may know fields that we do not. `Passthrough` stores the encoded message as it
 //! arrived and decodes our typed view of it on demand. A changed view is sent by *appending* fields: in the encoding
-//! the last value of a singular field wins.
+//! the last value of a singular field wins, and parts of a message field are merged. A list, or a field that is to be
+//! zero, cannot be set so: its old values are taken out first (`replace`).
 
 use std::marker::PhantomData;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::encoding::{DecodeContext, WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, skip_field,
+};
 use prost::{DecodeError, Message};
 
 /// An encoded `M`. Comparing compares bytes.
@@ -44,6 +47,26 @@ impl<M: Message + Default> Passthrough<M> {
     /// added to, so leave them empty.
     pub fn append(&mut self, overrides: &M) {
         self.raw.extend_from_slice(&overrides.encode_to_vec());
+    }
+
+    /// Takes all values of the fields `numbers` out, and puts in what `with` holds. All other fields keep their bytes.
+    ///
+    /// # Errors
+    /// When the bytes are no message; nothing is changed then.
+    pub fn replace(&mut self, numbers: &[u32], with: &M) -> Result<(), DecodeError> {
+        let mut kept = BytesMut::with_capacity(self.raw.len());
+        let mut rest: &[u8] = &self.raw;
+        while !rest.is_empty() {
+            let field = rest;
+            let (number, wire_type) = decode_key(&mut rest)?;
+            skip_field(wire_type, number, &mut rest, DecodeContext::default())?;
+            if !numbers.contains(&number) {
+                kept.extend_from_slice(&field[..field.len() - rest.len()]);
+            }
+        }
+        self.raw = kept;
+        self.append(with);
+        Ok(())
     }
 }
 
@@ -120,6 +143,8 @@ fn malformed(_why: &'static str) -> DecodeError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::{Function, FunctionCreateRequest};
 
@@ -154,5 +179,69 @@ mod tests {
     fn a_truncated_field_is_an_error_not_a_panic() {
         let bytes = [0x0a, 0x20, b'x'];
         assert!(Passthrough::<Function>::decode(bytes.as_slice()).is_err());
+    }
+
+    /// One encoded field of any number and kind.
+    fn any_field() -> impl Strategy<Value = (u32, Vec<u8>)> {
+        let number = prop_oneof![Just(21u32), Just(10), 1u32..100, 1u32..500_000];
+        let value = prop_oneof![
+            any::<u64>().prop_map(|v| (WireType::Varint, v, Vec::new())),
+            any::<u64>().prop_map(|v| (WireType::SixtyFourBit, v, Vec::new())),
+            any::<u32>().prop_map(|v| (WireType::ThirtyTwoBit, u64::from(v), Vec::new())),
+            proptest::collection::vec(any::<u8>(), 0..20).prop_map(|v| (WireType::LengthDelimited, 0, v)),
+        ];
+        (number, value).prop_map(|(number, (wire_type, value, bytes))| {
+            let mut field = Vec::new();
+            encode_key(number, wire_type, &mut field);
+            match wire_type {
+                WireType::Varint => encode_varint(value, &mut field),
+                WireType::SixtyFourBit => field.extend_from_slice(&value.to_le_bytes()),
+                WireType::ThirtyTwoBit => field.extend_from_slice(&(value as u32).to_le_bytes()),
+                _ => {
+                    encode_varint(bytes.len() as u64, &mut field);
+                    field.extend_from_slice(&bytes);
+                }
+            }
+            (number, field)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn replacing_leaves_every_other_field_as_it_came(
+            fields in proptest::collection::vec(any_field(), 0..20),
+            numbers in proptest::collection::vec(prop_oneof![Just(21u32), 1u32..100], 0..4),
+        ) {
+            let raw: Vec<u8> = fields.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+            let with = Function { app_name: "new".into(), ..Default::default() };
+            let mut function = Passthrough::<Function>::from_bytes(&raw);
+            function.replace(&numbers, &with).unwrap();
+            let kept = fields.into_iter().filter(|(number, _)| !numbers.contains(number)).flat_map(|(_, bytes)| bytes);
+            let expected: Vec<u8> = kept.chain(with.encode_to_vec()).collect();
+            prop_assert_eq!(function.to_bytes().to_vec(), expected);
+        }
+
+        #[test]
+        fn replacing_in_any_bytes_fails_or_works_and_never_panics(raw in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let mut function = Passthrough::<Function>::from_bytes(&raw);
+            if function.replace(&[1, 2, 3], &Function::default()).is_err() {
+                prop_assert_eq!(function.to_bytes().to_vec(), raw);
+            }
+        }
+    }
+
+    #[test]
+    fn a_replaced_list_holds_only_the_new_values_and_a_replaced_number_may_be_zero() {
+        let old = Function {
+            secret_ids: vec!["st-1".into(), "st-2".into()],
+            timeout_secs: 7,
+            module_name: "m".into(),
+            ..Default::default()
+        };
+        let mut function = Passthrough::from_message(&old);
+        let with = Function { secret_ids: vec!["st-3".into()], ..Default::default() };
+        function.replace(&[10, 21], &with).unwrap();
+        let view = function.view().unwrap();
+        assert_eq!((view.secret_ids, view.timeout_secs, view.module_name.as_str()), (with.secret_ids, 0, "m"));
     }
 }

@@ -6,29 +6,41 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use calls::Millis;
 use metadata_store::{AppRecord, AppState};
 use parking_lot::Mutex;
-use types::ids::{AppId, EnvironmentId, FunctionId};
+use types::ids::{AppId, ClassId, EnvironmentId, FunctionId};
 
+use crate::deployments::Drafts;
 use crate::logs::AppLog;
 
 /// A client sends a heartbeat every 15 s. After four missed ones it is taken for dead: long enough for a laptop's
 /// network change, short enough that forgotten containers do not run for long.
 pub const HEARTBEAT_PATIENCE_MS: Millis = 60_000;
 
+/// What an app's names mean: its functions and its classes.
+pub type Layout = (BTreeMap<String, FunctionId>, BTreeMap<String, ClassId>);
+
 pub struct App {
     pub id: AppId,
     pub environment: EnvironmentId,
     record: Mutex<AppRecord>,
     pub log: AppLog,
+    pub drafts: Drafts,
+    /// What an old client has named, until it says that this is to be deployed.
+    pub named: Mutex<Option<Layout>>,
+    /// Key and reply of the last publication: a client that lost the reply asks again.
+    pub last_publication: Mutex<Option<(String, Millis)>>,
     last_heartbeat: AtomicU64,
 }
 
 impl App {
-    pub fn new(record: AppRecord, now: Millis) -> Self {
+    pub fn new(record: AppRecord, log: AppLog, now: Millis) -> Self {
         Self {
             id: record.id.clone(),
             environment: record.environment.clone(),
             record: Mutex::new(record),
-            log: AppLog::default(),
+            log,
+            drafts: Drafts::default(),
+            named: Mutex::default(),
+            last_publication: Mutex::default(),
             last_heartbeat: AtomicU64::new(now),
         }
     }

@@ -34,12 +34,12 @@ impl BuildLogs {
     }
 
     /// From memory while the server that built it lives, else from the disk.
-    pub fn read(&self, image: &Image) -> Vec<LogLine> {
+    pub async fn read(&self, image: &Image) -> Vec<LogLine> {
         let lines = image.log();
         if !lines.is_empty() {
             return lines;
         }
-        let text = std::fs::read_to_string(self.path(&image.id)).unwrap_or_default();
+        let text = tokio::fs::read_to_string(self.path(&image.id)).await.unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 

@@ -8,11 +8,11 @@ use tonic::Status;
 use types::ids::{DefinitionId, ImageId, MountId, SecretId};
 
 use crate::caller::ClientVersion;
+use crate::scaling::{self, Scaling};
 
 /// The client's documented defaults where a definition leaves a field at zero.
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
-const DEFAULT_SCALEDOWN_SECS: u32 = 60;
 const DEFAULT_MILLI_CPU: u32 = 125;
 const DEFAULT_MEMORY_MIB: u32 = 128;
 
@@ -29,17 +29,6 @@ pub struct Definition {
     pub secrets: Vec<SecretId>,
 }
 
-/// What the autoscaler may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scaling {
-    pub min: u32,
-    pub max: Option<u32>,
-    pub buffer: u32,
-    pub scaleup_ms: u64,
-    pub scaledown_ms: u64,
-    pub concurrency: u32,
-}
-
 impl Definition {
     /// # Errors
     /// `INVALID_ARGUMENT` when the bytes are no definition or name objects of the wrong kind, `UNIMPLEMENTED` for
@@ -47,6 +36,7 @@ impl Definition {
     pub fn new(id: DefinitionId, raw: Passthrough<wire::Function>, client: ClientVersion) -> Result<Self, Status> {
         let view = raw.view().map_err(|e| Status::invalid_argument(format!("malformed function definition: {e}")))?;
         refuse_unserved(&view)?;
+        scaling::validate(&view)?;
         let bad = |what: &str, id: &str| Status::invalid_argument(format!("`{id}` is not the id of {what}"));
         let image = match view.image_id.as_str() {
             "" => None,
@@ -68,10 +58,13 @@ impl Definition {
     }
 
     /// Current clients send the timeout of inputs here when the user gave none for starting. Two seconds, say, are
-    /// meant for an input then, and too little for an interpreter on a busy machine: hence the minimum.
+    /// meant for an input then, and too little for an interpreter on a busy machine: hence the minimum. What differs
+    /// from the inputs' timeout is the user's word.
     pub fn startup_timeout_ms(&self) -> u64 {
-        let wanted = non_zero(self.view.startup_timeout_secs).map_or(self.timeout_ms(), |s| u64::from(s) * 1000);
-        wanted.max(MIN_STARTUP_TIMEOUT_MS)
+        match non_zero(self.view.startup_timeout_secs).map(|s| u64::from(s) * 1000) {
+            Some(chosen) if chosen != self.timeout_ms() => chosen,
+            _ => self.timeout_ms().max(MIN_STARTUP_TIMEOUT_MS),
+        }
     }
 
     pub fn policy(&self) -> Policy {
@@ -90,22 +83,32 @@ impl Definition {
     }
 
     pub fn scaling(&self) -> Scaling {
-        let settings = self.view.autoscaler_settings.unwrap_or_default();
-        let max = settings.max_containers.or(non_zero(self.view.concurrency_limit)).filter(|m| *m > 0);
-        let scaledown = settings.scaledown_window.or(non_zero(self.view.task_idle_timeout_secs));
-        Scaling {
-            min: settings.min_containers.unwrap_or(self.view.warm_pool_size),
-            // What makes an image runs once, in one container.
-            max: if self.view.is_builder_function { Some(1) } else { max },
-            buffer: settings.buffer_containers.unwrap_or(self.view.experimental_buffer_containers),
-            scaleup_ms: u64::from(settings.scaleup_window.unwrap_or(0)) * 1000,
-            scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
-            concurrency: non_zero(self.view.target_concurrent_inputs).unwrap_or_else(|| self.max_concurrency()),
+        Scaling::of(&self.view)
+    }
+
+    /// What is taken note of and makes no difference yet. The program does the same with and without.
+    pub fn warnings(&self) -> Vec<wire::Warning> {
+        let mut warnings = Vec::new();
+        if self.view.checkpointing_enabled {
+            let message = format!(
+                "`{}`: memory snapshots are not taken by this version of Dorian; every container starts plainly, and \
+                 runs its `snap=True` hooks first",
+                self.view.function_name
+            );
+            let kind = wire::warning::WarningType::FunctionConfiguration;
+            warnings.push(wire::Warning { r#type: kind as i32, message });
         }
+        warnings
     }
 
     pub fn max_concurrency(&self) -> u32 {
         self.view.max_concurrent_inputs.max(1)
+    }
+
+    /// What a container of it sets aside.
+    pub fn request(&self) -> crate::capacity::Request {
+        let resources = self.resources();
+        (resources.milli_cpu, u64::from(resources.memory_mib))
     }
 
     pub fn resources(&self) -> Resources {
@@ -138,7 +141,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
     let gpu = f.resources.as_ref().and_then(|r| r.gpu_config.as_ref()).is_some_and(|g| g.count > 0);
     let unserved = [
         (gpu, "GPUs (`gpu=`)"),
-        (f.is_class, "classes (`@app.cls`)"),
         (f.webhook_config.as_ref().is_some_and(|w| w.r#type != 0), "web endpoints"),
         (!f.volume_mounts.is_empty(), "volumes (`volumes=`)"),
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
@@ -146,7 +148,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
         (f.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()), "schedules (`schedule=`)"),
         (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
-        (f.checkpointing_enabled, "memory snapshots (`enable_memory_snapshot=`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),
         (f.untrusted, "`restrict_modal_access=`"),
@@ -176,6 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn a_short_timeout_of_inputs_is_none_of_starting_but_a_chosen_one_is() {
+        let of = |timeout_secs, startup_timeout_secs| {
+            define(&wire::Function { timeout_secs, startup_timeout_secs, ..Default::default() })
+                .unwrap()
+                .startup_timeout_ms()
+        };
+        assert_eq!((of(2, 0), of(2, 2), of(2, 5), of(300, 5)), (30_000, 30_000, 5_000, 5_000));
+    }
+
+    #[test]
     fn an_option_that_is_not_served_is_refused_by_name() {
         let gpu = wire::GpuConfig { count: 1, ..Default::default() };
         let resources = wire::Resources { gpu_config: Some(gpu), ..Default::default() };
@@ -195,12 +206,5 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(define(&function).unwrap().policy().retry.retries, 0);
-    }
-
-    #[test]
-    fn legacy_scaling_fields_count_where_the_new_ones_are_missing() {
-        let function = wire::Function { warm_pool_size: 2, concurrency_limit: 5, ..Default::default() };
-        let scaling = define(&function).unwrap().scaling();
-        assert_eq!((scaling.min, scaling.max), (2, Some(5)));
     }
 }

@@ -5,17 +5,21 @@
 //! 2. Images are forgotten, in memory first, unless somebody got hold of one meanwhile; then their records.
 //! 3. It is decided again, with the images that are left, and layers go one by one, each unless it was found meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use client_protocol::{Passthrough, wire};
 use image_builder::LayerKey;
 use metadata_store::AppState;
 use serde::{Deserialize, Serialize};
 use types::errors::with_causes;
-use types::ids::ImageId;
+use types::ids::{DefinitionId, ImageId};
 
+use crate::apps::App;
 use crate::clock::now_ms;
 use crate::collect::{ImageView, LayerView, Plan, Reason, StoreView, plan_collection};
+use crate::deployments::IMAGES_KEPT_FOR;
 use crate::shared::Shared;
 
 /// A layer as a person sees it.
@@ -179,6 +183,7 @@ impl Shared {
             view.images.push(ImageView { id: image.id.clone(), layers, used_ms: image.last_used() });
         }
         self.add_users(&mut view, &mut unused_since);
+        self.add_versions(&mut view).await?;
         let builder = self.images.builder.clone();
         let look = move || {
             let layers = builder.layers().map_err(|error| with_causes(&error))?;
@@ -216,6 +221,32 @@ impl Shared {
             .map_err(|error| format!("the look at the layers ended early: {error}"))?
     }
 
+    /// What a rollback of an app would need.
+    async fn add_versions(&self, view: &mut StoreView) -> Result<(), String> {
+        let apps: Vec<Arc<App>> = self.apps.iter().map(|app| app.clone()).collect();
+        for app in apps.into_iter().filter(|app| app.state() == AppState::Deployed) {
+            let doing =
+                |error: metadata_store::StoreError| format!("cannot read the versions of app `{}`: {error}", app.id);
+            let history = self.store.deployments(&app.id).await.map_err(doing)?;
+            let lately: BTreeSet<DefinitionId> = history
+                .iter()
+                .rev()
+                .take(IMAGES_KEPT_FOR)
+                .flat_map(|version| version.definition_ids.values().cloned())
+                .collect();
+            let name = app.record().name.unwrap_or_default();
+            for record in self.store.definitions(&app.id).await.map_err(doing)? {
+                if !lately.contains(&record.id) {
+                    continue;
+                }
+                let view_of = Passthrough::<wire::Function>::from_bytes(&record.definition).view();
+                let image = view_of.ok().and_then(|function| ImageId::parse(&function.image_id));
+                view.image_users.extend(image.map(|image| (image, Reason::App(app.id.clone(), name.clone()))));
+            }
+        }
+        Ok(())
+    }
+
     /// Who needs what: containers, functions of apps that run or are deployed, published names.
     fn add_users(&self, view: &mut StoreView, unused_since: &mut Instant) {
         for task in self.tasks.all() {
@@ -235,6 +266,10 @@ impl Shared {
         }
         for app in self.apps.iter() {
             let record = app.record();
+            let name = record.name.clone().unwrap_or(record.description.clone());
+            let drafts = app.drafts.all().into_iter().filter_map(|definition| definition.image.clone());
+            let reason = Reason::App(record.id.clone(), name);
+            view.image_users.extend(drafts.map(|image| (image, reason.clone())));
             // Its images were asked for, and no function has them yet.
             let loads = record.function_ids.is_empty();
             if loads && matches!(record.state, AppState::Initializing | AppState::Ephemeral | AppState::Detached) {

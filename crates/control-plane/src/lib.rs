@@ -14,6 +14,7 @@ mod clock;
 mod collect;
 mod convert;
 mod definition;
+mod deployments;
 mod garbage;
 mod generators;
 mod handles;
@@ -21,15 +22,20 @@ mod image_names;
 mod images;
 mod logs;
 mod mounts;
+mod near_matches;
+mod options;
 mod owner;
+mod parameters;
 mod restore;
 mod rpc;
+mod scaling;
 mod secrets;
 mod server;
 mod shared;
 mod start;
 mod status;
 mod tasks;
+mod variants;
 mod watcher;
 
 use std::sync::Arc;
@@ -44,6 +50,7 @@ use worker_protocol::{WorkerEvent, WorkerHandle};
 pub use admin::{ADMIN_SOCKET, Admin, KEEP_DAYS};
 pub use collect::Reason;
 pub use garbage::{GarbageEvent, GarbageReport, LayerList, LayerRow};
+pub use logs::LogLimits;
 pub use server::{ContainerEndpoint, Server};
 pub use shared::Config;
 pub use start::host_environment;
@@ -61,6 +68,15 @@ pub struct Parts {
     pub events: mpsc::Receiver<WorkerEvent>,
 }
 
+/// Why a control plane cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start the writer of the apps' logs")]
+    Logs { source: std::io::Error },
+}
+
 /// A control plane at work.
 pub struct ControlPlane {
     shared: Arc<shared::Shared>,
@@ -71,10 +87,12 @@ impl ControlPlane {
     /// Takes up what the store knows and begins to work.
     ///
     /// # Errors
-    /// When the store cannot be read.
-    pub async fn start(parts: Parts) -> Result<Self, StoreError> {
+    /// When the store cannot be read, or there is no thread for the logs' writer.
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let events = parts.events;
         let (blobs, blob_key) = (parts.blobs.clone(), parts.blob_key.clone());
+        let logs = logs::LogKeeper::open(parts.config.data_dir.join("logs"), parts.config.log_limits)
+            .map_err(|source| StartError::Logs { source })?;
         let shared = Arc::new(shared::Shared {
             capacity: capacity::CapacityPool::new(parts.worker.capacity),
             config: parts.config,
@@ -90,9 +108,11 @@ impl ControlPlane {
             tasks: Default::default(),
             tasks_changed: Default::default(),
             images: images::Images::new(parts.builder),
+            logs,
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
             generators: Default::default(),
+            publishing: Default::default(),
             collecting: Default::default(),
             shutting_down: Default::default(),
             delivered: Default::default(),
@@ -121,6 +141,9 @@ impl ControlPlane {
 
     /// Writes down what is still on its way to the disk.
     pub async fn shut_down(&self) {
+        let logs = self.shared.logs.clone();
+        // The file system may take its time; others use this thread.
+        let _ = tokio::task::spawn_blocking(move || logs.close()).await;
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the metadata store did not close cleanly");
         }

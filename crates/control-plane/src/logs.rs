@@ -2,16 +2,29 @@
 //!
 //! Bounded twice, by entries and by bytes: what falls out at the old end is counted, and a follower that was too slow
 //! is told how much it missed. A container that prints a million lines so costs memory for the newest part only, and
-//! slows nobody.
+//! slows nobody. Everything also goes to the disk (`keeper`), from where the past is read (`history`).
+
+mod history;
+mod keeper;
+mod record;
+mod retention;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use calls::Millis;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use types::ids::{FunctionId, TaskId};
+use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
 use worker_protocol::Descriptor;
+
+pub use history::{KeptRange, Newest, visit_kept};
+pub use keeper::LogKeeper;
+pub use record::EntryView;
+pub use retention::LogLimits;
 
 /// Entries are at most a pipe's 64 KiB each; typical lines are far shorter.
 const MAX_ENTRIES: usize = 20_000;
@@ -22,20 +35,41 @@ const MAX_HISTORY_BYTES: usize = 1 << 20;
 /// every other task's lines out of the buffer.
 pub const MAX_TASK_BYTES: u64 = 64 << 20;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
     pub sequence: u64,
     pub at: Millis,
     pub task: Option<TaskId>,
     pub function: Option<FunctionId>,
+    /// Known when the container ran a single input.
+    pub call: Option<FunctionCallId>,
+    pub input: Option<InputId>,
     pub descriptor: Descriptor,
     pub text: String,
 }
 
-#[derive(Debug, Default)]
+impl LogEntry {
+    pub fn view(&self) -> EntryView<'_> {
+        EntryView {
+            sequence: self.sequence,
+            at: self.at,
+            descriptor: self.descriptor,
+            task: self.task.as_ref().map_or("", TaskId::as_str),
+            function: self.function.as_ref().map_or("", FunctionId::as_str),
+            call: self.call.as_ref().map_or("", FunctionCallId::as_str),
+            input: self.input.as_ref().map_or("", InputId::as_str),
+            text: &self.text,
+        }
+    }
+}
+
+#[derive(Default)]
 pub struct AppLog {
     buffer: Mutex<Buffer>,
     news: Notify,
+    keeper: Option<(Arc<LogKeeper>, AppId)>,
+    /// Entries up to this sequence are of an earlier server, on the disk only.
+    base: u64,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +94,13 @@ pub struct LogPage {
 }
 
 impl AppLog {
+    /// A log that is kept on disk too, and continues what is there.
+    pub fn kept(keeper: &Arc<LogKeeper>, app: &AppId) -> Self {
+        let base = keeper.base(app);
+        let buffer = Mutex::new(Buffer { next: base, ..Buffer::default() });
+        Self { buffer, news: Notify::new(), keeper: Some((keeper.clone(), app.clone())), base }
+    }
+
     pub fn append(
         &self,
         at: Millis,
@@ -68,11 +109,29 @@ impl AppLog {
         descriptor: Descriptor,
         text: String,
     ) {
+        self.append_for(at, (task, function), None, descriptor, text);
+    }
+
+    /// As `append`, of what an input printed.
+    pub fn append_for(
+        &self,
+        at: Millis,
+        (task, function): (Option<TaskId>, Option<FunctionId>),
+        printed_by: Option<(FunctionCallId, InputId)>,
+        descriptor: Descriptor,
+        text: String,
+    ) {
+        let (call, input) = printed_by.unzip();
         let mut buffer = self.buffer.lock();
         buffer.next += 1;
         buffer.bytes += text.len();
         let sequence = buffer.next;
-        buffer.entries.push_back(LogEntry { sequence, at, task, function, descriptor, text });
+        let entry = LogEntry { sequence, at, task, function, call, input, descriptor, text };
+        // Under the buffer's lock, so that the file has the same order.
+        if let Some((keeper, app)) = &self.keeper {
+            keeper.put(app, &entry.view());
+        }
+        buffer.entries.push_back(entry);
         while buffer.entries.len() > MAX_ENTRIES || buffer.bytes > MAX_BYTES {
             let Some(oldest) = buffer.entries.pop_front() else { break };
             buffer.bytes -= oldest.text.len();
@@ -95,6 +154,31 @@ impl AppLog {
             buffer.bytes -= oldest.text.len();
         }
         buffer.entries.shrink_to_fit();
+    }
+
+    /// The newest entries that are wanted, and the sequence before which only the disk has some.
+    pub fn newest(&self, limit: usize, max_bytes: usize, wanted: impl Fn(&EntryView<'_>) -> bool) -> (Newest, u64) {
+        let buffer = self.buffer.lock();
+        let first = buffer.entries.front().map_or(buffer.next + 1, |e| e.sequence);
+        let matching = buffer.entries.iter().rev().filter(|entry| wanted(&entry.view())).cloned();
+        (Newest::of(matching, limit, max_bytes), first)
+    }
+
+    /// Shows every entry in memory, and returns the sequence before which only the disk has some.
+    pub fn visit(&self, mut look: impl FnMut(&EntryView<'_>)) -> u64 {
+        let buffer = self.buffer.lock();
+        buffer.entries.iter().for_each(|entry| look(&entry.view()));
+        buffer.entries.front().map_or(buffer.next + 1, |e| e.sequence)
+    }
+
+    /// Entries up to this sequence are of an earlier server, on the disk only.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The sequence of the newest entry.
+    pub fn last(&self) -> u64 {
+        self.buffer.lock().next
     }
 
     /// Up to `limit` entries after `position`.
@@ -155,7 +239,7 @@ impl AppLog {
 }
 
 #[cfg(test)]
-mod tests {
+mod buffer_tests {
     use super::*;
 
     fn say(log: &AppLog, text: &str) {

@@ -13,25 +13,31 @@ use std::time::Duration;
 use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
 };
+use scheduler::{Held, RoomWait};
 use tokio::sync::{Notify, oneshot};
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
 use crate::apps::App;
 use crate::builds::FunctionBuild;
 use crate::clock::now_ms;
-use crate::definition::{Definition, Scaling};
+use crate::definition::Definition;
+use crate::parameters::needs_parameters;
+use crate::scaling::Scaling;
 use crate::shared::Shared;
+use crate::tasks::{EXIT_GRACE_MS, STOP_GRACE_MS};
+use crate::variants::Variant;
 use crate::watcher::Watcher;
 
 /// Over this span the autoscaler measures how fast inputs complete.
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 /// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.
 const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
-/// Containers that fail to start one after the other before the waiting inputs are given up.
+/// Rounds of containers that fail to start before the waiting inputs are given up.
 const MAX_START_FAILURES: u32 = 3;
-const START_BACKOFF_MS: u64 = 500;
+/// A function that waits for room looks again after this: what others have may have become idle for long enough.
+const ROOM_RECHECK_MS: u64 = 2_000;
 /// Outputs written in one transaction; more only make the first of them wait longer.
 const RECORD_BATCH: usize = 256;
 
@@ -43,12 +49,16 @@ pub struct Owner {
     pub created_at: Millis,
     /// Set for a function that only makes an image (`run_function`).
     pub build: Option<Arc<FunctionBuild>>,
+    /// Set for a function with parameters or options of its own.
+    pub variant: Option<Variant>,
     definition: RwLock<Arc<Definition>>,
     state: Mutex<State>,
     wake: Notify,
     /// When the loop looks again by itself; events that make something due earlier wake it.
     sleeping_until: AtomicU64,
     loop_runs: AtomicBool,
+    /// It is in the version of its app that is live. If not, it only finishes what it has accepted.
+    published: AtomicBool,
 }
 
 struct State {
@@ -57,8 +67,7 @@ struct State {
     next_poll: u64,
     watchers: HashMap<FunctionCallId, Arc<Watcher>>,
     tasks: BTreeMap<TaskId, TaskPhase>,
-    start_failures: u32,
-    starts_blocked_until: Option<Millis>,
+    failed_starts: FailedStarts,
     startup_estimate_ms: u64,
     /// Outputs of durable calls on their way to the disk, in the order in which they will be published.
     unrecorded: VecDeque<(FunctionCallId, FinishedOutput)>,
@@ -69,6 +78,7 @@ struct State {
     scaling_override: Option<Scaling>,
     /// The app is stopped: nothing starts any more.
     closed: bool,
+    room_wait: RoomWait,
 }
 
 /// What a container's request for inputs is answered with.
@@ -88,7 +98,7 @@ struct Outside {
 }
 
 impl Owner {
-    pub fn new(id: FunctionId, tag: String, app: Arc<App>, definition: Definition, created_at: Millis) -> Self {
+    pub fn new(id: FunctionId, tag: String, app: Arc<App>, definition: Arc<Definition>, created_at: Millis) -> Self {
         let calls = FunctionCalls::new(definition.policy());
         let build = definition.view.is_builder_function.then(Arc::default);
         Self {
@@ -97,52 +107,72 @@ impl Owner {
             app,
             created_at,
             build,
-            definition: RwLock::new(Arc::new(definition)),
+            variant: None,
+            definition: RwLock::new(definition),
             state: Mutex::new(State {
                 calls,
                 polls: HashMap::new(),
                 next_poll: 0,
                 watchers: HashMap::new(),
                 tasks: BTreeMap::new(),
-                start_failures: 0,
-                starts_blocked_until: None,
+                failed_starts: FailedStarts::default(),
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
                 unrecorded: VecDeque::new(),
                 recorder_runs: false,
                 throughput: VecDeque::new(),
                 scaling_override: None,
                 closed: false,
+                room_wait: RoomWait::default(),
             }),
             wake: Notify::new(),
             sleeping_until: AtomicU64::new(u64::MAX),
             loop_runs: AtomicBool::new(false),
+            published: AtomicBool::new(true),
         }
+    }
+
+    /// Makes it a variant of another function.
+    #[must_use]
+    pub fn with_variant(self, variant: Variant) -> Self {
+        Self { variant: Some(variant), ..self }
+    }
+
+    /// The function that this one is a variant of, or itself.
+    pub fn base_id(&self) -> &FunctionId {
+        self.variant.as_ref().map_or(&self.id, |variant| &variant.base)
+    }
+
+    /// A function that an app's layout may name.
+    pub fn is_of_layout(&self) -> bool {
+        self.build.is_none() && self.variant.is_none()
     }
 
     pub fn definition(&self) -> Arc<Definition> {
         self.definition.read().clone()
     }
 
-    /// Switches to another definition. Containers of the old one finish what they run and leave.
-    pub fn set_definition(self: &Arc<Self>, shared: &Arc<Shared>, definition: Definition) {
+    pub fn is_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+
+    pub fn set_published(&self, published: bool) {
+        self.published.store(published, Ordering::Release);
+    }
+
+    /// Switches to another definition, or to fresh containers of the same. Those that run finish what they have and
+    /// leave.
+    pub fn set_definition(self: &Arc<Self>, shared: &Arc<Shared>, definition: Arc<Definition>) {
         let policy = definition.policy();
-        let changed = {
-            let mut current = self.definition.write();
-            let changed = current.id != definition.id;
-            *current = Arc::new(definition);
-            changed
-        };
+        *self.definition.write() = definition;
         let tasks: Vec<TaskId> = {
             let mut state = self.state.lock();
             state.calls.set_policy(policy);
             state.scaling_override = None;
-            state.start_failures = 0;
+            state.failed_starts.forget();
             state.tasks.keys().cloned().collect()
         };
-        if changed {
-            for task in tasks {
-                self.drain_task(shared, &task);
-            }
+        for task in tasks {
+            self.drain_task(shared, &task);
         }
     }
 
@@ -192,7 +222,7 @@ impl Owner {
             shared.tasks.cancel_inputs(&task, inputs);
         }
         for (task, why) in outside.stops {
-            shared.stop_task(&task, crate::tasks::STOP_GRACE_MS, why);
+            shared.stop_task(&task, self.stop_grace_ms(), why);
         }
     }
 
@@ -209,8 +239,8 @@ impl Owner {
             let phase = state.tasks.entry(task.clone()).or_insert(TaskPhase::Active { since: now_ms() });
             if matches!(phase, TaskPhase::Starting { .. }) {
                 *phase = TaskPhase::Active { since: now_ms() };
+                state.failed_starts.forget();
             }
-            state.start_failures = 0;
             number
         };
         self.apply(shared, |calls, now, effects| calls.poll(task, number, max, now, effects));
@@ -223,6 +253,9 @@ impl Owner {
         let is_idle = self.read(|c| c.idle_since(task).is_some());
         if is_idle && now_ms() + self.scaling().scaledown_ms < self.sleeping_until.load(Ordering::Relaxed) {
             self.wake(shared);
+        }
+        if is_idle {
+            shared.capacity.on_idle(shared);
         }
     }
 
@@ -238,8 +271,11 @@ impl Owner {
     }
 
     pub fn drain_task(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
-        self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
+        let before = self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
         self.apply(shared, |calls, _, effects| calls.drain(task, effects));
+        if !matches!(before, Some(TaskPhase::Draining)) {
+            tokio::spawn(see_out(self.clone(), shared.clone(), task.clone()));
+        }
     }
 
     pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, end: &TaskEnd) {
@@ -248,25 +284,34 @@ impl Owner {
         self.wake(shared);
     }
 
-    /// User code failed before it could take an input. Trying again would fail again, once for each container:
-    /// the failure is the answer to everything that waits.
-    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
+    /// User code of a container begun at `begun_at` failed before it could take an input. Trying again would fail
+    /// again, once for each container: the failure is the answer to everything that waits.
+    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
+        self.state.lock().failed_starts.on_failure(begun_at, now_ms());
+        self.fail_waiting(shared, outcome);
+    }
+
+    /// Answers everything that waits for a container.
+    pub fn fail_waiting(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
         self.apply(shared, |calls, now, effects| calls.fail_waiting(outcome, now, effects));
     }
 
     /// The platform could not start a container. That may pass, so it is tried again, a little later each time.
-    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
-        let give_up = {
+    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
+        let rounds = {
             let mut state = self.state.lock();
-            state.start_failures += 1;
-            let delay = START_BACKOFF_MS << state.start_failures.min(6);
-            state.starts_blocked_until = Some(now_ms() + delay);
-            state.start_failures >= MAX_START_FAILURES
+            state.failed_starts.on_failure(begun_at, now_ms());
+            state.failed_starts.rounds()
         };
-        if give_up {
-            self.on_init_failure(shared, outcome);
+        if rounds >= MAX_START_FAILURES {
+            self.fail_waiting(shared, outcome);
         }
         self.wake(shared);
+    }
+
+    /// How long a container of this function may go on after it was told to stop at once.
+    pub fn stop_grace_ms(&self) -> u64 {
+        if self.definition.read().view.is_class { EXIT_GRACE_MS } else { STOP_GRACE_MS }
     }
 
     pub fn is_draining(&self, task: &TaskId) -> bool {
@@ -317,12 +362,51 @@ impl Owner {
     }
 
     pub fn scaling(&self) -> Scaling {
-        self.state.lock().scaling_override.unwrap_or_else(|| self.definition.read().scaling())
+        let chosen = self.state.lock().scaling_override;
+        let mut scaling = chosen.unwrap_or_else(|| self.definition.read().scaling());
+        if self.variant.is_none() && needs_parameters(self.definition.read().view.class_parameter_info.as_ref()) {
+            // Nothing can be made of the class itself: its variants do all the work.
+            scaling.min = 0;
+        }
+        scaling
     }
 
-    pub fn override_scaling(self: &Arc<Self>, shared: &Arc<Shared>, scaling: Scaling) {
-        self.state.lock().scaling_override = Some(scaling);
+    /// Changes the settings until the next deployment, and answers with the new ones.
+    ///
+    /// # Errors
+    /// A sentence for the user when the new settings contradict themselves; then the old ones stay.
+    pub fn update_scaling(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        change: impl FnOnce(Scaling) -> Scaling,
+    ) -> Result<Scaling, String> {
+        let scaling = {
+            let mut state = self.state.lock();
+            let scaling = change(state.scaling_override.unwrap_or_else(|| self.definition.read().scaling()));
+            scaling.validate()?;
+            state.scaling_override = Some(scaling);
+            scaling
+        };
         self.wake(shared);
+        Ok(scaling)
+    }
+
+    pub fn scaling_override(&self) -> Option<Scaling> {
+        self.state.lock().scaling_override
+    }
+
+    /// A container as another function's need for room sees it; `None` for one that is gone.
+    pub fn held(&self, task: &TaskId) -> Option<Held> {
+        let state = self.state.lock();
+        let phase = *state.tasks.get(task)?;
+        Some(Held { task: task.clone(), phase, idle_since: state.calls.idle_since(task) })
+    }
+
+    /// Containers that exist or are on their way, and those of them that ask for inputs; not those that leave.
+    pub fn count_tasks(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let active = state.tasks.values().filter(|t| matches!(t, TaskPhase::Active { .. })).count();
+        (state.tasks.values().filter(|t| !matches!(t, TaskPhase::Draining)).count(), active)
     }
 
     // ------------------------------------------------------------------------------------------- autoscaling
@@ -333,6 +417,21 @@ impl Owner {
             tokio::spawn(owner_loop(self.clone(), shared.clone()));
         }
         self.wake.notify_one();
+    }
+
+    /// Tells in the app's log why the function waits for room, once that lasts. Answers with when to look again.
+    fn note_room(&self, shared: &Shared, waits_because: Option<&str>) -> Option<Millis> {
+        let has_containers = self.count_tasks().0 > 0;
+        let (tell, look_at) = {
+            let wait = &mut self.state.lock().room_wait;
+            (wait.look(waits_because.is_some(), has_containers, now_ms()), wait.tell_at(has_containers))
+        };
+        if let Some(reason) = waits_because.filter(|_| tell) {
+            tracing::info!(function = %self.id, reason, "no room for a container");
+            shared.say_of_function(self, None, reason);
+        }
+        let recheck_at = waits_because.map(|_| now_ms() + ROOM_RECHECK_MS);
+        look_at.into_iter().chain(recheck_at).min()
     }
 
     fn plan(&self, shared: &Shared) -> (AutoscalerPlan, bool) {
@@ -346,18 +445,11 @@ impl Owner {
             load: state.calls.load(),
             completed_recently,
             tasks,
-            settings: AutoscalerSettings {
-                min_containers: scaling.min,
-                max_containers: scaling.max,
-                buffer_containers: scaling.buffer,
-                scaleup_window_ms: scaling.scaleup_ms,
-                scaledown_window_ms: scaling.scaledown_ms,
-                concurrency: scaling.concurrency,
-            },
+            settings: scaling.settings(),
             startup_estimate_ms: state.startup_estimate_ms,
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
-            app_active: !state.closed && self.app.is_running(),
-            starts_blocked_until: state.starts_blocked_until,
+            app_active: !state.closed && self.app.is_running() && self.is_published(),
+            failed_starts: state.failed_starts,
         };
         let closed = state.closed;
         drop(state);
@@ -460,7 +552,8 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         if plan.start > 0 || !plan.stop.is_empty() {
             tracing::debug!(function = %owner.id, start = plan.start, stop = plan.stop.len(), why = %plan.why, "autoscale");
         }
-        shared.start_tasks(&owner, plan.start);
+        let waits = shared.start_tasks(&owner, plan.start);
+        let told_at = owner.note_room(&shared, waits.as_deref());
         for (task, reason) in &plan.stop {
             owner.drain_task(&shared, task);
             if shared.tasks.get(task).is_some_and(|t| !t.is_ready()) {
@@ -472,12 +565,28 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
             owner.loop_runs.store(false, Ordering::Release);
             return;
         }
-        let due = owner.read(FunctionCalls::next_due).into_iter().chain(plan.reconsider_at).min();
+        let due = owner.read(FunctionCalls::next_due).into_iter().chain(plan.reconsider_at).chain(told_at).min();
         owner.sleeping_until.store(due.unwrap_or(u64::MAX), Ordering::Relaxed);
         let nap = due.map_or(Duration::MAX, |at| Duration::from_millis(at.saturating_sub(now_ms()).max(1)));
         tokio::select! {
             () = owner.wake.notified() => {}
             () = tokio::time::sleep(nap.min(Duration::from_secs(3600))) => {}
+        }
+    }
+}
+
+/// A container that leaves finishes its inputs and runs its exit hooks. One that does neither is not left to hold its
+/// memory for ever.
+async fn see_out(owner: Arc<Owner>, shared: Arc<Shared>, task: TaskId) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(EXIT_GRACE_MS)).await;
+        let Some(known) = shared.tasks.get(&task) else { return };
+        if owner.read(|calls| calls.running_on(&task)) == 0 {
+            if known.stop_reason.lock().is_none() {
+                let seconds = EXIT_GRACE_MS / 1000;
+                shared.say(&owner, &task, &format!("container {task} did not leave within {seconds} s and was killed"));
+            }
+            return shared.stop_task(&task, 0, "it did not leave when it was not needed any more".to_owned());
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::apps::App;
 use crate::caller::ClientVersion;
 use crate::clock::{now_ms, unique_now_ms};
 use crate::definition::Definition;
+use crate::logs::AppLog;
 use crate::owner::Owner;
 use crate::rpc::environments::DEFAULT_ENVIRONMENT;
 use crate::shared::{STOPPED_APPS_LISTED_MS, Shared};
@@ -60,14 +61,19 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
             app.stopped_at_ms = Some(now_ms());
             shared.store.write_later(vec![Write::App(app.clone())]);
         }
-        let app = Arc::new(App::new(app, now_ms()));
+        let log = AppLog::kept(&shared.logs, &app.id);
+        let app = Arc::new(App::new(app, log, now_ms()));
         if !app.is_running() {
             app.log.close();
         }
         shared.apps.insert(app.id.clone(), app);
     }
+    shared.forget_logs();
     for function in state.functions {
         restore_function(shared, function);
+    }
+    for variant in &state.variants {
+        shared.restore_variant(variant);
     }
     for call in state.calls {
         restore_call(shared, call);
@@ -97,7 +103,9 @@ fn restore_function(shared: &Arc<Shared>, record: FunctionRecord) {
     let raw = Passthrough::from_bytes(&record.definition);
     match Definition::new(record.definition_id, raw, ClientVersion::parse(&record.client_version)) {
         Ok(definition) => {
-            let owner = Owner::new(record.id.clone(), record.tag, app, definition, record.created_at_ms);
+            let published = app.function_ids().values().any(|id| *id == record.id);
+            let owner = Owner::new(record.id.clone(), record.tag, app, Arc::new(definition), record.created_at_ms);
+            owner.set_published(published);
             shared.owners.insert(record.id, Arc::new(owner));
         }
         Err(error) => tracing::warn!(function = %record.id, error = error.message(), "a function cannot be restored"),

@@ -12,16 +12,17 @@ use calls::{FinishedOutput, Millis, Outcome, OutcomeStatus};
 use dashmap::DashMap;
 use metadata_store::{AppState, EnvironmentRecord, MetadataStore, OutputRecord, StoreError, Write};
 use parking_lot::{Mutex, RwLock};
+use scheduler::{Holder, plan_reclaim};
 use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
 use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::apps::App;
-use crate::capacity::CapacityPool;
+use crate::capacity::{CapacityPool, resources};
 use crate::clock::now_ms;
 use crate::generators::Generators;
 use crate::images::Images;
-use crate::logs::MAX_TASK_BYTES;
+use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES};
 use crate::mounts::Mounts;
 use crate::owner::Owner;
 use crate::secrets::Secrets;
@@ -31,6 +32,9 @@ use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 /// and then the client asks again.
 const DELIVERED_KEPT_MS: Millis = 30_000;
 const DELIVERED_KEPT: usize = 4_096;
+
+/// Output of an input may arrive this long after its result: the two come on different ways.
+const OUTPUT_GRACE_MS: Millis = 500;
 
 /// What the operator chose.
 #[derive(Debug, Clone)]
@@ -42,6 +46,8 @@ pub struct Config {
     pub salt: String,
     /// Variables that every container gets from the host: proxies, certificate settings.
     pub host_env: Vec<(String, String)>,
+    /// How much of what apps print is kept on disk.
+    pub log_limits: LogLimits,
 }
 
 pub struct Shared {
@@ -60,9 +66,12 @@ pub struct Shared {
     pub tasks: Tasks,
     pub tasks_changed: Notify,
     pub images: Images,
+    pub logs: Arc<LogKeeper>,
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub generators: Generators,
+    /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
+    pub publishing: tokio::sync::Mutex<()>,
     /// Held by the one collection of garbage that goes on.
     pub collecting: tokio::sync::Mutex<()>,
     /// Containers end because the server does.
@@ -74,46 +83,56 @@ impl Shared {
     // ------------------------------------------------------------------------------------------- tasks
 
     /// Begins containers for a function as far as the machine has room. For the rest, containers of other functions
-    /// that have nothing to do make place, and the function is woken when there is some.
-    pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) {
+    /// make place, and the function is woken when there is some. Answers with the reason why it waits, if it does.
+    pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) -> Option<String> {
+        if count == 0 {
+            self.capacity.stop_waiting(&owner.id, self);
+        }
         for begun in 0..count {
-            if !self.clone().start_task(owner) {
-                return self.reclaim_idle(owner, count - begun);
+            if let Err(reason) = self.clone().start_task(owner) {
+                self.reclaim(owner, count - begun);
+                return Some(reason);
             }
         }
+        None
     }
 
-    /// Lets up to `count` idle containers of other functions go, longest idle first. Those already leaving count.
-    fn reclaim_idle(self: &Arc<Self>, needy: &Arc<Owner>, count: usize) {
-        let tasks = self.tasks.all();
-        let leaving = tasks.iter().filter(|t| t.owner.is_draining(&t.id)).count();
-        let idle_since = |task: &Arc<Task>| task.owner.read(|c| c.idle_since(&task.id));
-        let mut idle: Vec<(Millis, Arc<Task>)> = tasks
-            .into_iter()
-            .filter(|t| t.owner.id != needy.id && !t.owner.is_draining(&t.id))
-            .filter_map(|t| Some((idle_since(&t)?, t)))
-            .collect();
-        idle.sort_by_key(|(since, _)| *since);
-        for (_, task) in idle.into_iter().take(count.saturating_sub(leaving)) {
-            if task.owner.task_ids().len() > task.owner.scaling().min as usize {
+    /// Lets containers of other functions go for `count` of this one.
+    fn reclaim(self: &Arc<Self>, needy: &Arc<Owner>, count: usize) {
+        let mut by_function: BTreeMap<FunctionId, Vec<Arc<Task>>> = BTreeMap::new();
+        for task in self.tasks.all().into_iter().filter(|t| t.owner.id != needy.id) {
+            by_function.entry(task.owner.id.clone()).or_default().push(task);
+        }
+        let holder = |tasks: &Vec<Arc<Task>>| {
+            let (owner, reserved) = (tasks[0].owner.clone(), tasks[0].reserved);
+            Holder {
+                resources: resources(reserved),
+                min_containers: owner.scaling().min as usize,
+                containers: tasks.iter().filter_map(|t| owner.held(&t.id)).collect(),
+            }
+        };
+        let holders: Vec<Holder> = by_function.values().map(holder).collect();
+        let (wanted, held) = (resources(needy.definition().request()), needy.count_tasks().0);
+        for task in plan_reclaim(&wanted, count, held, &self.capacity.free(), &holders, now_ms()) {
+            if let Some(task) = self.tasks.get(&task) {
                 task.owner.drain_task(self, &task.id);
             }
         }
     }
 
-    /// False when the machine has no room now.
-    fn start_task(self: Arc<Self>, owner: &Arc<Owner>) -> bool {
-        let resources = owner.definition().resources();
-        let request = (resources.milli_cpu, u64::from(resources.memory_mib));
+    /// # Errors
+    /// The reason why the machine has no room for it now.
+    fn start_task(self: Arc<Self>, owner: &Arc<Owner>) -> Result<(), String> {
+        let request = owner.definition().request();
         if let Err(sentence) = self.capacity.could_ever_fit(request) {
-            owner.on_init_failure(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
-            return true;
-        }
-        if !self.capacity.reserve(request, owner) {
-            return false;
+            let sentence = format!("the function cannot run here: {sentence}");
+            owner.fail_waiting(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
+            return Ok(());
         }
         let now = now_ms();
-        let task = Arc::new(Task::new(TaskId::at(now), owner.clone(), now, request));
+        let id = TaskId::at(now);
+        self.capacity.reserve(&id, request, owner, now)?;
+        let task = Arc::new(Task::new(id, owner.clone(), now, request));
         owner.add_task(task.id.clone());
         self.tasks.insert(task.clone());
         tokio::spawn(async move {
@@ -139,7 +158,7 @@ impl Shared {
                 self.stop_task(&task.id, STOP_GRACE_MS, text);
             }
         });
-        true
+        Ok(())
     }
 
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
@@ -179,7 +198,9 @@ impl Shared {
         }
         let function = Some(task.owner.id.clone());
         let log = &task.owner.app.log;
-        log.append(now_ms(), Some(id.clone()), function.clone(), descriptor, text);
+        let now = now_ms();
+        let printed_by = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
+        log.append_for(now, (Some(id.clone()), function.clone()), printed_by, descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
             let text =
@@ -207,12 +228,12 @@ impl Shared {
             Ending::Inputs(end) => owner.on_task_end(self, id, &end),
             Ending::InitFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
-                owner.on_init_failure(self, &outcome);
+                owner.on_init_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
             Ending::StartFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
-                owner.on_start_failure(self, &outcome);
+                owner.on_start_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
         }
@@ -220,12 +241,16 @@ impl Shared {
     }
 
     /// A line from the platform in the app's log.
-    fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
+    pub fn say(&self, owner: &Owner, task: &TaskId, text: &str) {
+        self.say_of_function(owner, Some(task.clone()), text);
+    }
+
+    pub fn say_of_function(&self, owner: &Owner, task: Option<TaskId>, text: &str) {
         let line = format!("[dorian] function `{}`: {text}\n", owner.tag);
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        owner.app.log.append(now_ms(), Some(task.clone()), Some(owner.id.clone()), Descriptor::System, line);
+        owner.app.log.append(now_ms(), task, Some(owner.id.clone()), Descriptor::System, line);
     }
 
     // ------------------------------------------------------------------------------------------- apps
@@ -256,6 +281,7 @@ impl Shared {
         for owner in &owners {
             owner.close(&self);
         }
+        self.on_published(&app);
         loop {
             let changed = self.tasks_changed.notified();
             let tasks = self.tasks_of(&app.id);
@@ -264,7 +290,7 @@ impl Shared {
             }
             for task in tasks {
                 if task.stop_reason.lock().is_none() {
-                    self.stop_task(&task.id, STOP_GRACE_MS, format!("the app was stopped: {why}"));
+                    self.stop_task(&task.id, task.owner.stop_grace_ms(), format!("the app was stopped: {why}"));
                 }
             }
             // The timer covers a task that came to be between the look and the wait.
@@ -379,10 +405,22 @@ impl Shared {
         }
     }
 
-    async fn expire(&self) -> Result<(), String> {
+    /// Deletes what is kept of the output of apps that are not listed any more.
+    pub fn forget_logs(&self) {
+        // An app is known before it prints, so none of these is a new one.
+        for app in self.logs.apps() {
+            if !self.apps.contains_key(&app) {
+                self.logs.forget(app);
+            }
+        }
+    }
+
+    async fn expire(self: &Arc<Self>) -> Result<(), String> {
         let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
         self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
+        self.forget_logs();
         self.forget_secrets(|secret| self.is_abandoned(secret));
+        self.forget_variants();
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;

@@ -194,6 +194,7 @@ fn container_arguments(shared: &Shared, task: &Task, definition: &Definition) ->
         function_id: owner.id.to_string(),
         app_id: owner.app.id.to_string(),
         function_def: Some(definition.raw.clone()),
+        serialized_params: owner.variant.as_ref().map(|v| v.params.clone()).unwrap_or_default(),
         environment_name: shared.environment_name(&owner.app.environment),
         app_layout: Some(handles::app_layout(shared, &owner.app, Some(definition))),
         ..Default::default()

@@ -16,6 +16,9 @@ use crate::owner::Owner;
 /// A task that is stopped may run its exit hooks this long. Below the five seconds in which a user who pressed
 /// Ctrl-C expects everything gone.
 pub const STOP_GRACE_MS: u64 = 3_000;
+/// The same for a class, and for any container that leaves because it is not needed: exit hooks save what took long to
+/// make, and the client's documentation gives them about this long. Who is not there any more by then hangs.
+pub const EXIT_GRACE_MS: u64 = 30_000;
 
 pub struct Task {
     pub id: TaskId,

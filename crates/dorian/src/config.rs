@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use control_plane::LogLimits;
 use image_builder::{BuilderConfig, Credentials, LayerLimits, RegistryConfig};
 use serde::Deserialize;
 
@@ -20,6 +22,18 @@ pub struct Config {
     debian_mirror: Option<String>,
     registries: Registries,
     build: Build,
+    logs: Logs,
+}
+
+/// How much of what apps print is kept on disk.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Logs {
+    /// Of one app.
+    app_mib: Option<NonZeroU32>,
+    /// Of all apps together.
+    total_mib: Option<NonZeroU32>,
+    keep_days: Option<NonZeroU32>,
 }
 
 /// What builds get from this machine, where it is not to be what the server's own environment says.
@@ -73,6 +87,17 @@ impl Config {
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
         toml_edit::de::from_str(&text).with_context(|| format!("cannot understand `{}`", path.display()))
+    }
+
+    /// How much of what apps print is kept.
+    pub fn log_limits(&self) -> LogLimits {
+        let usual = LogLimits::default();
+        let mib = |chosen: Option<NonZeroU32>, usual| chosen.map_or(usual, |n| u64::from(n.get()) << 20);
+        LogLimits {
+            app_bytes: mib(self.logs.app_mib, usual.app_bytes),
+            total_bytes: mib(self.logs.total_mib, usual.total_bytes),
+            keep_ms: self.logs.keep_days.map_or(usual.keep_ms, |n| u64::from(n.get()) * 24 * 3_600_000),
+        }
     }
 
     /// The machine's own settings for image builds, with the operator's choices in their place.
@@ -143,6 +168,15 @@ mod tests {
             let error = format!("{:#}", chosen(&format!("[build]\n{text}\n")).unwrap_err());
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn kept_logs_have_the_operators_limits_and_never_none() {
+        let limits = |text: &str| read(text).map(|config| config.log_limits());
+        let chosen = limits("[logs]\napp_mib = 1\nkeep_days = 2\n").unwrap();
+        assert_eq!((chosen.app_bytes, chosen.keep_ms), (1 << 20, 172_800_000));
+        assert_eq!(chosen.total_bytes, LogLimits::default().total_bytes);
+        assert!(limits("[logs]\ntotal_mib = 0\n").is_err());
     }
 
     #[test]

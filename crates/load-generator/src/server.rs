@@ -46,6 +46,7 @@ async fn serve(data: &Path, runtime: Runtime) -> Result<()> {
             token_secret: TOKEN_SECRET.to_owned(),
             salt: "load".to_owned(),
             host_env: Vec::new(),
+            log_limits: Default::default(),
         },
         store,
         blobs: DiskBlobs::open(&data.join("blobs"), DiskConfig::default())?,

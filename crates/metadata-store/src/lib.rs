@@ -26,8 +26,9 @@ mod writer;
 
 pub use error::StoreError;
 pub use records::{
-    AppRecord, AppState, CallRecord, EnvironmentRecord, Expired, FunctionRecord, ImageRecord, ImageRevisionRecord,
-    InputRecord, LoadedState, MountFileRecord, MountRecord, OutputRecord, SecretRecord, StoredCall, Write,
+    AppRecord, AppState, CallRecord, DefinitionRecord, DeploymentRecord, EnvironmentRecord, Expired, FunctionRecord,
+    ImageRecord, ImageRevisionRecord, InputRecord, LoadedState, MountFileRecord, MountRecord, OutputRecord,
+    SecretRecord, StoredCall, VariantRecord, Write,
 };
 pub use store::MetadataStore;
 pub use vault::{Vault, VaultError};

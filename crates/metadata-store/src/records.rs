@@ -46,8 +46,44 @@ pub struct AppRecord {
     pub function_ids: BTreeMap<String, FunctionId>,
     pub class_ids: BTreeMap<String, ClassId>,
     pub client_version: String,
+    /// The deployment that is live; 0 when nothing was ever deployed.
+    pub version: u32,
 }
 
+/// One version of an app: what its names meant, so that it can be brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeploymentRecord {
+    pub app: AppId,
+    /// From 1, in the order of publication.
+    pub version: u32,
+    pub deployed_at_ms: u64,
+    pub client_version: String,
+    /// What the user called it (`modal deploy --tag`).
+    pub tag: String,
+    /// The version that this one repeats.
+    pub rollback_version: Option<u32>,
+    /// Published to be promoted later: it was never live itself.
+    pub staged: bool,
+    /// The client's word on the state of the source, as it came; empty without one.
+    pub commit_info: Bytes,
+    pub function_ids: BTreeMap<String, FunctionId>,
+    pub class_ids: BTreeMap<String, ClassId>,
+    pub definition_ids: BTreeMap<FunctionId, DefinitionId>,
+}
+
+/// A definition that some version may name. It never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinitionRecord {
+    pub id: DefinitionId,
+    pub function: FunctionId,
+    pub app: AppId,
+    /// The client's message as it came.
+    pub definition: Bytes,
+    pub client_version: String,
+    pub created_at_ms: u64,
+}
+
+/// A function with the definition that is live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionRecord {
     pub id: FunctionId,
@@ -58,6 +94,20 @@ pub struct FunctionRecord {
     pub definition: Bytes,
     pub client_version: String,
     pub created_at_ms: u64,
+}
+
+/// A function with parameters or options of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VariantRecord {
+    pub id: FunctionId,
+    pub base: FunctionId,
+    pub app: AppId,
+    /// The client's bytes, as a container gets them.
+    pub params: Bytes,
+    /// The client's message.
+    pub options: Bytes,
+    pub created_at_ms: u64,
+    pub last_used_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +232,8 @@ pub struct LoadedState {
     /// Calls that still wait for something: an input without an output, or the word that no more inputs come.
     /// Finished ones stay on disk until somebody asks for them.
     pub calls: Vec<StoredCall>,
+    /// Those that stored calls name. Others are looked up when somebody asks for them.
+    pub variants: Vec<VariantRecord>,
 }
 
 /// What an expiry took away.
@@ -203,6 +255,9 @@ pub enum Write {
     DeleteApp(AppId),
     Function(FunctionRecord),
     DeleteFunction(FunctionId),
+    Definition(DefinitionRecord),
+    /// A version of an app; the oldest of many go, with the definitions that only they named.
+    Deployment(DeploymentRecord),
     Image(ImageRecord),
     /// The image was used at this time.
     TouchImage(ImageId, u64),
@@ -223,6 +278,11 @@ pub enum Write {
     /// No more inputs will come to this call.
     FinishInputs(FunctionCallId),
     DeleteCall(FunctionCallId),
+    Variant(VariantRecord),
+    /// The variant was used at this time.
+    TouchVariant(FunctionId, u64),
+    /// Those last used before this time that no stored call names.
+    ExpireVariants(u64),
 }
 
 impl Write {
@@ -231,6 +291,8 @@ impl Write {
         const SMALL: usize = 256;
         match self {
             Self::Function(function) => SMALL + function.definition.len(),
+            Self::Definition(definition) => SMALL + definition.definition.len(),
+            Self::Variant(variant) => SMALL + variant.params.len() + variant.options.len(),
             Self::Image(image) => SMALL + image.built_json.len(),
             Self::Secret(secret) => SMALL + secret.sealed.len(),
             Self::Mount(mount) => SMALL + mount.files.len() * 160,

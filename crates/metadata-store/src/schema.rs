@@ -90,7 +90,13 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (app, version)
     ) STRICT, WITHOUT ROWID;
     ALTER TABLE apps ADD COLUMN version INTEGER NOT NULL DEFAULT 0;
-    -- Classes and variants of functions.
+    -- Classes and variants of functions. A class is a name in its app's layout; its service function does the work.
+    CREATE TABLE variants (
+        id TEXT PRIMARY KEY, base TEXT NOT NULL, app TEXT NOT NULL, params BLOB NOT NULL, options BLOB NOT NULL,
+        created_at_ms INTEGER NOT NULL, last_used_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX variants_by_app ON variants (app);
+    CREATE INDEX variants_by_base ON variants (base);
     -- Schedules.
     ",
 ];

@@ -9,11 +9,13 @@ use calls::FinishedOutput;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
-use types::ids::{AppId, BlobId, FunctionCallId};
+use types::ids::{AppId, BlobId, FunctionCallId, FunctionId};
 
 use crate::error::{RowError, StoreError};
 use crate::queue::{Job, Queue};
-use crate::records::{CallRecord, Expired, LoadedState, StoredCall, Write};
+use crate::records::{
+    CallRecord, DefinitionRecord, DeploymentRecord, Expired, LoadedState, StoredCall, VariantRecord, Write,
+};
 use crate::writer::Writer;
 use crate::{rows, schema};
 
@@ -74,10 +76,28 @@ impl MetadataStore {
         self.read("look up a function call", move |connection| rows::call(connection, &id)).await
     }
 
+    /// A stored variant of a function.
+    pub async fn variant(&self, id: &FunctionId) -> Result<Option<VariantRecord>, StoreError> {
+        let id = id.clone();
+        self.read("look up a variant", move |connection| rows::variant(connection, &id)).await
+    }
+
     /// The durable calls of an app, oldest first.
     pub async fn calls_of_app(&self, app: &AppId) -> Result<Vec<CallRecord>, StoreError> {
         let app = app.clone();
         self.read("list the calls of an app", move |connection| rows::calls_of_app(connection, &app)).await
+    }
+
+    /// The versions of an app, oldest first.
+    pub async fn deployments(&self, app: &AppId) -> Result<Vec<DeploymentRecord>, StoreError> {
+        let app = app.clone();
+        self.read("list the versions of an app", move |connection| rows::deployments(connection, &app)).await
+    }
+
+    /// The definitions of an app's functions that some version names, or that are new.
+    pub async fn definitions(&self, app: &AppId) -> Result<Vec<DefinitionRecord>, StoreError> {
+        let app = app.clone();
+        self.read("read the definitions of an app", move |connection| rows::definitions(connection, &app)).await
     }
 
     /// Outputs of a finished call from a cursor on, for a call too large to hold.

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use calls::{Outcome, OutcomeStatus, Payload};
 use common::{any_call, app, call, environment, function, input, inputs, output, result_of, small_input};
 use dorian_metadata_store::{
-    AppState, ImageRecord, ImageRevisionRecord, MetadataStore, MountFileRecord, MountRecord, SecretRecord, StoreError,
-    StoredCall, Write,
+    AppState, DefinitionRecord, DeploymentRecord, ImageRecord, ImageRevisionRecord, MetadataStore, MountFileRecord,
+    MountRecord, SecretRecord, StoreError, StoredCall, Write,
 };
-use types::ids::{BlobId, FunctionCallId, ImageId, ImageRevisionId, MountId, SecretId, TaskId};
+use types::ids::{BlobId, DefinitionId, FunctionCallId, ImageId, ImageRevisionId, MountId, SecretId, TaskId};
 
 fn store() -> (tempfile::TempDir, MetadataStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -257,4 +257,54 @@ async fn expiry_takes_old_calls_that_wait_for_nothing_and_names_their_blobs() {
     let expired = store.expire_calls(i64::MAX as u64).await.unwrap();
     assert_eq!((expired.calls, expired.blobs.len()), (450, 450));
     assert_eq!(store.load().await.unwrap().calls.len(), 1, "what waits is never taken");
+}
+
+#[tokio::test]
+async fn of_many_versions_the_newest_stay_with_the_definitions_they_name() {
+    const DAY_MS: u64 = 24 * 3_600_000;
+    let (_folder, store) = store();
+    let environment = environment("main");
+    let app = app(&environment.id);
+    let function = function(&app.id);
+    store
+        .write(vec![Write::Environment(environment), Write::App(app.clone()), Write::Function(function.clone())])
+        .await
+        .unwrap();
+    let mut definitions = Vec::new();
+    for version in 1..=102_u32 {
+        let definition = DefinitionRecord {
+            id: DefinitionId::random(),
+            function: function.id.clone(),
+            app: app.id.clone(),
+            definition: Bytes::from_static(b"code"),
+            client_version: "1.6.4".to_owned(),
+            created_at_ms: u64::from(version),
+        };
+        definitions.push(definition.id.clone());
+        let deployment = DeploymentRecord {
+            app: app.id.clone(),
+            version,
+            deployed_at_ms: 2 * DAY_MS + u64::from(version),
+            client_version: "1.6.4".to_owned(),
+            tag: format!("t{version}"),
+            rollback_version: (version == 102).then_some(5),
+            staged: version == 101,
+            commit_info: Bytes::from_static(b"commit"),
+            function_ids: [("f".to_owned(), function.id.clone())].into(),
+            class_ids: Default::default(),
+            definition_ids: [(function.id.clone(), definition.id.clone())].into(),
+        };
+        store.write(vec![Write::Definition(definition), Write::Deployment(deployment)]).await.unwrap();
+    }
+    let versions = store.deployments(&app.id).await.unwrap();
+    assert_eq!(versions.iter().map(|v| v.version).collect::<Vec<_>>(), (3..=102).collect::<Vec<_>>());
+    let last = versions.last().unwrap();
+    assert_eq!((last.rollback_version, last.staged, last.tag.as_str()), (Some(5), false, "t102"));
+    assert_eq!(last.definition_ids[&function.id], definitions[101]);
+    let kept: Vec<DefinitionId> = store.definitions(&app.id).await.unwrap().into_iter().map(|d| d.id).collect();
+    assert_eq!(kept.len(), 100);
+    assert!(!kept.contains(&definitions[0]) && kept.contains(&definitions[2]));
+    store.write(vec![Write::DeleteApp(app.id.clone())]).await.unwrap();
+    assert_eq!(store.deployments(&app.id).await.unwrap(), []);
+    assert_eq!(store.definitions(&app.id).await.unwrap(), []);
 }

@@ -9,6 +9,8 @@
 //! 3. then, while the backlog would outlast a start, the number doubles at most, and goes no higher than where the
 //!    CPU spent on starting exceeds the waiting it saves ([`up::worthwhile_total`]).
 //!
+//! After a start that failed, one container at a time tries, ever more seldom ([`FailedStarts`]).
+//!
 //! Scaling down is by idleness alone: longest idle first, never below what is kept. Rejected: predicting demand from
 //! history (needs days of it), and a target of CPU use (an input that sleeps uses none and still holds its slot).
 //!
@@ -21,7 +23,10 @@ use types::ids::TaskId;
 use crate::Millis;
 
 mod down;
+mod failed_starts;
 mod up;
+
+pub use failed_starts::FailedStarts;
 
 #[cfg(test)]
 mod tests;
@@ -39,8 +44,8 @@ pub struct AutoscalerView {
     pub cores: u32,
     /// The app is deployed, or its client is connected.
     pub app_active: bool,
-    /// No start before this: a start has failed a moment ago.
-    pub starts_blocked_until: Option<Millis>,
+    /// While the last start has failed, one container at a time tries.
+    pub failed_starts: FailedStarts,
 }
 
 /// Inputs finished in the last `window_ms`. A window of one or two seconds serves best: long enough to hold several

@@ -2,12 +2,15 @@
 //! plan says why in one line, so that the log line is the explanation.
 
 pub mod autoscaler;
+pub mod fairness;
 pub mod placement;
+pub mod schedule;
 
 pub use autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, RecentCompletions, StopReason, TaskPhase, TaskView,
-    plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, StopReason, TaskPhase,
+    TaskView, plan_autoscale,
 };
+pub use fairness::{Claim, Held, Holder, RoomWait, plan_reclaim, sort_by_fairness};
 pub use placement::{
     Placement, PlacementPlan, PlacementRequest, Resources, Unplaceable, WorkerId, WorkerView, plan_placement,
 };

@@ -25,11 +25,43 @@ pub struct Resources {
 }
 
 impl Resources {
-    fn fits_in(&self, room: &Self) -> bool {
+    pub fn fits_in(&self, room: &Self) -> bool {
         self.milli_cpu <= room.milli_cpu && self.memory_mib <= room.memory_mib && self.gpus <= room.gpus
     }
 
-    fn minus(&self, other: &Self) -> Self {
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            milli_cpu: self.milli_cpu.saturating_add(other.milli_cpu),
+            memory_mib: self.memory_mib.saturating_add(other.memory_mib),
+            gpus: self.gpus.saturating_add(other.gpus),
+        }
+    }
+
+    pub fn times(&self, count: usize) -> Self {
+        Self {
+            milli_cpu: self.milli_cpu.saturating_mul(count as u64),
+            memory_mib: self.memory_mib.saturating_mul(count as u64),
+            gpus: self.gpus.saturating_mul(count as u32),
+        }
+    }
+
+    /// What of this does not fit, in words, beside how much of the same there is.
+    fn lacking(&self, room: &Self) -> (String, String) {
+        let mut pairs = Vec::new();
+        if self.memory_mib > room.memory_mib {
+            pairs.push((memory(self.memory_mib), gibibytes(room.memory_mib)));
+        }
+        if self.milli_cpu > room.milli_cpu {
+            pairs.push((cpu(self.milli_cpu), cpu(room.milli_cpu)));
+        }
+        if self.gpus > room.gpus {
+            pairs.push((format!("{} GPU", self.gpus), format!("{} GPU", room.gpus)));
+        }
+        let (wanted, there): (Vec<String>, Vec<String>) = pairs.into_iter().unzip();
+        (wanted.join(" and "), there.join(" and "))
+    }
+
+    pub fn minus(&self, other: &Self) -> Self {
         Self {
             milli_cpu: self.milli_cpu.saturating_sub(other.milli_cpu),
             memory_mib: self.memory_mib.saturating_sub(other.memory_mib),
@@ -40,12 +72,28 @@ impl Resources {
 
 impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} CPU, {} MiB of memory", self.milli_cpu as f64 / 1000.0, self.memory_mib)?;
+        write!(f, "{} and {}", cpu(self.milli_cpu), memory(self.memory_mib))?;
         if self.gpus > 0 {
-            write!(f, ", {} GPU", self.gpus)?;
+            write!(f, " and {} GPU", self.gpus)?;
         }
         Ok(())
     }
+}
+
+fn cpu(milli_cpu: u64) -> String {
+    format!("{} CPU", milli_cpu as f64 / 1000.0)
+}
+
+fn memory(mib: u64) -> String {
+    format!("{} memory", gibibytes(mib))
+}
+
+fn gibibytes(mib: u64) -> String {
+    if mib < 1024 {
+        return format!("{mib} MiB");
+    }
+    // One decimal: nobody waits for the second.
+    format!("{} GiB", (mib as f64 / 102.4).floor() / 10.0)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +145,7 @@ pub fn plan_placement(requests: &[PlacementRequest], workers: &[WorkerView]) -> 
             .filter(|(room, slots, _)| *slots > 0 && request.resources.fits_in(room))
             .min_by_key(|(room, _, w)| (room.gpus, room.memory_mib, room.milli_cpu, w.id.as_str()));
         let Some((_, _, worker)) = best else {
-            plan.unplaceable.push(unplaceable(request, workers));
+            plan.unplaceable.push(unplaceable(request, workers, &free));
             continue;
         };
         if let Some((room, slots)) = free.get_mut(worker.id.as_str()) {
@@ -109,27 +157,37 @@ pub fn plan_placement(requests: &[PlacementRequest], workers: &[WorkerView]) -> 
     plan
 }
 
-fn unplaceable(request: &PlacementRequest, workers: &[WorkerView]) -> Unplaceable {
+/// Why a request has no worker, beside the room that the requests before it left.
+fn unplaceable(
+    request: &PlacementRequest,
+    workers: &[WorkerView],
+    room: &HashMap<&str, (Resources, usize)>,
+) -> Unplaceable {
     let wanted = &request.resources;
-    let possible = workers.iter().filter(|w| w.max_tasks > 0 && wanted.fits_in(&w.capacity)).count();
+    let possible = workers.iter().filter(|w| w.max_tasks > 0 && wanted.fits_in(&w.capacity));
+    let emptiest =
+        possible.filter_map(|w| room.get(w.id.as_str()).map(|(room, _)| (w, room))).max_by_key(|(w, room)| {
+            (room.gpus.min(wanted.gpus), room.memory_mib.min(wanted.memory_mib), room.milli_cpu, w.id.as_str())
+        });
     let biggest =
         workers.iter().max_by_key(|w| (w.capacity.gpus.min(wanted.gpus), w.capacity.memory_mib, w.capacity.milli_cpu));
-    let (never, reason) = match biggest {
-        None => (false, format!("no worker is connected; the container asks for {wanted}")),
-        Some(_) if possible > 0 => (
-            false,
-            format!(
-                "waiting for room: the container asks for {wanted}, and {possible} of {} workers could hold it",
-                workers.len()
-            ),
-        ),
-        Some(worker) => (
-            true,
-            format!(
-                "the container asks for {wanted}, more than any worker has; the biggest, `{}`, has {}",
-                worker.id, worker.capacity
-            ),
-        ),
+    let (never, reason) = match (emptiest, biggest) {
+        (_, None) => (false, format!("waiting for a worker with {wanted}; none is connected")),
+        (Some((worker, room)), _) if wanted.fits_in(&worker.free) && !wanted.fits_in(room) => {
+            let (wanted, _) = wanted.lacking(room);
+            (false, format!("waiting for {wanted}; functions with fewer containers get theirs first"))
+        }
+        (Some((_, room)), _) if !wanted.fits_in(room) => {
+            let (wanted, there) = wanted.lacking(room);
+            (false, format!("waiting for {wanted}; worker has {there} free"))
+        }
+        (Some((worker, _)), _) => {
+            (false, format!("waiting for a place; worker runs {} containers, the most it may", worker.tasks))
+        }
+        (None, Some(worker)) => {
+            let (wanted, there) = wanted.lacking(&worker.capacity);
+            (true, format!("it asks for {wanted}, more than any worker has; the biggest worker has {there}"))
+        }
     };
     Unplaceable { task: request.task.clone(), never, reason }
 }
@@ -177,8 +235,7 @@ mod tests {
         assert!(plan.unplaceable[0].never);
         assert_eq!(
             plan.unplaceable[0].reason,
-            "the container asks for 1 CPU, 65536 MiB of memory, more than any worker has; the biggest, `big`, has 4 \
-             CPU, 8192 MiB of memory"
+            "it asks for 64 GiB memory, more than any worker has; the biggest worker has 8 GiB"
         );
     }
 
@@ -189,15 +246,30 @@ mod tests {
         let requests = [request(1, resources(2_000, 512, 0)), request(2, resources(1_000, 512, 0))];
         let plan = plan_placement(&requests, &[only]);
         assert!(!plan.unplaceable[0].never);
+        assert_eq!(plan.unplaceable[0].reason, "waiting for 2 CPU; worker has 1 CPU free");
         assert_eq!(plan.unplaceable[0].task, requests[0].task);
         assert_eq!(plan.placements[0].task, requests[1].task);
+    }
+
+    #[test]
+    fn a_request_that_waits_is_told_what_is_missing() {
+        let mut only = worker("only", resources(4_000, 16_384, 0));
+        only.free = resources(4_000, 3_072, 0);
+        let plan = plan_placement(&[request(1, resources(1_000, 8_192, 0))], &[only.clone()]);
+        assert_eq!(plan.unplaceable[0].reason, "waiting for 8 GiB memory; worker has 3 GiB free");
+        let two = [request(1, resources(500, 2_048, 0)), request(2, resources(500, 2_048, 0))];
+        let reason = &plan_placement(&two, &[only.clone()]).unplaceable[0].reason;
+        assert_eq!(reason, "waiting for 2 GiB memory; functions with fewer containers get theirs first");
+        only.max_tasks = 0;
+        only.tasks = 0;
+        assert!(plan_placement(&two, &[only]).unplaceable[0].never);
     }
 
     #[test]
     fn without_workers_a_request_waits_for_one() {
         let plan = plan_placement(&[request(1, resources(1, 1, 0))], &[]);
         assert!(!plan.unplaceable[0].never);
-        assert!(plan.unplaceable[0].reason.starts_with("no worker is connected"));
+        assert!(plan.unplaceable[0].reason.ends_with("none is connected"));
     }
 
     fn any_resources(cpu: u64, memory: u64) -> impl Strategy<Value = Resources> {

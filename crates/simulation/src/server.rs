@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use calls::{Assignment, CallSpec, Effect, FunctionCalls, Millis, NewInput, OutputPage, PageRequest};
-use scheduler::TaskPhase;
+use scheduler::{FailedStarts, TaskPhase};
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::disk::{Disk, Write};
@@ -15,7 +15,7 @@ mod requests;
 
 /// Over this span the throughput is measured.
 const WINDOW_MS: Millis = 2_000;
-/// Containers that fail to start one after the other before the waiting inputs are given up.
+/// Rounds of containers that fail to start before the waiting inputs are given up.
 const MAX_START_FAILURES: u32 = 3;
 
 /// Where a reply goes: to a caller's lane, as the answer to its `step`.
@@ -78,8 +78,7 @@ pub(crate) struct Server {
     waiters: Vec<(Address, FunctionCallId, PageRequest)>,
     after_writes: VecDeque<AfterWrite>,
     throughput: VecDeque<(Millis, u64)>,
-    start_failures: u32,
-    blocked_until: Option<Millis>,
+    failed_starts: FailedStarts,
     startup_estimate_ms: Millis,
     started: usize,
     scenario: Scenario,
@@ -96,8 +95,7 @@ impl Server {
             waiters: Vec::new(),
             after_writes: VecDeque::new(),
             throughput: VecDeque::new(),
-            start_failures: 0,
-            blocked_until: None,
+            failed_starts: FailedStarts::default(),
             startup_estimate_ms: 1_000,
             started: 0,
             scenario: scenario.clone(),

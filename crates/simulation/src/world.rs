@@ -320,7 +320,7 @@ impl World {
             }
             Event::ImportFails(task) => {
                 if self.containers.get(&task).is_some_and(|c| !c.zombie) {
-                    self.with_server(|s, now, out| s.on_init_failure(now, out));
+                    self.with_server(|s, now, out| s.on_init_failure(&task, now, out));
                     self.container_ends(&task, TaskEnd::Left);
                 }
             }

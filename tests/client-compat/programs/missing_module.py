@@ -1,11 +1,13 @@
 """A program whose module cannot be imported in the container."""
 
+import time
+
 import modal
 
 app = modal.App("missing-module")
 
 if not modal.is_local():
-    print("importing", flush=True)
+    print(f"importing at {time.time():.3f}", flush=True)
     import a_module_that_is_not_there  # noqa: F401
 
 

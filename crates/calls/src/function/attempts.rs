@@ -20,7 +20,9 @@ impl FunctionCalls {
         state.stage = Stage::Running { task: task_id.clone(), deadline };
         self.deadlines.insert((deadline, task_id.clone(), id.clone()));
         self.running_count += 1;
-        self.tasks.entry(task_id.clone()).or_default().running.insert(id.clone());
+        let task = self.tasks.entry(task_id.clone()).or_default();
+        task.running.insert(id.clone());
+        task.last_alone = (task.running.len() == 1).then(|| (state.call.clone(), id.clone()));
         Some(Assignment {
             input: id.clone(),
             call: state.call.clone(),

@@ -476,3 +476,36 @@ fn a_hundred_thousand_queued_inputs_are_no_burden() {
     bench.calls.cancel_call(&call_id(0), 0, &mut bench.effects);
     assert_eq!(bench.statuses().len(), COUNT);
 }
+
+#[test]
+fn output_belongs_to_the_only_input_that_runs() {
+    let mut bench = Bench::new(Policy::default(), 3, false);
+    let printing = |bench: &Bench, now| {
+        bench.calls.printing_on(&task_id(0), now, 500).map(|(call, input)| {
+            assert_eq!(call, call_id(0));
+            input
+        })
+    };
+    assert_eq!(printing(&bench, 0), None);
+    bench.poll(0, 1, 1);
+    assert_eq!(printing(&bench, 1), Some(input_id(0)));
+    bench.output(0, 0, None, success(), 2);
+    assert_eq!(printing(&bench, 3), Some(input_id(0)), "its last words come after its result");
+    // Two at once: nobody knows which of them printed, nor which printed last.
+    bench.poll(0, 2, 4);
+    assert_eq!(printing(&bench, 5), None);
+    bench.output(0, 1, None, success(), 6);
+    assert_eq!(printing(&bench, 7), Some(input_id(2)));
+    bench.output(0, 2, None, success(), 8);
+    assert_eq!(printing(&bench, 9), None);
+}
+
+#[test]
+fn what_an_idle_container_prints_belongs_to_no_input() {
+    let mut bench = Bench::new(Policy::default(), 1, false);
+    bench.poll(0, 1, 1);
+    bench.output(0, 0, None, success(), 2);
+    bench.poll(0, 1, 3);
+    assert!(bench.calls.printing_on(&task_id(0), 400, 500).is_some());
+    assert_eq!(bench.calls.printing_on(&task_id(0), 600, 500), None);
+}

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use client_protocol::wire;
-use metadata_store::{AppRecord, AppState, Write};
+use metadata_store::{AppRecord, AppState, EnvironmentRecord, Write};
 use tonic::{Request, Response, Status};
-use types::ids::{AppId, ClassId, EnvironmentId, FunctionId};
+use types::ids::{AppId, EnvironmentId};
 
 use crate::apps::{App, Leaving};
 use crate::caller::Caller;
 use crate::clock::{now_ms, seconds, unique_now_ms};
 use crate::handles;
+use crate::logs::AppLog;
+use crate::near_matches::{did_you_mean, near_matches};
+use crate::owner::Owner;
 use crate::rpc::{Api, store_status};
 use crate::shared::STOPPED_APPS_LISTED_MS;
 
@@ -49,7 +52,8 @@ impl Api {
 
     async fn create_app(&self, record: AppRecord) -> Result<Arc<App>, Status> {
         self.shared.store.write(vec![Write::App(record.clone())]).await.map_err(|e| store_status(&e))?;
-        let app = Arc::new(App::new(record, now_ms()));
+        let log = AppLog::kept(&self.shared.logs, &record.id);
+        let app = Arc::new(App::new(record, log, now_ms()));
         self.shared.apps.insert(app.id.clone(), app.clone());
         Ok(app)
     }
@@ -58,73 +62,6 @@ impl Api {
         let app = self.app(id)?;
         app.heartbeat(now_ms());
         Ok(Response::new(()))
-    }
-
-    pub(crate) async fn app_publish(
-        &self,
-        request: Request<wire::AppPublishRequest>,
-    ) -> Result<Response<wire::AppPublishResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let request = request.into_inner();
-        let app = self.app(&request.app_id)?;
-        if request.staged || request.rollback_version != 0 {
-            return Err(Status::unimplemented("staged deployments and rollbacks are not served yet"));
-        }
-        let function_ids = self.layout_functions(&app, &request.function_ids)?;
-        let class_ids = parse_class_ids(&request.class_ids)?;
-        let deployed_at = unique_now_ms();
-        let state = request.app_state();
-        if state == wire::AppState::Deployed {
-            self.retire_previous_deployment(&app, &request.name).await;
-        }
-        let record = app.update(|r| {
-            r.function_ids = function_ids;
-            r.class_ids = class_ids;
-            r.client_version = caller.version.to_string();
-            if !request.tags.is_empty() {
-                r.tags = request.tags.into_iter().collect();
-            }
-            match state {
-                wire::AppState::Deployed => {
-                    r.state = AppState::Deployed;
-                    r.name = Some(request.name);
-                    r.deployed_at_ms = Some(deployed_at);
-                }
-                wire::AppState::Detached => r.state = AppState::Detached,
-                wire::AppState::Ephemeral => r.state = AppState::Ephemeral,
-                _ => {}
-            }
-        });
-        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
-        for owner in self.shared.owners_of(&app.id) {
-            owner.wake(&self.shared);
-        }
-        let url = format!("http://{}/apps/{}", caller.authority, app.id);
-        Ok(Response::new(wire::AppPublishResponse { url, deployed_at: seconds(deployed_at), ..Default::default() }))
-    }
-
-    /// Another app may hold the name that is deployed now (it was stopped and created anew): it gives way.
-    async fn retire_previous_deployment(&self, app: &App, name: &str) {
-        let taken = self.deployed_app(&app.environment, name).filter(|other| other.id != app.id);
-        if let Some(other) = taken {
-            tokio::spawn(self.shared.clone().stop_app(other, "another app was deployed under its name"));
-        }
-    }
-
-    fn layout_functions(
-        &self,
-        app: &App,
-        ids: &HashMap<String, String>,
-    ) -> Result<BTreeMap<String, FunctionId>, Status> {
-        let mut layout = BTreeMap::new();
-        for (tag, id) in ids {
-            let owner = self.owner(id)?;
-            if owner.app.id != app.id {
-                return Err(Status::invalid_argument(format!("function `{id}` belongs to another app")));
-            }
-            layout.insert(tag.clone(), owner.id.clone());
-        }
-        Ok(layout)
     }
 
     pub(crate) fn app_client_disconnect(
@@ -151,13 +88,17 @@ impl Api {
 
     /// The running deployment with this name.
     pub(crate) fn deployed_app(&self, environment: &EnvironmentId, name: &str) -> Option<Arc<App>> {
-        let mine = |app: &App| {
-            let record = app.record();
-            record.environment == *environment
-                && record.state == AppState::Deployed
-                && record.name.as_deref() == Some(name)
-        };
-        self.shared.apps.iter().find(|a| mine(a)).map(|a| a.clone())
+        self.deployed_apps(environment, name).into_iter().next()
+    }
+
+    /// While one takes over the name of another there are two.
+    pub(crate) fn deployed_apps(&self, environment: &EnvironmentId, name: &str) -> Vec<Arc<App>> {
+        self.apps_named(environment, name).into_iter().filter(|app| app.state() == AppState::Deployed).collect()
+    }
+
+    fn apps_named(&self, environment: &EnvironmentId, name: &str) -> Vec<Arc<App>> {
+        let mine = |app: &App| app.environment == *environment && app.record().name.as_deref() == Some(name);
+        self.shared.apps.iter().filter(|a| mine(a)).map(|a| a.clone()).collect()
     }
 
     pub(crate) fn app_get_by_deployment_name(
@@ -168,11 +109,19 @@ impl Api {
         let request = request.into_inner();
         let environment = self.environment(&caller, &request.environment_name)?;
         let app = self.deployed_app(&environment.id, &request.name);
+        let previous = match &app {
+            Some(_) => None,
+            None => {
+                let named = self.apps_named(&environment.id, &request.name);
+                named.into_iter().max_by_key(|app| app.record().stopped_at_ms)
+            }
+        };
+        let id = |app: &Option<Arc<App>>| app.as_ref().map(|a| a.id.to_string()).unwrap_or_default();
         Ok(Response::new(wire::AppGetByDeploymentNameResponse {
-            app_id: app.as_ref().map(|a| a.id.to_string()).unwrap_or_default(),
+            app_id: id(&app),
+            previous_app_id: id(&previous),
             environment_name: environment.name,
-            lifecycle: app.map(|a| lifecycle(&a.record())),
-            ..Default::default()
+            lifecycle: app.or(previous).map(|a| lifecycle(&a.record())),
         }))
     }
 
@@ -191,10 +140,7 @@ impl Api {
         let app = match known {
             Some(app) => app,
             None if request.object_creation_type() == wire::ObjectCreationType::Unspecified => {
-                return Err(Status::not_found(format!(
-                    "no app `{name}` is deployed in environment `{}`",
-                    environment.name
-                )));
+                return Err(self.not_deployed(&environment, &name));
             }
             None => {
                 let record = AppRecord {
@@ -221,6 +167,81 @@ impl Api {
             description: record.description,
             ..Default::default()
         }
+    }
+
+    pub(crate) fn app_get_info(&self, id: &str) -> Result<Response<wire::AppGetInfoResponse>, Status> {
+        use wire::app_get_info_response::FunctionInfoSummary;
+        let app = self.app(id)?;
+        let mut function_info_summaries = HashMap::new();
+        for id in app.function_ids().values() {
+            let Some(owner) = self.shared.owners.get(id).map(|o| o.clone()) else { continue };
+            let view = &owner.definition().view;
+            let gpu = view.resources.as_ref().and_then(|r| r.gpu_config.clone()).filter(|gpu| gpu.count > 0);
+            let summary = FunctionInfoSummary {
+                gpu_config: gpu.into_iter().collect(),
+                schedule: view.schedule.clone(),
+                ..Default::default()
+            };
+            function_info_summaries.insert(id.to_string(), summary);
+        }
+        let info = Some(self.app_metadata(&app));
+        Ok(Response::new(wire::AppGetInfoResponse { info, function_info_summaries }))
+    }
+
+    /// Names near one that was not found, for the client's hint.
+    pub(crate) fn object_suggest(
+        &self,
+        request: Request<wire::ObjectSuggestRequest>,
+    ) -> Result<Response<wire::ObjectSuggestResponse>, Status> {
+        use wire::object_suggest_request::ObjectSuggestKind as Kind;
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let environment = self.environment(&caller, &request.environment_name)?;
+        let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+        let apps = self.deployed_names(&environment.id);
+        let (app, function) = request.query.split_once('/').unwrap_or(("", &request.query));
+        let near_apps = |wanted: &str| near_matches(wanted, apps.keys().map(String::as_str));
+        let suggestions: Vec<wire::ObjectSuggestion> = match request.kind() {
+            Kind::App => {
+                let suggestion =
+                    |name: &str| wire::ObjectSuggestion { object_name: name.to_owned(), ..Default::default() };
+                near_apps(&request.query).into_iter().map(suggestion).collect()
+            }
+            Kind::Function => {
+                let looked_at: Vec<&str> = match app {
+                    "" => apps.keys().map(String::as_str).collect(),
+                    app if apps.contains_key(app) => vec![app],
+                    app => near_apps(app),
+                };
+                let of_app = |name: &str| {
+                    let functions = apps.get(name).map(|app| app.function_ids()).unwrap_or_default();
+                    let near = near_matches(function, functions.keys().map(String::as_str));
+                    let suggestion = |found: &str| wire::ObjectSuggestion {
+                        app_name: name.to_owned(),
+                        object_name: found.to_owned(),
+                    };
+                    near.into_iter().map(suggestion).collect::<Vec<_>>()
+                };
+                looked_at.into_iter().flat_map(of_app).collect()
+            }
+            Kind::Server | Kind::Unspecified => Vec::new(),
+        };
+        let suggestions = suggestions.into_iter().take(limit).collect();
+        Ok(Response::new(wire::ObjectSuggestResponse { suggestions }))
+    }
+
+    /// The deployed apps of an environment by name.
+    fn deployed_names(&self, environment: &EnvironmentId) -> BTreeMap<String, Arc<App>> {
+        let deployed = |app: &App| app.environment == *environment && app.state() == AppState::Deployed;
+        let apps = self.shared.apps.iter().filter(|a| deployed(a)).map(|a| a.clone());
+        apps.filter_map(|app| Some((app.record().name?, app))).collect()
+    }
+
+    /// For whoever asked for an app that is not there.
+    pub(crate) fn not_deployed(&self, environment: &EnvironmentRecord, name: &str) -> Status {
+        let apps = self.deployed_names(&environment.id);
+        let meant = did_you_mean(name, apps.keys().map(String::as_str));
+        Status::not_found(format!("no app `{name}` is deployed in environment `{}`{meant}", environment.name))
     }
 
     pub(crate) fn app_get_lifecycle(&self, id: &str) -> Result<Response<wire::AppGetLifecycleResponse>, Status> {
@@ -277,58 +298,29 @@ impl Api {
     ) -> Result<Response<wire::AppGetObjectsResponse>, Status> {
         let app = self.app(&request.app_id)?;
         let mut items: Vec<wire::AppGetObjectsItem> = Vec::new();
-        for owner in self.shared.owners_of(&app.id) {
-            let object = Some(handles::function_object(&owner));
+        let functions: Vec<Arc<Owner>> =
+            self.shared.owners_of(&app.id).into_iter().filter(|o| o.is_of_layout()).collect();
+        for owner in &functions {
+            let object = Some(handles::function_object(&self.shared, owner));
             items.push(wire::AppGetObjectsItem { tag: owner.tag.clone(), object });
+        }
+        for (class, id) in app.record().class_ids {
+            let object = Some(handles::class_object(&self.shared, &app, &class, &id));
+            items.push(wire::AppGetObjectsItem { tag: class, object });
         }
         if request.include_unindexed {
             let mut seen = std::collections::BTreeSet::new();
-            for owner in self.shared.owners_of(&app.id) {
+            for owner in functions {
                 let layout = handles::app_layout(&self.shared, &app, Some(&owner.definition()));
                 for object in layout.objects {
-                    if !object.object_id.starts_with("fu-") && seen.insert(object.object_id.clone()) {
+                    let is_named = object.object_id.starts_with("fu-") || object.object_id.starts_with("cs-");
+                    if !is_named && seen.insert(object.object_id.clone()) {
                         items.push(wire::AppGetObjectsItem { tag: String::new(), object: Some(object) });
                     }
                 }
             }
         }
         Ok(Response::new(wire::AppGetObjectsResponse { items }))
-    }
-
-    /// The old clients' publishing: names to ids, and the state the app goes to.
-    pub(crate) async fn app_set_objects(&self, request: wire::AppSetObjectsRequest) -> Result<Response<()>, Status> {
-        let app = self.app(&request.app_id)?;
-        let state = request.new_app_state();
-        let functions: HashMap<String, String> =
-            request.indexed_object_ids.into_iter().filter(|(_, id)| id.starts_with("fu-")).collect();
-        let function_ids = self.layout_functions(&app, &functions)?;
-        let record = app.update(|r| {
-            r.function_ids = function_ids;
-            match state {
-                wire::AppState::Detached => r.state = AppState::Detached,
-                wire::AppState::Ephemeral => r.state = AppState::Ephemeral,
-                _ => {}
-            }
-        });
-        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
-        Ok(Response::new(()))
-    }
-
-    pub(crate) async fn app_deploy(
-        &self,
-        request: Request<wire::AppDeployRequest>,
-    ) -> Result<Response<wire::AppDeployResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let request = request.into_inner();
-        let app = self.app(&request.app_id)?;
-        self.retire_previous_deployment(&app, &request.name).await;
-        let record = app.update(|r| {
-            r.state = AppState::Deployed;
-            r.name = Some(request.name);
-            r.deployed_at_ms = Some(unique_now_ms());
-        });
-        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
-        Ok(Response::new(wire::AppDeployResponse { url: format!("http://{}/apps/{}", caller.authority, app.id) }))
     }
 
     pub(crate) async fn app_set_tags(&self, request: wire::AppSetTagsRequest) -> Result<Response<()>, Status> {
@@ -358,15 +350,8 @@ fn new_record(id: AppId, environment: EnvironmentId, state: AppState) -> AppReco
         function_ids: BTreeMap::new(),
         class_ids: BTreeMap::new(),
         client_version: String::new(),
+        version: 0,
     }
-}
-
-fn parse_class_ids(ids: &HashMap<String, String>) -> Result<BTreeMap<String, ClassId>, Status> {
-    let parse = |(tag, id): (&String, &String)| {
-        let id = ClassId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a class id")))?;
-        Ok((tag.clone(), id))
-    };
-    ids.iter().map(parse).collect()
 }
 
 fn wire_state(state: AppState) -> wire::AppState {
@@ -387,7 +372,7 @@ fn lifecycle(record: &AppRecord) -> wire::AppLifecycle {
         created_at: seconds(record.created_at_ms),
         deployed_at: record.deployed_at_ms.map_or(0.0, seconds),
         stopped_at: record.stopped_at_ms.map_or(0.0, seconds),
-        version: i32::from(record.deployed_at_ms.is_some()),
+        version: record.version as i32,
         ..Default::default()
     }
 }

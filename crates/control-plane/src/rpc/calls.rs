@@ -49,9 +49,14 @@ impl Api {
         let caller = Caller::of(&request)?;
         let suffix = self.stable_suffix(&caller, "FunctionMap");
         let request = request.into_inner();
-        let owner = self.owner(&request.function_id)?;
+        let owner = self.callable(&request.function_id).await?;
         if !owner.app.is_running() {
             return Err(Status::failed_precondition(format!("app `{}` is stopped", owner.app.id)));
+        }
+        if !owner.is_published() {
+            let text =
+                format!("function `{}` is not in the version of its app that is live; look it up again", owner.tag);
+            return Err(Status::failed_precondition(text));
         }
         let id = suffix.and_then(|s| FunctionCallId::parse(&format!("fc-{s}"))).unwrap_or_else(FunctionCallId::random);
         let spec = call_spec(&request, id.clone());

@@ -15,7 +15,7 @@ use crate::clock::{now_ms, seconds};
 use crate::convert;
 use crate::owner::PollReply;
 use crate::rpc::Api;
-use crate::tasks::{STOP_GRACE_MS, Task};
+use crate::tasks::Task;
 
 /// A request for inputs is answered empty after this; the runner asks again at once.
 const POLL_PATIENCE: Duration = Duration::from_secs(50);
@@ -104,7 +104,8 @@ impl Api {
         }
         // The exception travels like that of an input, so that the caller gets it with type and traceback.
         outcome.status = OutcomeStatus::Failure;
-        *task.reported.lock() = Some(outcome);
+        // The first counts: what follows, like an exit hook that fails as well, follows from it.
+        task.reported.lock().get_or_insert(outcome);
         Ok(Response::new(()))
     }
 
@@ -116,7 +117,8 @@ impl Api {
         })?;
         task.owner.drain_task(&self.shared, &task.id);
         if !request.graceful {
-            self.shared.stop_task(&task.id, STOP_GRACE_MS, "the container was stopped by the user".to_owned());
+            let grace_ms = task.owner.stop_grace_ms();
+            self.shared.stop_task(&task.id, grace_ms, "the container was stopped by the user".to_owned());
         }
         Ok(Response::new(()))
     }

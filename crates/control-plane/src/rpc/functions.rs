@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use client_protocol::wire;
-use metadata_store::{FunctionRecord, Write};
+use metadata_store::{DefinitionRecord, FunctionRecord, Write};
 use tonic::{Request, Response, Status};
 use types::ids::{DefinitionId, FunctionId};
 
 use crate::apps::App;
 use crate::caller::Caller;
 use crate::clock::now_ms;
-use crate::definition::{Definition, Scaling};
+use crate::definition::Definition;
 use crate::handles;
+use crate::near_matches::did_you_mean;
 use crate::owner::Owner;
 use crate::rpc::{Api, derive_suffix, store_status};
+use crate::scaling::Scaling;
 
 impl Api {
     /// Ids must be there before functions are pickled. The id follows from app and name, so that nothing is stored
@@ -55,15 +57,15 @@ impl Api {
                 .ok_or_else(|| Status::invalid_argument("the function data names no function"))?,
             (None, None) => return Err(Status::invalid_argument("the request has no function")),
         };
-        let definition = Definition::new(DefinitionId::random(), raw, caller.version)?;
+        let definition = Arc::new(Definition::new(DefinitionId::random(), raw, caller.version)?);
         self.check_objects(&definition)?;
         let tag = definition.view.function_name.clone();
         if definition.view.is_builder_function {
             // It lives as long as its build, under an id of its own: a function of the app may have the same name.
             let id = FunctionId::random();
-            let owner = Arc::new(Owner::new(id.clone(), tag, app, definition, now_ms()));
+            let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());
-            return Ok(Response::new(created(&owner)));
+            return Ok(Response::new(self.created(&owner, &definition)));
         }
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
@@ -71,37 +73,38 @@ impl Api {
                 FunctionId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function id")))?
             }
         };
-        let record = FunctionRecord {
-            id: id.clone(),
+        let now = now_ms();
+        let draft = DefinitionRecord {
+            id: definition.id.clone(),
+            function: id.clone(),
             app: app.id.clone(),
-            tag: tag.clone(),
-            definition_id: definition.id.clone(),
             definition: definition.bytes(),
             client_version: caller.version.to_string(),
-            created_at_ms: now_ms(),
+            created_at_ms: now,
         };
-        self.shared.store.write(vec![Write::Function(record)]).await.map_err(|e| store_status(&e))?;
-        let owner = self.install(id, tag, app, definition);
-        Ok(Response::new(created(&owner)))
-    }
-
-    fn install(&self, id: FunctionId, tag: String, app: Arc<App>, definition: Definition) -> Arc<Owner> {
         let known = self.shared.owners.get(&id).map(|o| o.clone());
-        match known {
-            Some(owner) => {
-                owner.set_definition(&self.shared, definition);
-                owner
+        let mut writes = vec![Write::Definition(draft)];
+        let owner = match known {
+            Some(owner) if owner.app.id != app.id => {
+                return Err(Status::invalid_argument(format!("function `{id}` belongs to another app")));
             }
+            Some(owner) => owner,
             None => {
-                let owner = Arc::new(Owner::new(id.clone(), tag, app, definition, now_ms()));
-                self.shared.owners.insert(id, owner.clone());
+                let owner = Arc::new(Owner::new(id.clone(), tag, app.clone(), definition.clone(), now));
+                owner.set_published(false);
+                writes.push(Write::Function(function_record(&owner, &definition)));
                 owner
             }
-        }
+        };
+        self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
+        app.drafts.add(id.clone(), definition.clone(), now);
+        let owner = self.shared.owners.entry(id).or_insert(owner).clone();
+        Ok(Response::new(self.created(&owner, &definition)))
     }
 
-    /// Objects that a definition names must be there: otherwise the first container would find out.
-    fn check_objects(&self, definition: &Definition) -> Result<(), Status> {
+    /// Objects that a definition names must be there, and a machine big enough: otherwise the first container would
+    /// find out.
+    pub(crate) fn check_objects(&self, definition: &Definition) -> Result<(), Status> {
         let missing = |what: &str, id: String| Err(Status::not_found(format!("{what} `{id}` does not exist")));
         if let Some(image) = definition.image.as_ref().filter(|id| self.shared.images.get(id).is_none()) {
             return missing("image", image.to_string());
@@ -109,9 +112,24 @@ impl Api {
         if let Some(secret) = definition.secrets.iter().find(|id| self.shared.secrets.get(id).is_none()) {
             return missing("secret", secret.to_string());
         }
+        if let Err(sentence) = self.shared.capacity.could_ever_fit(definition.request()) {
+            let name = &definition.view.function_name;
+            return Err(Status::failed_precondition(format!("function `{name}` cannot run here: {sentence}")));
+        }
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),
             None => Ok(()),
+        }
+    }
+
+    fn created(&self, owner: &Owner, definition: &Definition) -> wire::FunctionCreateResponse {
+        wire::FunctionCreateResponse {
+            function_id: owner.id.to_string(),
+            function: Some(definition.raw.clone()),
+            handle_metadata: Some(handles::metadata_with(&self.shared, owner, definition)),
+            function_data: Some(handles::function_data(definition)),
+            server_warnings: definition.warnings(),
+            ..Default::default()
         }
     }
 
@@ -126,18 +144,17 @@ impl Api {
         }
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, tag) = (&request.app_name, &request.object_tag);
-        let found = self.deployed_app(&environment.id, app).ok_or_else(|| {
-            Status::not_found(format!("app `{app}` is not deployed in environment `{}`", environment.name))
-        })?;
+        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
         let id = found.function_ids().get(tag).cloned();
         let owner = id.and_then(|id| self.shared.owners.get(&id).map(|o| o.clone()));
         let owner = owner.ok_or_else(|| {
             let names: Vec<String> = found.function_ids().into_keys().collect();
-            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}", names.join(", ")))
+            let meant = did_you_mean(tag, names.iter().map(String::as_str));
+            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}{meant}", names.join(", ")))
         })?;
         Ok(Response::new(wire::FunctionGetResponse {
             function_id: owner.id.to_string(),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
             function: Some(handles::function_data(&owner.definition())),
             ..Default::default()
         }))
@@ -147,7 +164,7 @@ impl Api {
         let owner = self.owner(id)?;
         Ok(Response::new(wire::FunctionGetByIdResponse {
             function: Some(handles::function_data(&owner.definition())),
-            handle_metadata: Some(handles::metadata(&owner)),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
         }))
     }
 
@@ -165,14 +182,29 @@ impl Api {
     pub(crate) fn function_stats(&self, id: &str) -> Result<Response<wire::FunctionStats>, Status> {
         let owner = self.owner(id)?;
         let load = owner.read(calls::FunctionCalls::load);
-        let tasks = owner.task_ids().len() as u32;
+        let (total, active) = owner.count_tasks();
         Ok(Response::new(wire::FunctionStats {
             backlog: (load.ready + load.delayed) as u32,
-            num_active_tasks: tasks,
-            num_total_tasks: tasks,
+            num_active_tasks: active as u32,
+            num_total_tasks: total as u32,
             num_running_inputs: load.running as u32,
-            input_headroom: (tasks * owner.definition().max_concurrency()).saturating_sub(load.running as u32),
+            input_headroom: (active as u32 * owner.definition().max_concurrency()).saturating_sub(load.running as u32),
         }))
+    }
+
+    pub(crate) fn scheduling_params(
+        &self,
+        id: &str,
+    ) -> Result<Response<wire::FunctionGetSchedulingParamsResponse>, Status> {
+        let owner = self.owner(id)?;
+        let autoscaler_configuration = wire::AutoscalerConfiguration {
+            settings: Some(owner.scaling().to_wire()),
+            static_settings: Some(owner.definition().scaling().to_wire()),
+            override_settings: owner.scaling_override().map(Scaling::to_wire),
+        };
+        let reply =
+            wire::FunctionGetSchedulingParamsResponse { autoscaler_configuration: Some(autoscaler_configuration) };
+        Ok(Response::new(reply))
     }
 
     pub(crate) fn update_scheduling(
@@ -180,39 +212,28 @@ impl Api {
         request: wire::FunctionUpdateSchedulingParamsRequest,
     ) -> Result<Response<wire::FunctionUpdateSchedulingParamsResponse>, Status> {
         let owner = self.owner(&request.function_id)?;
-        let now = owner.scaling();
-        let wanted = request.settings.unwrap_or_default();
-        let legacy = (request.warm_pool_size_override > 0).then_some(request.warm_pool_size_override);
-        let scaling = Scaling {
-            min: wanted.min_containers.or(legacy).unwrap_or(now.min),
-            // An explicit 0 takes the limit away.
-            max: wanted.max_containers.map_or(now.max, |max| (max > 0).then_some(max)),
-            buffer: wanted.buffer_containers.unwrap_or(now.buffer),
-            scaleup_ms: wanted.scaleup_window.map_or(now.scaleup_ms, |s| u64::from(s) * 1000),
-            scaledown_ms: wanted.scaledown_window.map_or(now.scaledown_ms, |s| u64::from(s) * 1000),
-            concurrency: now.concurrency,
-        };
-        owner.override_scaling(&self.shared, scaling);
-        let current_settings = wire::AutoscalerSettings {
-            min_containers: Some(scaling.min),
-            max_containers: scaling.max,
-            buffer_containers: Some(scaling.buffer),
-            scaleup_window: Some((scaling.scaleup_ms / 1000) as u32),
-            scaledown_window: Some((scaling.scaledown_ms / 1000) as u32),
+        // `keep_warm` of older clients sends nothing but the number, which may be 0.
+        let wanted = request.settings.unwrap_or(wire::AutoscalerSettings {
+            min_containers: Some(request.warm_pool_size_override),
             ..Default::default()
-        };
-        let reply = wire::FunctionUpdateSchedulingParamsResponse { current_settings: Some(current_settings) };
+        });
+        let scaling = owner.update_scaling(&self.shared, |now| now.with(&wanted)).map_err(|sentence| {
+            Status::invalid_argument(format!("the settings of function `{}` were not changed: {sentence}", owner.tag))
+        })?;
+        let reply = wire::FunctionUpdateSchedulingParamsResponse { current_settings: Some(scaling.to_wire()) };
         Ok(Response::new(reply))
     }
 }
 
-fn created(owner: &Owner) -> wire::FunctionCreateResponse {
-    let definition = owner.definition();
-    wire::FunctionCreateResponse {
-        function_id: owner.id.to_string(),
-        function: Some(definition.raw.clone()),
-        handle_metadata: Some(handles::metadata(owner)),
-        function_data: Some(handles::function_data(&definition)),
-        ..Default::default()
+/// How the store has a function with this definition live.
+pub(crate) fn function_record(owner: &Owner, definition: &Definition) -> FunctionRecord {
+    FunctionRecord {
+        id: owner.id.clone(),
+        app: owner.app.id.clone(),
+        tag: owner.tag.clone(),
+        definition_id: definition.id.clone(),
+        definition: definition.bytes(),
+        client_version: definition.client.to_string(),
+        created_at_ms: owner.created_at,
     }
 }

@@ -1,5 +1,6 @@
 //! Following an app's output, and its recent history.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use types::ids::{FunctionId, TaskId};
+use types::ids::{AppId, FunctionCallId, FunctionId, TaskId};
 use worker_protocol::Descriptor;
 
 use crate::apps::App;
 use crate::clock::{patience, seconds};
 use crate::images::LogLine;
-use crate::logs::LogEntry;
+use crate::logs::{EntryView, KeptRange, LogEntry, LogKeeper, Newest, visit_kept};
 use crate::rpc::Api;
 
 pub type LogStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::TaskLogsBatch, Status>> + Send>>;
@@ -31,6 +32,8 @@ const LAST_BYTES: usize = 1 << 20;
 const MAX_FOLLOW: Duration = Duration::from_secs(60);
 /// History is given in one reply of at most this many entries, the client's own limit.
 const MAX_FETCH: usize = 20_000;
+/// And of at most this much text: the client takes messages of up to 100 MiB.
+const MAX_FETCH_BYTES: usize = 32 << 20;
 
 /// A client prints about a megabyte a second, and takes tens of megabytes from the line before it does. So a follower
 /// gets a burst at once and then this much per second; what falls out of the log meanwhile is marked as cut.
@@ -62,9 +65,11 @@ impl Allowance {
 struct Filter {
     task: Option<TaskId>,
     function: Option<FunctionId>,
+    call: Option<FunctionCallId>,
     descriptor: Option<Descriptor>,
     search: String,
     since_ms: u64,
+    /// Not this one any more: clients ask for neighbouring ranges.
     until_ms: u64,
 }
 
@@ -72,6 +77,7 @@ struct Filter {
 struct Narrowing<'a> {
     task_id: &'a str,
     function_id: &'a str,
+    variant_id: &'a str,
     function_call_id: &'a str,
     sandbox_id: &'a str,
     source: wire::FileDescriptor,
@@ -85,13 +91,14 @@ impl Filter {
     /// For an id that is none, and for what entries do not know of themselves: showing more than was asked for would
     /// look like an answer.
     fn new(wanted: Narrowing<'_>) -> Result<Self, Status> {
-        if !wanted.function_call_id.is_empty() || !wanted.sandbox_id.is_empty() {
-            let text = "logs of a single function call or sandbox are not served yet; ask for the function's or the container's";
-            return Err(Status::unimplemented(text));
+        if !wanted.sandbox_id.is_empty() {
+            return Err(Status::unimplemented("logs of a sandbox are not served yet"));
         }
+        let function = if wanted.variant_id.is_empty() { wanted.function_id } else { wanted.variant_id };
         Ok(Self {
             task: optional_id(wanted.task_id, "container", TaskId::parse)?,
-            function: optional_id(wanted.function_id, "function", FunctionId::parse)?,
+            function: optional_id(function, "function", FunctionId::parse)?,
+            call: optional_id(wanted.function_call_id, "function call", FunctionCallId::parse)?,
             descriptor: descriptor(wanted.source),
             search: wanted.search_text.to_owned(),
             since_ms: wanted.since.map_or(0, milliseconds),
@@ -99,25 +106,30 @@ impl Filter {
         })
     }
 
-    fn accepts(&self, entry: &LogEntry) -> bool {
-        self.task.as_ref().is_none_or(|t| entry.task.as_ref() == Some(t))
-            && self.function.as_ref().is_none_or(|f| entry.function.as_ref() == Some(f))
+    fn accepts(&self, entry: &EntryView<'_>) -> bool {
+        self.task.as_ref().is_none_or(|t| entry.task == t.as_str())
+            && self.function.as_ref().is_none_or(|f| entry.function == f.as_str())
+            && self.call.as_ref().is_none_or(|c| entry.call == c.as_str())
             && self.descriptor.is_none_or(|d| entry.descriptor == d)
             && (self.search.is_empty() || entry.text.contains(&self.search))
-            && entry.at >= self.since_ms
-            && entry.at <= self.until_ms
+            && (self.since_ms..self.until_ms).contains(&entry.at)
     }
 }
 
 impl Api {
     pub(crate) fn app_get_logs(&self, request: wire::AppGetLogsRequest) -> Result<LogStream, Status> {
-        let mut filter = Filter {
-            function: optional_id(&request.function_id, "function", FunctionId::parse)?,
-            descriptor: descriptor(request.file_descriptor()),
-            search: request.search_text,
-            until_ms: u64::MAX,
-            ..Filter::default()
-        };
+        let source = request.file_descriptor();
+        let mut filter = Filter::new(Narrowing {
+            task_id: "",
+            function_id: &request.function_id,
+            variant_id: &request.parametrized_function_id,
+            function_call_id: &request.function_call_id,
+            sandbox_id: &request.sandbox_id,
+            source,
+            search_text: &request.search_text,
+            since: None,
+            until: None,
+        })?;
         let app = if request.task_id.is_empty() {
             self.app(&request.app_id)?
         } else {
@@ -130,17 +142,22 @@ impl Api {
         let position = request.last_entry_id.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
         let patience = patience(request.timeout, MAX_FOLLOW);
         let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(follow(app, filter, position, patience, sender));
+        let keeper = self.shared.logs.clone();
+        tokio::spawn(async move {
+            let Some(position) = catch_up(&keeper, &app, &filter, position, &sender).await else { return };
+            follow(app, filter, position, patience, sender).await;
+        });
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 
-    pub(crate) fn app_fetch_logs(
+    pub(crate) async fn app_fetch_logs(
         &self,
         request: &wire::AppFetchLogsRequest,
     ) -> Result<wire::AppFetchLogsResponse, Status> {
         let filter = Filter::new(Narrowing {
             task_id: &request.task_id,
             function_id: &request.function_id,
+            variant_id: &request.parametrized_function_id,
             function_call_id: &request.function_call_id,
             sandbox_id: &request.sandbox_id,
             source: request.source(),
@@ -149,20 +166,34 @@ impl Api {
             until: request.until,
         })?;
         let limit = if request.limit == 0 { MAX_FETCH } else { (request.limit as usize).min(MAX_FETCH) };
-        let entries = self.logged(&request.app_id, &filter)?;
-        let newest = entries.len().saturating_sub(limit);
-        let batches = entries[newest..].iter().map(batch).collect();
+        let newest = match self.build_entries(&filter).await {
+            Some(entries) => {
+                let wanted = entries.into_iter().rev().filter(|entry| filter.accepts(&entry.view()));
+                Newest::of(wanted, limit, MAX_FETCH_BYTES)
+            }
+            None => self.newest(&*self.app(&request.app_id)?, filter, limit).await?,
+        };
+        let mut batches: Vec<wire::TaskLogsBatch> = newest.entries.iter().map(batch).collect();
+        if newest.cut {
+            let text = "[dorian] older output in this range is more than one reply holds; ask for a narrower range\n";
+            let at = newest.entries.front().map_or(0, |entry| entry.at);
+            let notice = wire::TaskLogsBatch {
+                items: vec![item(Descriptor::System, text.to_owned(), at)],
+                ..Default::default()
+            };
+            batches.insert(0, notice);
+        }
         Ok(wire::AppFetchLogsResponse { batches })
     }
 
-    pub(crate) fn app_count_logs(
+    pub(crate) async fn app_count_logs(
         &self,
         request: &wire::AppCountLogsRequest,
     ) -> Result<wire::AppCountLogsResponse, Status> {
-        use wire::app_count_logs_response::LogBucket;
         let filter = Filter::new(Narrowing {
             task_id: &request.task_id,
             function_id: &request.function_id,
+            variant_id: &request.parametrized_function_id,
             function_call_id: &request.function_call_id,
             sandbox_id: &request.sandbox_id,
             source: request.source(),
@@ -170,44 +201,134 @@ impl Api {
             since: request.since,
             until: request.until,
         })?;
-        let width = u64::from(request.bucket_secs.max(1));
-        let mut buckets: std::collections::BTreeMap<u64, LogBucket> = std::collections::BTreeMap::new();
-        for entry in self.logged(&request.app_id, &filter)? {
-            let start = entry.at / 1000 / width * width;
-            let bucket = buckets.entry(start).or_insert_with(|| LogBucket {
-                bucket_start_at: Some(Timestamp { seconds: start as i64, nanos: 0 }),
-                ..Default::default()
-            });
-            match entry.descriptor {
-                Descriptor::Stdout => bucket.stdout_logs += 1,
-                Descriptor::Stderr => bucket.stderr_logs += 1,
-                Descriptor::System => bucket.system_logs += 1,
+        let mut buckets = Buckets::new(request.bucket_secs);
+        match self.build_entries(&filter).await {
+            Some(entries) => {
+                entries.iter().map(LogEntry::view).filter(|view| filter.accepts(view)).for_each(|e| buckets.add(&e));
             }
+            None => buckets = self.count(&*self.app(&request.app_id)?, filter, buckets).await?,
         }
-        Ok(wire::AppCountLogsResponse { app_id: request.app_id.clone(), buckets: buckets.into_values().collect() })
+        Ok(wire::AppCountLogsResponse { app_id: request.app_id.clone(), buckets: buckets.into_wire() })
     }
 
-    /// What is known of an app's past, or of an image's build, which has an id like a container's.
-    fn logged(&self, app_id: &str, filter: &Filter) -> Result<Vec<LogEntry>, Status> {
-        let image = filter.task.as_ref().and_then(|task| self.shared.images.by_build(task));
-        let entries = match image {
-            Some(image) => build_entries(&self.shared.build_logs().read(&image), filter.task.as_ref()),
-            None => self.app(app_id)?.log.after(0, usize::MAX).entries,
+    /// The newest of an app's entries, from memory and then from the disk.
+    async fn newest(&self, app: &App, filter: Filter, limit: usize) -> Result<Newest, Status> {
+        let (newest, before) = app.log.newest(limit, MAX_FETCH_BYTES, |entry| filter.accepts(entry));
+        if newest.is_full(limit) {
+            return Ok(newest);
+        }
+        self.shared.logs.flush().await;
+        let folder = self.shared.logs.folder_of(&app.id);
+        let range = KeptRange { after: 0, before, since_ms: filter.since_ms };
+        on_disk(&app.id, move || newest.add_kept(&folder, range, limit, MAX_FETCH_BYTES, |entry| filter.accepts(entry)))
+            .await
+    }
+
+    async fn count(&self, app: &App, filter: Filter, mut buckets: Buckets) -> Result<Buckets, Status> {
+        let before = app.log.visit(|entry| {
+            if filter.accepts(entry) {
+                buckets.add(entry);
+            }
+        });
+        self.shared.logs.flush().await;
+        let folder = self.shared.logs.folder_of(&app.id);
+        let range = KeptRange { after: 0, before, since_ms: filter.since_ms };
+        on_disk(&app.id, move || {
+            visit_kept(&folder, range, |entry| {
+                if filter.accepts(entry) {
+                    buckets.add(entry);
+                }
+            })?;
+            Ok(buckets)
+        })
+        .await
+    }
+
+    /// What an image's build printed, if the container asked for is such a build: it has an id like a container's.
+    async fn build_entries(&self, filter: &Filter) -> Option<Vec<LogEntry>> {
+        let task = filter.task.as_ref()?;
+        let image = self.shared.images.by_build(task)?;
+        let lines = self.shared.build_logs().read(&image).await;
+        let entry = |(sequence, line): (u64, LogLine)| LogEntry {
+            sequence,
+            at: line.at,
+            task: Some(task.clone()),
+            function: None,
+            call: None,
+            input: None,
+            descriptor: Descriptor::Stdout,
+            text: line.text,
         };
-        Ok(entries.into_iter().filter(|entry| filter.accepts(entry)).collect())
+        Some((1..).zip(lines).map(entry).collect())
     }
 }
 
-fn build_entries(lines: &[LogLine], task: Option<&TaskId>) -> Vec<LogEntry> {
-    let entry = |(sequence, line): (u64, &LogLine)| LogEntry {
-        sequence,
-        at: line.at,
-        task: task.cloned(),
-        function: None,
-        descriptor: Descriptor::Stdout,
-        text: line.text.clone(),
-    };
-    (1..).zip(lines).map(entry).collect()
+/// Entries by the time in which they came.
+struct Buckets {
+    width: u64,
+    by_start: BTreeMap<u64, wire::app_count_logs_response::LogBucket>,
+}
+
+impl Buckets {
+    fn new(width_seconds: u32) -> Self {
+        Self { width: u64::from(width_seconds.max(1)), by_start: BTreeMap::new() }
+    }
+
+    fn add(&mut self, entry: &EntryView<'_>) {
+        let start = entry.at / 1000 / self.width * self.width;
+        let bucket = self.by_start.entry(start).or_default();
+        match entry.descriptor {
+            Descriptor::Stdout => bucket.stdout_logs += 1,
+            Descriptor::Stderr => bucket.stderr_logs += 1,
+            Descriptor::System => bucket.system_logs += 1,
+        }
+    }
+
+    fn into_wire(self) -> Vec<wire::app_count_logs_response::LogBucket> {
+        let dated = |(start, mut bucket): (u64, wire::app_count_logs_response::LogBucket)| {
+            bucket.bucket_start_at = Some(Timestamp { seconds: start as i64, nanos: 0 });
+            bucket
+        };
+        self.by_start.into_iter().map(dated).collect()
+    }
+}
+
+/// Reads files away from the threads that answer others.
+async fn on_disk<T: Send + 'static>(
+    app: &AppId,
+    read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(read).await;
+    let done = done.unwrap_or_else(|_| Err(std::io::Error::other("the reading ended early")));
+    done.map_err(|error| Status::failed_precondition(format!("the kept log of app `{app}` cannot be read: {error}")))
+}
+
+/// Sends what the follower has not seen of the time before this server, as far as it would be sent of an app that has
+/// ended. Returns where to go on, or nothing when nobody listens any more.
+async fn catch_up(
+    keeper: &LogKeeper,
+    app: &App,
+    filter: &Filter,
+    position: u64,
+    sender: &mpsc::Sender<Result<wire::TaskLogsBatch, Status>>,
+) -> Option<u64> {
+    let base = app.log.base();
+    if position >= base {
+        // From the future, should this be another server's data: then from here on.
+        return Some(position.min(app.log.last()));
+    }
+    let (folder, filter) = (keeper.folder_of(&app.id), filter.clone());
+    let range = KeptRange { after: position, before: base + 1, since_ms: 0 };
+    let read = move || Newest::default().add_kept(&folder, range, MAX_FETCH, LAST_BYTES, |entry| filter.accepts(entry));
+    match on_disk(&app.id, read).await {
+        Ok(newest) => {
+            for entry in join(newest.entries.into_iter()) {
+                sender.send(Ok(batch(&entry))).await.ok()?;
+            }
+        }
+        Err(status) => tracing::warn!(app = %app.id, error = status.message(), "a follower misses what was before"),
+    }
+    Some(base)
 }
 
 /// Sends what is there and what comes, until the patience or the app ends.
@@ -233,7 +354,7 @@ async fn follow(
         if let Some(last) = page.entries.last() {
             position = last.sequence;
         }
-        for entry in join(page.entries.into_iter().filter(|e| filter.accepts(e))) {
+        for entry in join(page.entries.into_iter().filter(|e| filter.accepts(&e.view()))) {
             let wait = allowance.take(entry.text.len(), Instant::now());
             if sender.send(Ok(batch(&entry))).await.is_err() {
                 return;
@@ -264,6 +385,7 @@ fn join(entries: impl Iterator<Item = LogEntry>) -> Vec<LogEntry> {
         match joined.last_mut() {
             Some(last)
                 if last.task == entry.task
+                    && last.input == entry.input
                     && last.descriptor == entry.descriptor
                     && last.text.len() + entry.text.len() <= JOINED_BYTES =>
             {
@@ -277,11 +399,18 @@ fn join(entries: impl Iterator<Item = LogEntry>) -> Vec<LogEntry> {
 }
 
 fn batch(entry: &LogEntry) -> wire::TaskLogsBatch {
+    let input_id = entry.input.as_ref().map(ToString::to_string).unwrap_or_default();
+    let item = wire::TaskLogs {
+        function_call_id: entry.call.as_ref().map(ToString::to_string).unwrap_or_default(),
+        input_id: input_id.clone(),
+        ..item(entry.descriptor, entry.text.clone(), entry.at)
+    };
     wire::TaskLogsBatch {
         task_id: entry.task.as_ref().map(ToString::to_string).unwrap_or_default(),
         function_id: entry.function.as_ref().map(ToString::to_string).unwrap_or_default(),
+        input_id,
         entry_id: format!("{}-0", entry.sequence),
-        items: vec![item(entry.descriptor, entry.text.clone(), entry.at)],
+        items: vec![item],
         ..Default::default()
     }
 }
@@ -317,8 +446,9 @@ fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {
     }
 }
 
+/// Rounded up, so that a range that ends now has what was printed in this millisecond.
 fn milliseconds(at: Timestamp) -> u64 {
-    (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add((at.nanos.max(0) as u64) / 1_000_000)
+    (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add((at.nanos.max(0) as u64).div_ceil(1_000_000))
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ pub mod apps;
 pub mod auth;
 pub mod blobs;
 pub mod calls;
+pub mod classes;
 pub mod containers;
+pub mod deployments;
 pub mod environments;
 pub mod functions;
 pub mod image_names;
@@ -57,6 +59,9 @@ impl Api {
         Some(derive_suffix(&self.shared.config.salt, &[method, &principal, key]))
     }
 }
+
+/// One server has one workspace.
+pub(crate) const WORKSPACE: &str = "dorian";
 
 /// 22 hexadecimal digits (88 bits) from secret and parts.
 pub(crate) fn derive_suffix(salt: &str, parts: &[&str]) -> String {

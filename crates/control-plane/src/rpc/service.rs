@@ -56,11 +56,38 @@ impl ModalClient for Api {
     }
 
     async fn app_set_objects(&self, request: Request<wire::AppSetObjectsRequest>) -> Reply<()> {
-        self.app_set_objects(request.into_inner()).await
+        self.app_set_objects(request).await
     }
 
     async fn app_deploy(&self, request: Request<wire::AppDeployRequest>) -> Reply<wire::AppDeployResponse> {
         self.app_deploy(request).await
+    }
+
+    async fn app_deployment_history(
+        &self,
+        request: Request<wire::AppDeploymentHistoryRequest>,
+    ) -> Reply<wire::AppDeploymentHistoryResponse> {
+        self.app_deployment_history(&request.get_ref().app_id).await
+    }
+
+    async fn app_rollback(&self, request: Request<wire::AppRollbackRequest>) -> Reply<wire::AppRollbackResponse> {
+        self.app_rollback(request).await
+    }
+
+    async fn app_rollover(&self, request: Request<wire::AppRolloverRequest>) -> Reply<wire::AppRolloverResponse> {
+        self.app_rollover(request).await
+    }
+
+    async fn app_promote(&self, request: Request<wire::AppPromoteRequest>) -> Reply<wire::AppPromoteResponse> {
+        self.app_promote(request).await
+    }
+
+    async fn app_get_info(&self, request: Request<wire::AppGetInfoRequest>) -> Reply<wire::AppGetInfoResponse> {
+        self.app_get_info(&request.get_ref().app_id)
+    }
+
+    async fn object_suggest(&self, request: Request<wire::ObjectSuggestRequest>) -> Reply<wire::ObjectSuggestResponse> {
+        self.object_suggest(request)
     }
 
     async fn app_list(&self, request: Request<wire::AppListRequest>) -> Reply<wire::AppListResponse> {
@@ -98,11 +125,11 @@ impl ModalClient for Api {
     }
 
     async fn app_fetch_logs(&self, request: Request<wire::AppFetchLogsRequest>) -> Reply<wire::AppFetchLogsResponse> {
-        self.app_fetch_logs(request.get_ref()).map(Response::new)
+        self.app_fetch_logs(request.get_ref()).await.map(Response::new)
     }
 
     async fn app_count_logs(&self, request: Request<wire::AppCountLogsRequest>) -> Reply<wire::AppCountLogsResponse> {
-        self.app_count_logs(request.get_ref()).map(Response::new)
+        self.app_count_logs(request.get_ref()).await.map(Response::new)
     }
 
     async fn environment_get_or_create(
@@ -168,6 +195,35 @@ impl ModalClient for Api {
         request: Request<wire::FunctionGetCurrentStatsRequest>,
     ) -> Reply<wire::FunctionStats> {
         self.function_stats(&request.get_ref().function_id)
+    }
+
+    async fn function_bind_params(
+        &self,
+        request: Request<wire::FunctionBindParamsRequest>,
+    ) -> Reply<wire::FunctionBindParamsResponse> {
+        self.function_bind_params(request.into_inner()).await
+    }
+
+    async fn function_list_variants(
+        &self,
+        request: Request<wire::FunctionListVariantsRequest>,
+    ) -> Reply<wire::FunctionListVariantsResponse> {
+        self.function_list_variants(request.into_inner()).await
+    }
+
+    async fn class_create(&self, request: Request<wire::ClassCreateRequest>) -> Reply<wire::ClassCreateResponse> {
+        self.class_create(request)
+    }
+
+    async fn class_get(&self, request: Request<wire::ClassGetRequest>) -> Reply<wire::ClassGetResponse> {
+        self.class_get(request)
+    }
+
+    async fn function_get_scheduling_params(
+        &self,
+        request: Request<wire::FunctionGetSchedulingParamsRequest>,
+    ) -> Reply<wire::FunctionGetSchedulingParamsResponse> {
+        self.scheduling_params(&request.get_ref().function_id)
     }
 
     async fn function_update_scheduling_params(
@@ -409,7 +465,7 @@ impl ModalClient for Api {
 
     async fn workspace_name_lookup(&self, _request: Request<()>) -> Reply<wire::WorkspaceNameLookupResponse> {
         Ok(Response::new(wire::WorkspaceNameLookupResponse {
-            workspace_name: "dorian".to_owned(),
+            workspace_name: crate::rpc::WORKSPACE.to_owned(),
             username: "dorian".to_owned(),
         }))
     }

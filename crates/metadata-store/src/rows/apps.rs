@@ -9,14 +9,14 @@ pub(super) fn put(connection: &Connection, record: &AppRecord) -> Result<(), Row
     execute(
         connection,
         "INSERT INTO apps (id, environment, name, description, state, created_at_ms, deployed_at_ms, stopped_at_ms,
-                           tags, function_ids, class_ids, client_version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                           tags, function_ids, class_ids, client_version, version)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
          ON CONFLICT (id) DO UPDATE SET
              environment = excluded.environment, name = excluded.name, description = excluded.description,
              state = excluded.state, created_at_ms = excluded.created_at_ms,
              deployed_at_ms = excluded.deployed_at_ms, stopped_at_ms = excluded.stopped_at_ms,
              tags = excluded.tags, function_ids = excluded.function_ids, class_ids = excluded.class_ids,
-             client_version = excluded.client_version",
+             client_version = excluded.client_version, version = excluded.version",
         params![
             record.id.as_str(),
             record.environment.as_str(),
@@ -30,6 +30,7 @@ pub(super) fn put(connection: &Connection, record: &AppRecord) -> Result<(), Row
             text::to_json(&record.function_ids)?,
             text::to_json(&record.class_ids)?,
             record.client_version,
+            record.version,
         ],
     )?;
     Ok(())
@@ -38,6 +39,9 @@ pub(super) fn put(connection: &Connection, record: &AppRecord) -> Result<(), Row
 pub(super) fn delete(connection: &Connection, id: &AppId) -> Result<(), RowError> {
     calls::delete_where(connection, "app", id.as_str())?;
     execute(connection, "DELETE FROM functions WHERE app = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM definitions WHERE app = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM deployments WHERE app = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM variants WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM secrets WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM apps WHERE id = ?1", [id.as_str()])?;
     Ok(())
@@ -58,6 +62,7 @@ pub(super) fn load(connection: &Connection) -> Result<Vec<AppRecord>, RowError> 
             function_ids: text::json(row, "function_ids")?,
             class_ids: text::json(row, "class_ids")?,
             client_version: row.get("client_version")?,
+            version: row.get("version")?,
         })
     })
 }

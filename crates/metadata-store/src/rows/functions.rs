@@ -2,7 +2,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, params};
 use types::ids::{AppId, DefinitionId, FunctionId};
 
-use super::{calls, collect, execute, text};
+use super::{calls, collect, execute, text, variants};
 use crate::error::RowError;
 use crate::records::FunctionRecord;
 
@@ -30,6 +30,7 @@ pub(super) fn put(connection: &Connection, record: &FunctionRecord) -> Result<()
 
 pub(super) fn delete(connection: &Connection, id: &FunctionId) -> Result<(), RowError> {
     calls::delete_where(connection, "function", id.as_str())?;
+    variants::delete_of_base(connection, id)?;
     execute(connection, "DELETE FROM functions WHERE id = ?1", [id.as_str()])?;
     Ok(())
 }

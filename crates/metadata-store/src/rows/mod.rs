@@ -2,6 +2,7 @@
 
 mod apps;
 mod calls;
+mod deployments;
 mod environments;
 mod functions;
 mod image_revisions;
@@ -10,10 +11,13 @@ mod mounts;
 mod payload;
 mod secrets;
 mod text;
+mod variants;
 
 use rusqlite::Connection;
 
 pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs};
+pub(crate) use self::deployments::{definitions, deployments};
+pub(crate) use self::variants::find as variant;
 use crate::error::RowError;
 use crate::records::{LoadedState, Write};
 
@@ -26,6 +30,8 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::DeleteApp(id) => apps::delete(connection, id),
         Write::Function(record) => functions::put(connection, record),
         Write::DeleteFunction(id) => functions::delete(connection, id),
+        Write::Definition(record) => deployments::put_definition(connection, record),
+        Write::Deployment(record) => deployments::put(connection, record),
         Write::Image(record) => images::put(connection, record),
         Write::TouchImage(id, used_ms) => images::touch(connection, id, *used_ms),
         Write::DeleteImage(id) => images::delete(connection, id),
@@ -40,6 +46,9 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::Output(record) => calls::add_output(connection, record, now_ms),
         Write::FinishInputs(id) => calls::finish_inputs(connection, id),
         Write::DeleteCall(id) => calls::delete(connection, id),
+        Write::Variant(record) => variants::put(connection, record),
+        Write::TouchVariant(id, used_ms) => variants::touch(connection, id, *used_ms),
+        Write::ExpireVariants(before_ms) => variants::expire(connection, *before_ms),
     }
 }
 
@@ -53,6 +62,7 @@ pub(crate) fn load(connection: &Connection) -> Result<LoadedState, RowError> {
         secrets: secrets::load(connection)?,
         mounts: mounts::load(connection)?,
         calls: calls::load_open(connection)?,
+        variants: variants::load_called(connection)?,
     })
 }
 

@@ -27,6 +27,7 @@ pub fn app(environment: &EnvironmentId) -> AppRecord {
         function_ids: [("f".to_owned(), FunctionId::random())].into(),
         class_ids: Default::default(),
         client_version: "1.6.4".to_owned(),
+        version: 0,
     }
 }
 

@@ -34,7 +34,7 @@ fn view(now: Millis, ready: usize, tasks: Vec<TaskView>) -> AutoscalerView {
         startup_estimate_ms: 1_000,
         cores: 2,
         app_active: true,
-        starts_blocked_until: None,
+        failed_starts: FailedStarts::default(),
     }
 }
 
@@ -173,11 +173,26 @@ fn a_lowered_maximum_stops_what_has_not_begun_first() {
 #[test]
 fn a_failed_start_holds_back_the_next_until_its_time() {
     let mut view = view(5_000, 3, vec![]);
-    view.starts_blocked_until = Some(6_000);
+    view.failed_starts.on_failure(3_000, 4_000);
+    view.failed_starts.on_failure(4_000, 4_900);
     let plan = plan_autoscale(&view);
-    assert_eq!((plan.start, plan.reconsider_at), (0, Some(6_000)));
-    view.now = 6_000;
-    assert_eq!(plan_autoscale(&view).start, 3);
+    assert_eq!((plan.start, plan.reconsider_at), (0, Some(5_400)));
+    view.now = 5_400;
+    assert_eq!(plan_autoscale(&view).start, 1);
+}
+
+#[test]
+fn after_a_failed_start_one_container_at_a_time_tries_whatever_waits() {
+    let mut view = view(5_000, 300, vec![]);
+    view.settings.min_containers = 6;
+    view.failed_starts.on_failure(3_000, 5_000);
+    assert_eq!(plan_autoscale(&view).start, 1);
+    view.tasks = vec![task(1, TaskPhase::Starting { since: 5_000 }, 0, None)];
+    view.now = 9_000;
+    assert_eq!(plan_autoscale(&view).start, 0);
+    view.tasks[0].phase = TaskPhase::Active { since: 9_000 };
+    view.failed_starts.forget();
+    assert!(plan_autoscale(&view).start > 1);
 }
 
 #[test]
@@ -234,6 +249,17 @@ fn any_tasks() -> impl Strategy<Value = Vec<TaskView>> {
     (0usize..10).prop_flat_map(|count| (0..count).map(any_task).collect::<Vec<_>>())
 }
 
+fn any_failed_starts() -> impl Strategy<Value = FailedStarts> {
+    prop_oneof![
+        3 => Just(FailedStarts::default()),
+        1 => (1u32..9, 60_000u64..200_000).prop_map(|(rounds, at)| {
+            let mut failed = FailedStarts::default();
+            (0..rounds).for_each(|_| _ = failed.on_failure(at, at));
+            failed
+        }),
+    ]
+}
+
 prop_compose! {
     fn any_view()(
         now in 100_000u64..200_000,
@@ -245,7 +271,7 @@ prop_compose! {
         startup_estimate_ms in 1u64..5_000,
         cores in 0u32..9,
         app_active: bool,
-        blocked in prop::option::of(100_000u64..200_000),
+        failed in any_failed_starts(),
     ) -> AutoscalerView {
         let running = tasks.iter().map(|t| t.running).sum();
         AutoscalerView {
@@ -257,7 +283,7 @@ prop_compose! {
             startup_estimate_ms,
             cores,
             app_active,
-            starts_blocked_until: blocked,
+            failed_starts: failed,
         }
     }
 }
@@ -274,6 +300,10 @@ fn carry_out(view: &AutoscalerView, plan: &AutoscalerPlan) -> AutoscalerView {
         after.tasks.push(task(1_000 + n, TaskPhase::Starting { since: view.now }, 0, None));
     }
     after
+}
+
+fn starting(view: &AutoscalerView) -> usize {
+    view.tasks.iter().filter(|t| matches!(t.phase, TaskPhase::Starting { .. })).count()
 }
 
 fn live(view: &AutoscalerView) -> usize {
@@ -302,7 +332,7 @@ proptest! {
     fn the_minimum_is_reached_unless_something_forbids_it(view in any_view()) {
         let plan = plan_autoscale(&view);
         let after = live(&carry_out(&view, &plan));
-        let blocked = view.starts_blocked_until.is_some_and(|at| at > view.now);
+        let blocked = view.failed_starts.rounds() > 0;
         let leaving = view.tasks.len() - live(&view);
         let allowed = view.settings.max_containers.map_or(usize::MAX, |max| (max as usize).saturating_sub(leaving));
         let minimum = (view.settings.min_containers as usize).min(allowed);
@@ -321,6 +351,14 @@ proptest! {
     }
 
     #[test]
+    fn after_a_failed_start_no_start_makes_more_than_one_starting_container(view in any_view()) {
+        let plan = plan_autoscale(&view);
+        if view.failed_starts.rounds() > 0 && plan.start > 0 {
+            prop_assert_eq!(starting(&carry_out(&view, &plan)), 1);
+        }
+    }
+
+    #[test]
     fn a_plan_never_starts_and_stops_at_once(view in any_view()) {
         let plan = plan_autoscale(&view);
         prop_assert!(plan.start == 0 || plan.stop.is_empty(), "{plan:?}");
@@ -333,7 +371,8 @@ proptest! {
         let slots: usize = view.tasks.iter().filter(|t| t.phase != TaskPhase::Draining)
             .map(|t| concurrency.saturating_sub(t.running)).sum();
         let full = view.settings.max_containers.is_some_and(|max| view.tasks.len() >= max as usize);
-        if view.load.ready > slots && !full {
+        let trying = view.failed_starts.rounds() > 0 && starting(&view) > 0;
+        if view.load.ready > slots && !full && !trying {
             prop_assert!(plan.start > 0 || plan.reconsider_at.is_some_and(|at| at > view.now), "{plan:?}");
         }
     }

@@ -57,8 +57,14 @@ fn limit_up(view: &AutoscalerView, facts: &Facts, mut up: Up) -> Up {
     if up.start == 0 {
         return up;
     }
-    if let Some(at) = view.starts_blocked_until.filter(|at| *at > view.now) {
-        return Up::later("a start failed a moment ago", at);
+    if let Some(trial_at) = view.failed_starts.next_trial_at() {
+        if facts.starting > 0 {
+            return Up::nothing("the last start failed, and one container tries again");
+        }
+        if trial_at > view.now {
+            return Up::later("the last start failed a moment ago", trial_at);
+        }
+        up.start = 1;
     }
     if let Some(max) = view.settings.max_containers {
         let room = (max as usize).saturating_sub(facts.live + facts.draining);

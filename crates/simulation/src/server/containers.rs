@@ -17,8 +17,8 @@ impl Server {
         if let TaskPhase::Starting { since } = *phase {
             self.startup_estimate_ms = (self.startup_estimate_ms + (now - since)) / 2;
             *phase = TaskPhase::Active { since: now };
+            self.failed_starts.forget();
         }
-        self.start_failures = 0;
         self.polls.insert(poll, task.clone());
         self.apply(now, out, |calls, effects| calls.poll(task, poll, max, now, effects));
     }
@@ -51,16 +51,26 @@ impl Server {
     }
 
     /// User code failed before it took an input.
-    pub(crate) fn on_init_failure(&mut self, now: Millis, out: &mut Vec<Out>) {
+    pub(crate) fn on_init_failure(&mut self, task: &TaskId, now: Millis, out: &mut Vec<Out>) {
+        self.note_failed_start(task, now);
+        self.fail_waiting(now, out);
+    }
+
+    fn note_failed_start(&mut self, task: &TaskId, now: Millis) {
+        if let Some(TaskPhase::Starting { since }) = self.tasks.get(task) {
+            self.failed_starts.on_failure(*since, now);
+        }
+    }
+
+    fn fail_waiting(&mut self, now: Millis, out: &mut Vec<Out>) {
         let outcome = Outcome::of(OutcomeStatus::InitFailure, "the container could not start");
         self.apply(now, out, |calls, effects| calls.fail_waiting(&outcome, now, effects));
     }
 
     pub(crate) fn on_start_failure(&mut self, task: &TaskId, for_good: bool, now: Millis, out: &mut Vec<Out>) {
-        self.start_failures += 1;
-        self.blocked_until = Some(now + (500 << self.start_failures.min(6)));
-        if for_good || self.start_failures >= MAX_START_FAILURES {
-            self.on_init_failure(now, out);
+        self.note_failed_start(task, now);
+        if for_good || self.failed_starts.rounds() >= MAX_START_FAILURES {
+            self.fail_waiting(now, out);
         }
         self.on_task_end(task, &TaskEnd::Lost("it could not start".to_owned()), now, out);
     }
@@ -116,7 +126,7 @@ impl Server {
             startup_estimate_ms: self.startup_estimate_ms,
             cores: 2,
             app_active: true,
-            starts_blocked_until: self.blocked_until,
+            failed_starts: self.failed_starts,
         }
     }
 }

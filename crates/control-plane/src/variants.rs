@@ -1,0 +1,248 @@
+//! Variants: a function or a class with parameters or options of its own, and a pool of containers of its own.
+//!
+//! A variant is an owner like any other, whose definition is made of its base's: when the base is deployed anew, its
+//! variants follow, with their parameters and options. Its id follows from base, parameters and options, so whoever
+//! asks for the same gets the same pool, also after a restart.
+//!
+//! Anybody may ask for as many parameter sets as they like, so a variant that nobody has used for a day leaves memory.
+//! Its row stays for a month: a program that still holds the id finds it again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use calls::Millis;
+use client_protocol::wire;
+use metadata_store::{StoreError, VariantRecord, Write};
+use prost::Message;
+use tonic::Status;
+use types::ids::FunctionId;
+
+use crate::clock::now_ms;
+use crate::definition::Definition;
+use crate::options;
+use crate::owner::Owner;
+use crate::rpc::derive_suffix;
+use crate::shared::Shared;
+
+/// Variants of one function in memory. Each has a copy of the definition; so many pools are a mistake somewhere.
+const MAX_VARIANTS: usize = 10_000;
+const IDLE_KEPT_MS: Millis = 24 * 3_600_000;
+/// Rows outlive the results of their calls.
+const ROWS_KEPT_MS: Millis = 30 * 24 * 3_600_000;
+/// Its last use is written down this often.
+const NOTE_USE_EVERY_MS: Millis = 3_600_000;
+
+/// What makes a variant another function than its base.
+pub struct Variant {
+    pub base: FunctionId,
+    /// As the client sent them; only the container reads them.
+    pub params: Bytes,
+    pub options: wire::FunctionOptions,
+    pub created_at: Millis,
+    used_at: AtomicU64,
+    use_noted_at: AtomicU64,
+}
+
+impl Variant {
+    fn new(record: &VariantRecord) -> Result<Self, Status> {
+        let options = wire::FunctionOptions::decode(record.options.clone());
+        Ok(Self {
+            base: record.base.clone(),
+            params: record.params.clone(),
+            options: options.map_err(|e| Status::data_loss(format!("stored options cannot be read: {e}")))?,
+            created_at: record.created_at_ms,
+            used_at: AtomicU64::new(now_ms()),
+            use_noted_at: AtomicU64::new(record.last_used_ms),
+        })
+    }
+
+    fn is_unused_since(&self, before: Millis) -> bool {
+        self.used_at.load(Ordering::Relaxed) < before
+    }
+}
+
+/// The id of `base` with these parameters and (normalised) options.
+pub fn variant_id(salt: &str, base: &FunctionId, params: &[u8], options: &wire::FunctionOptions) -> FunctionId {
+    let (params, options) = (hex::encode(params), hex::encode(options.encode_to_vec()));
+    let suffix = derive_suffix(salt, &["variant", base.as_str(), &params, &options]);
+    FunctionId::parse(&format!("fu-{suffix}")).unwrap_or_else(FunctionId::random)
+}
+
+/// The definition of a variant.
+///
+/// # Errors
+/// `UNIMPLEMENTED` for options that this version does not serve.
+pub fn variant_definition(base: &Definition, options: &wire::FunctionOptions) -> Result<Definition, Status> {
+    let raw = options::with_options(&base.raw, options)
+        .map_err(|e| Status::internal(format!("a stored definition cannot be read: {e}")))?;
+    // The same id as the base's: there is no other text of it anywhere.
+    Definition::new(base.id.clone(), raw, base.client)
+}
+
+impl Shared {
+    /// The variant of `base`, made and written down when it is new.
+    pub async fn ensure_variant(
+        &self,
+        base: &Arc<Owner>,
+        definition: Definition,
+        params: Bytes,
+        options: wire::FunctionOptions,
+    ) -> Result<Arc<Owner>, Status> {
+        let id = variant_id(&self.config.salt, &base.id, &params, &options);
+        if let Some(known) = self.owner_in_use(&id) {
+            return Ok(known);
+        }
+        if self.variants_of(&base.id).len() >= MAX_VARIANTS {
+            return Err(Status::resource_exhausted(format!(
+                "function `{}` has {MAX_VARIANTS} variants in use; parameters and options that differ for each call \
+                 start a container for each: pass such values as arguments instead",
+                base.tag
+            )));
+        }
+        let now = now_ms();
+        let record = VariantRecord {
+            id,
+            base: base.id.clone(),
+            app: base.app.id.clone(),
+            params,
+            options: options.encode_to_vec().into(),
+            created_at_ms: now,
+            last_used_ms: now,
+        };
+        let written = self.store.write(vec![Write::Variant(record.clone())]).await;
+        written.map_err(|e| crate::rpc::store_status(&e))?;
+        self.adopt_variant(base, definition, &record)
+    }
+
+    fn adopt_variant(
+        &self,
+        base: &Arc<Owner>,
+        definition: Definition,
+        record: &VariantRecord,
+    ) -> Result<Arc<Owner>, Status> {
+        let variant = Variant::new(record)?;
+        let owner =
+            Owner::new(record.id.clone(), base.tag.clone(), base.app.clone(), definition.into(), record.created_at_ms);
+        owner.set_published(base.is_published());
+        let owner = Arc::new(owner.with_variant(variant));
+        // Whoever came first has it.
+        Ok(self.owners.entry(record.id.clone()).or_insert(owner).clone())
+    }
+
+    /// A stored variant comes back into memory; `None` when its base or its app is gone.
+    pub fn restore_variant(&self, record: &VariantRecord) -> Option<Arc<Owner>> {
+        let base = self.owners.get(&record.base).map(|o| o.clone())?;
+        let options = wire::FunctionOptions::decode(record.options.clone()).ok()?;
+        let adopted = variant_definition(&base.definition(), &options)
+            .and_then(|definition| self.adopt_variant(&base, definition, record));
+        match adopted {
+            Ok(owner) => Some(owner),
+            Err(error) => {
+                tracing::warn!(variant = %record.id, error = error.message(), "a variant cannot be restored");
+                None
+            }
+        }
+    }
+
+    /// The function, taken out of the store if it is a variant that was put away. Notes that it is used.
+    pub async fn find_owner(&self, id: &FunctionId) -> Result<Option<Arc<Owner>>, StoreError> {
+        if let Some(known) = self.owner_in_use(id) {
+            return Ok(Some(known));
+        }
+        let record = self.store.variant(id).await?;
+        Ok(record.and_then(|record| self.restore_variant(&record)))
+    }
+
+    /// Notes the use while it holds the entry, so that `forget_variants` sees it or has taken the entry away before.
+    fn owner_in_use(&self, id: &FunctionId) -> Option<Arc<Owner>> {
+        let entry = self.owners.get(id)?;
+        let Some(variant) = &entry.variant else { return Some(entry.clone()) };
+        let now = now_ms();
+        variant.used_at.store(now, Ordering::Relaxed);
+        if variant.use_noted_at.load(Ordering::Relaxed) + NOTE_USE_EVERY_MS < now {
+            variant.use_noted_at.store(now, Ordering::Relaxed);
+            self.store.write_later(vec![Write::TouchVariant(id.clone(), now)]);
+        }
+        Some(entry.clone())
+    }
+
+    /// The variants of a function that are in memory.
+    pub fn variants_of(&self, base: &FunctionId) -> Vec<Arc<Owner>> {
+        let is_variant = |owner: &Owner| owner.variant.as_ref().is_some_and(|v| v.base == *base);
+        self.owners.iter().filter(|o| is_variant(o)).map(|o| o.clone()).collect()
+    }
+
+    /// `base` has another definition: its variants get theirs made of it anew.
+    pub fn rebase_variants(self: &Arc<Self>, base: &Owner) {
+        let definition = base.definition();
+        for owner in self.variants_of(&base.id) {
+            let Some(variant) = &owner.variant else { continue };
+            match variant_definition(&definition, &variant.options) {
+                Ok(definition) => {
+                    owner.set_definition(self, definition.into());
+                    owner.set_published(true);
+                    owner.wake(self);
+                }
+                Err(error) => {
+                    tracing::warn!(variant = %owner.id, error = error.message(), "a variant keeps its old definition");
+                }
+            }
+        }
+    }
+
+    /// Lets variants go that have no container, no call and no recent use. Rows go much later.
+    pub fn forget_variants(self: &Arc<Self>) {
+        let now = now_ms();
+        let ids: Vec<FunctionId> =
+            self.owners.iter().filter(|o| o.variant.is_some()).map(|o| o.key().clone()).collect();
+        for id in ids {
+            let gone = self.owners.remove_if(&id, |_, owner| {
+                let unused = |v: &Variant| v.is_unused_since(now.saturating_sub(IDLE_KEPT_MS));
+                owner.variant.as_ref().is_some_and(unused)
+                    && owner.task_ids().is_empty()
+                    && owner.read(|calls| calls.call_ids().next().is_none())
+            });
+            if let Some((_, owner)) = gone {
+                owner.close(self);
+            }
+        }
+        self.store.write_later(vec![Write::ExpireVariants(now.saturating_sub(ROWS_KEPT_MS))]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use client_protocol::Passthrough;
+    use types::ids::DefinitionId;
+
+    use super::*;
+    use crate::caller::ClientVersion;
+
+    #[test]
+    fn the_same_parameters_and_options_are_the_same_variant_and_others_another() {
+        let base = FunctionId::random();
+        let options = wire::FunctionOptions { timeout_secs: Some(1), ..Default::default() };
+        let id = |params: &[u8], options: &wire::FunctionOptions| variant_id("salt", &base, params, options);
+        assert_eq!(id(b"p", &options), id(b"p", &options));
+        assert_ne!(id(b"p", &options), id(b"q", &options));
+        assert_ne!(id(b"p", &options), id(b"p", &wire::FunctionOptions::default()));
+        assert_ne!(id(b"p", &options), variant_id("salt", &FunctionId::random(), b"p", &options));
+    }
+
+    #[test]
+    fn a_variant_differs_from_its_base_in_its_options_only() {
+        let raw = Passthrough::from_message(&wire::Function {
+            function_name: "Model.*".into(),
+            is_class: true,
+            timeout_secs: 60,
+            ..Default::default()
+        });
+        let base = Definition::new(DefinitionId::random(), raw, ClientVersion(1, 6, 4)).unwrap();
+        let options = wire::FunctionOptions { timeout_secs: Some(7), ..Default::default() };
+        let variant = variant_definition(&base, &options).unwrap();
+        assert_eq!((variant.timeout_ms(), base.timeout_ms()), (7_000, 60_000));
+        assert_eq!((variant.view.function_name.as_str(), variant.view.is_class), ("Model.*", true));
+        assert_eq!(variant.id, base.id);
+    }
+}

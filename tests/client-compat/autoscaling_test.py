@@ -1,0 +1,47 @@
+"""How many containers there are: from none to twenty and back, what is kept, what is refused, what waits for room."""
+
+import re
+
+import pytest
+from harness import VERSIONS
+from program_checks import assert_check, for_each_check
+
+PROGRAM = "autoscaling.py"
+
+
+@for_each_check(PROGRAM, without=("an_update_changes_only_what_it_names",))
+def autoscaling(clients, version, check):
+    assert_check(clients, PROGRAM, version, check, 600)
+
+
+# Named in `coverage.txt`, so a test of its own.
+@pytest.mark.parametrize("version", VERSIONS)
+def an_update_changes_only_what_it_names(clients, version):
+    assert_check(clients, PROGRAM, version, "an_update_changes_only_what_it_names", 600)
+
+
+@pytest.mark.parametrize(
+    ("case", "sentence"),
+    [
+        ("memory", r"function `work` cannot run here: it asks for 65536 GiB memory, more than any worker has; the biggest"),
+        ("cpu", r"function `work` cannot run here: it asks for 5000 CPU, more than any worker has; the biggest"),
+        ("minimum", r"function `work`: `min_containers` is 4000000000; at most 10000 containers can be kept"),
+    ],
+)
+def what_can_never_be_is_refused_when_it_is_defined(client, case, sentence):
+    ended = client.run("refused_scaling.py", REFUSED=case)
+    assert ended.code != 0 and "it ran" not in ended.out, ended
+    said = re.sub(r"[\s│]+", " ", ended.out + ended.err)
+    assert sentence in said, ended
+
+
+def a_function_that_waits_for_room_says_so_once_and_runs_when_there_is_some(client, tmp_path):
+    go_on = tmp_path / "go-on"
+    running = client.start("run", "waiting_for_room.py", GO_ON=go_on)
+    running.wait_for_line("the first works", 120)
+    line = running.wait_for_line("waiting for", 60)
+    assert re.search(r"function `second`: waiting for [\d.]+ CPU; worker has [\d.]+ CPU free", line), line
+    go_on.touch()
+    ended = running.end(180)
+    assert "the second worked" in ended.out, ended
+    assert ended.out.count("waiting for") == 1, ended
