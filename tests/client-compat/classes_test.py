@@ -81,7 +81,7 @@ def a_function_that_ignores_signals_is_killed_with_its_app(newest):
 
 @pytest.fixture(scope="module")
 def deployed(clients):
-    """The name of the app with classes that a version has deployed, by version."""
+    """Deploys an app with classes with a client of this version, once, and names it."""
     names = {}
 
     def deploy(version):
@@ -91,7 +91,11 @@ def deployed(clients):
             names[version] = f"deployed-classes-{version}"
         return names[version]
 
-    return deploy
+    yield deploy
+    for version, name in names.items():
+        client = clients[version]
+        app = next(row for row in client.app_list() if row["description"] == name and not row.get("stopped_at"))
+        client.modal("app", "stop", app["app_id"], *(["--yes"] if client.numbers >= (1, 1) else []))
 
 
 # Both ways between the oldest and the newest.
@@ -126,3 +130,30 @@ def variants_follow_their_class_when_it_is_deployed_anew(client, deployed):
         assert "'second'" in second.out, second
     finally:
         client.modal("deploy", "deployed_classes.py")
+
+
+STALE = """
+import modal, pathlib, sys, time
+instance = modal.Cls.from_name(sys.argv[1], "Plain")()
+print("known", instance.only_at_first.remote(), flush=True)
+while not pathlib.Path(sys.argv[2]).exists():
+    time.sleep(0.05)
+try:
+    instance.only_at_first.remote()
+except modal.exception.Error as refused:
+    print("refused", refused, flush=True)
+"""
+
+
+def a_method_that_a_deployment_took_away_is_refused(newest, deployed, tmp_path):
+    go = tmp_path / "go"
+    caller = newest.start_python("-c", STALE, deployed(newest.version), go)
+    caller.wait_for_line("known first")
+    try:
+        again = newest.modal("deploy", "deployed_classes.py", BUILD="second")
+        assert again.code == 0, again
+        go.touch()
+        ended = caller.end(60)
+        assert "has no method `only_at_first`; it has: slow, steps_taken, up_to, who" in ended.out, ended
+    finally:
+        newest.modal("deploy", "deployed_classes.py")

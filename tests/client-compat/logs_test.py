@@ -77,10 +77,30 @@ def a_log_is_narrowed_to_a_source_and_to_a_text(newest, history):
     assert _said(newest, APP, "--search", "after") == ["say: after", "complain: after"]
 
 
-def the_log_of_a_stopped_app_survives_a_restart(client, server):
+def the_log_of_an_ended_container_is_told_by_its_id(client, server):
+    app = f"ended-{client.version.replace('.', '-')}"
+    deployed = client.modal("deploy", "kept_logs.py", CHECK_APP=app, within_s=240)
+    assert deployed.code == 0, deployed
+    container = _ask(client, "goodbye", app)["say"]["task"]
+    sure = ["-y"] if client.numbers >= (1, 1) else []
+    client.modal("app", "stop", client.running_app(app)["app_id"], *sure)
+    wait_for(lambda: container not in {row["container_id"] for row in client.container_list()}, 60, "its end")
+    for remembered in (True, False):
+        told = client.modal("container", "logs", container)
+        said = re.findall(r"(?:say|complain): \w+", told.out)
+        assert told.code == 0 and said == ["say: goodbye"], (remembered, told)
+        if remembered:
+            _restart(server)
+    absent = client.modal("container", "logs", "ta-" + "0" * 26)
+    assert absent.code != 0 and "no log of it is kept" in absent.out + absent.err, absent
+
+
+def the_log_of_a_stopped_app_survives_a_restart(client, newest, server):
     ended = client.run("entries.py::shout", "--text", "remembered")
     assert ended.code == 0, ended
     app_id = re.search(r"\bap-\w+", ended.out + ended.err).group(0)
+    # This way of asking waits for the disk; what the disk has not got yet may be lost with the server.
+    assert "REMEMBERED! " in newest.modal("app", "logs", app_id).out
     _restart(server)
     told = client.modal("app", "logs", app_id)
     assert told.code == 0 and told.out.count("REMEMBERED! ") == 1, told

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `GET /layers?keep_days=14` | a [`LayerList`] |
 //! | `POST /gc?keep_days=14&dry_run=true` | a [`GarbageEvent`] per line |
+//! | `GET /schedules` | a [`ScheduleList`](crate::ScheduleList) |
+//! | `POST /schedules/run?app=nightly&function=report` | the id of the call that it makes |
 
 use std::convert::Infallible;
 use std::fs;
@@ -89,7 +91,13 @@ async fn serve_connection(shared: Arc<Shared>, stream: UnixStream) {
 }
 
 async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
-    let options = match Options::parse(request.uri().query().unwrap_or_default()) {
+    let query = request.uri().query().unwrap_or_default();
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/schedules") => return plain(StatusCode::OK, line(&shared.list_schedules().await)),
+        (&Method::POST, "/schedules/run") => return run_schedule(shared, query).await,
+        _ => {}
+    }
+    let options = match Options::parse(query) {
         Ok(options) => options,
         Err(error) => return plain(StatusCode::BAD_REQUEST, error),
     };
@@ -101,6 +109,34 @@ async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<B
         (&Method::POST, "/gc") => collect(shared.clone(), options),
         (method, path) => plain(StatusCode::NOT_FOUND, format!("there is no `{method} {path}` here")),
     }
+}
+
+async fn run_schedule(shared: &Arc<Shared>, query: &str) -> Response<Body> {
+    let (Some(app), Some(function)) = (parameter(query, "app"), parameter(query, "function")) else {
+        return plain(StatusCode::BAD_REQUEST, "the request names no `app` and `function`".to_owned());
+    };
+    match shared.run_schedule_now(&app, &function).await {
+        Ok(call) => plain(StatusCode::OK, format!("{call}\n")),
+        Err(error) => plain(StatusCode::BAD_REQUEST, error),
+    }
+}
+
+/// A parameter of a query, with its `%41` read.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').filter_map(|part| part.split_once('=')).find(|(given, _)| *given == name)?.1;
+    let mut bytes = Vec::new();
+    let mut rest = value.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The collection goes on when the one who asked has gone: half of one is no better than a whole.
@@ -169,6 +205,15 @@ mod tests {
         assert_eq!(given, Ok(Options { keep: Duration::from_secs(43_200), dry_run: true }));
         for bad in ["keep_days=-1", "keep_days=x", "keep_days=NaN", "keep_days=1e300", "keep=1"] {
             assert!(Options::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_read_or_not_there() {
+        assert_eq!(parameter("app=a%20b%C3%A4&function=f", "app").as_deref(), Some("a bä"));
+        assert_eq!(parameter("app=a&function=f.g", "function").as_deref(), Some("f.g"));
+        for bad in ["", "app", "app=%", "app=%4", "app=%zz", "app=%ff", "other=a"] {
+            assert_eq!(parameter(bad, "app"), None, "{bad}");
         }
     }
 

@@ -1,9 +1,12 @@
 //! A function's definition: the bytes as the client sent them, and what the platform reads out of them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use calls::{Policy, RetryPolicy};
 use client_protocol::Passthrough;
 use client_protocol::wire;
+use scheduler::schedule::{Period, Schedule};
 use tonic::Status;
 use types::ids::{DefinitionId, ImageId, MountId, SecretId};
 
@@ -27,6 +30,8 @@ pub struct Definition {
     pub mounts: Vec<MountId>,
     /// Later ones win.
     pub secrets: Vec<SecretId>,
+    /// When it runs by itself, once it is deployed.
+    pub schedule: Option<Arc<Schedule>>,
 }
 
 impl Definition {
@@ -46,7 +51,8 @@ impl Definition {
             view.mount_ids.iter().map(|id| MountId::parse(id).ok_or_else(|| bad("a mount", id))).collect();
         let secrets: Result<Vec<SecretId>, Status> =
             view.secret_ids.iter().map(|id| SecretId::parse(id).ok_or_else(|| bad("a secret", id))).collect();
-        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, view, client })
+        let schedule = schedule(&view)?;
+        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, schedule, view, client })
     }
 
     pub fn bytes(&self) -> Bytes {
@@ -132,6 +138,26 @@ pub struct Resources {
     pub disk_mib: Option<u32>,
 }
 
+fn schedule(f: &wire::Function) -> Result<Option<Arc<Schedule>>, Status> {
+    use wire::schedule::ScheduleOneof;
+    let given = match f.schedule.as_ref().and_then(|schedule| schedule.schedule_oneof.as_ref()) {
+        None => return Ok(None),
+        Some(ScheduleOneof::Cron(cron)) => Schedule::cron(&cron.cron_string, &cron.timezone),
+        Some(ScheduleOneof::Period(p)) => Schedule::period(Period {
+            years: p.years,
+            months: p.months,
+            weeks: p.weeks,
+            days: p.days,
+            hours: p.hours,
+            minutes: p.minutes,
+            seconds: p.seconds,
+        }),
+    };
+    let refused =
+        |error| Status::invalid_argument(format!("the schedule of function `{}` cannot run: {error}", f.function_name));
+    Ok(Some(Arc::new(given.map_err(refused)?)))
+}
+
 fn non_zero(value: u32) -> Option<u32> {
     (value != 0).then_some(value)
 }
@@ -146,7 +172,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
         (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
-        (f.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()), "schedules (`schedule=`)"),
         (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),
@@ -195,6 +220,26 @@ mod tests {
         assert!(error.message().contains("gpu="));
         let empty = wire::Resources { gpu_config: Some(wire::GpuConfig::default()), ..Default::default() };
         assert!(define(&wire::Function { resources: Some(empty), ..Default::default() }).is_ok());
+    }
+
+    #[test]
+    fn a_schedule_is_read_and_one_that_cannot_run_is_refused_with_function_and_reason() {
+        use wire::schedule::{Cron, ScheduleOneof};
+        let function = |cron_string: &str| wire::Function {
+            function_name: "nightly".to_owned(),
+            schedule: Some(wire::Schedule {
+                schedule_oneof: Some(ScheduleOneof::Cron(Cron {
+                    cron_string: cron_string.to_owned(),
+                    timezone: String::new(),
+                })),
+            }),
+            ..Default::default()
+        };
+        let schedule = define(&function("0 3 * * *")).unwrap().schedule.unwrap();
+        assert_eq!(schedule.to_string(), "cron `0 3 * * *` in UTC");
+        let error = define(&function("0 0 30 2 *")).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(error.message().contains("`nightly`") && error.message().contains("never fires"), "{error}");
     }
 
     #[test]

@@ -144,7 +144,9 @@ impl Shared {
     }
 
     /// What follows from a change of what is published under an app, or of its end.
-    pub fn on_published(self: &Arc<Self>, _app: &Arc<App>) {}
+    pub fn on_published(self: &Arc<Self>, app: &Arc<App>) {
+        self.attach_schedules(app);
+    }
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ fn placeholders(shared: &Shared, service: &Owner) -> BTreeMap<String, Arc<Owner>
     let mut found = BTreeMap::new();
     for owner in shared.owners_of(&service.app.id) {
         let definition = owner.definition();
-        if definition.view.use_function_id == service_id.as_str() {
+        if owner.is_published() && definition.view.use_function_id == service_id.as_str() {
             found.insert(definition.view.use_method_name.clone(), owner);
         }
     }
@@ -154,6 +154,7 @@ pub fn function_data(definition: &Definition) -> wire::FunctionData {
         function_name: view.function_name.clone(),
         function_type: view.function_type,
         timeout_secs: view.timeout_secs,
+        schedule: view.schedule.clone(),
         autoscaler_settings: view.autoscaler_settings,
         function_schema: view.function_schema.clone(),
         startup_timeout_secs: view.startup_timeout_secs,

@@ -29,6 +29,7 @@ mod parameters;
 mod restore;
 mod rpc;
 mod scaling;
+mod schedules;
 mod secrets;
 mod server;
 mod shared;
@@ -51,6 +52,7 @@ pub use admin::{ADMIN_SOCKET, Admin, KEEP_DAYS};
 pub use collect::Reason;
 pub use garbage::{GarbageEvent, GarbageReport, LayerList, LayerRow};
 pub use logs::LogLimits;
+pub use schedules::{ScheduleList, ScheduleRow};
 pub use server::{ContainerEndpoint, Server};
 pub use shared::Config;
 pub use start::host_environment;
@@ -107,11 +109,13 @@ impl ControlPlane {
             children: Default::default(),
             tasks: Default::default(),
             tasks_changed: Default::default(),
+            ended_tasks: Default::default(),
             images: images::Images::new(parts.builder),
             logs,
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
             generators: Default::default(),
+            schedules: Default::default(),
             publishing: Default::default(),
             collecting: Default::default(),
             shutting_down: Default::default(),
@@ -121,6 +125,7 @@ impl ControlPlane {
         tokio::spawn(shared.clone().worker_event_loop(events));
         tokio::spawn(shared.clone().app_reaper_loop());
         tokio::spawn(shared.clone().expiry_loop());
+        tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key);
         let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
         Ok(Self { shared, server })

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
 use worker_protocol::Descriptor;
 
-pub use history::{KeptRange, Newest, visit_kept};
+pub use history::{KeptRange, Newest, has_printed, visit_kept};
 pub use keeper::LogKeeper;
 pub use record::EntryView;
 pub use retention::LogLimits;
@@ -41,11 +41,23 @@ pub struct LogEntry {
     pub at: Millis,
     pub task: Option<TaskId>,
     pub function: Option<FunctionId>,
+    /// Which variant of the function, if it is one.
+    pub variant: Option<FunctionId>,
     /// Known when the container ran a single input.
     pub call: Option<FunctionCallId>,
     pub input: Option<InputId>,
     pub descriptor: Descriptor,
     pub text: String,
+}
+
+/// Where an entry comes from, as far as that is known.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    pub task: Option<TaskId>,
+    /// As the user wrote it.
+    pub function: Option<FunctionId>,
+    pub variant: Option<FunctionId>,
+    pub call: Option<(FunctionCallId, InputId)>,
 }
 
 impl LogEntry {
@@ -56,6 +68,7 @@ impl LogEntry {
             descriptor: self.descriptor,
             task: self.task.as_ref().map_or("", TaskId::as_str),
             function: self.function.as_ref().map_or("", FunctionId::as_str),
+            variant: self.variant.as_ref().map_or("", FunctionId::as_str),
             call: self.call.as_ref().map_or("", FunctionCallId::as_str),
             input: self.input.as_ref().map_or("", InputId::as_str),
             text: &self.text,
@@ -101,32 +114,14 @@ impl AppLog {
         Self { buffer, news: Notify::new(), keeper: Some((keeper.clone(), app.clone())), base }
     }
 
-    pub fn append(
-        &self,
-        at: Millis,
-        task: Option<TaskId>,
-        function: Option<FunctionId>,
-        descriptor: Descriptor,
-        text: String,
-    ) {
-        self.append_for(at, (task, function), None, descriptor, text);
-    }
-
-    /// As `append`, of what an input printed.
-    pub fn append_for(
-        &self,
-        at: Millis,
-        (task, function): (Option<TaskId>, Option<FunctionId>),
-        printed_by: Option<(FunctionCallId, InputId)>,
-        descriptor: Descriptor,
-        text: String,
-    ) {
-        let (call, input) = printed_by.unzip();
+    pub fn append(&self, at: Millis, origin: Origin, descriptor: Descriptor, text: String) {
+        let Origin { task, function, variant, call } = origin;
+        let (call, input) = call.unzip();
         let mut buffer = self.buffer.lock();
         buffer.next += 1;
         buffer.bytes += text.len();
         let sequence = buffer.next;
-        let entry = LogEntry { sequence, at, task, function, call, input, descriptor, text };
+        let entry = LogEntry { sequence, at, task, function, variant, call, input, descriptor, text };
         // Under the buffer's lock, so that the file has the same order.
         if let Some((keeper, app)) = &self.keeper {
             keeper.put(app, &entry.view());
@@ -243,7 +238,7 @@ mod buffer_tests {
     use super::*;
 
     fn say(log: &AppLog, text: &str) {
-        log.append(0, None, None, Descriptor::Stdout, text.to_owned());
+        log.append(0, Origin::default(), Descriptor::Stdout, text.to_owned());
     }
 
     #[test]

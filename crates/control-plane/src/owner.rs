@@ -23,6 +23,7 @@ use crate::apps::App;
 use crate::builds::FunctionBuild;
 use crate::clock::now_ms;
 use crate::definition::Definition;
+use crate::logs::Origin;
 use crate::parameters::needs_parameters;
 use crate::scaling::Scaling;
 use crate::shared::Shared;
@@ -140,6 +141,12 @@ impl Owner {
     /// The function that this one is a variant of, or itself.
     pub fn base_id(&self) -> &FunctionId {
         self.variant.as_ref().map_or(&self.id, |variant| &variant.base)
+    }
+
+    /// Where the output of one of its containers comes from, or a word about the function itself.
+    pub fn origin(&self, task: Option<TaskId>) -> Origin {
+        let variant = self.variant.is_some().then(|| self.id.clone());
+        Origin { task, function: Some(self.base_id().clone()), variant, call: None }
     }
 
     /// A function that an app's layout may name.

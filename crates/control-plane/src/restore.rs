@@ -78,6 +78,7 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
     for call in state.calls {
         restore_call(shared, call);
     }
+    shared.restore_schedules(state.schedules);
     for owner in shared.owners.iter() {
         owner.wake(shared);
     }

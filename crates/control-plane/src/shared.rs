@@ -22,11 +22,12 @@ use crate::capacity::{CapacityPool, resources};
 use crate::clock::now_ms;
 use crate::generators::Generators;
 use crate::images::Images;
-use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES};
+use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
 use crate::mounts::Mounts;
 use crate::owner::Owner;
+use crate::schedules::Schedules;
 use crate::secrets::Secrets;
-use crate::tasks::{Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
+use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 
 /// Calls whose outputs were delivered are kept this long, and at most so many of them: the reply may have been lost,
 /// and then the client asks again.
@@ -65,11 +66,13 @@ pub struct Shared {
     pub children: DashMap<InputId, Vec<FunctionCallId>>,
     pub tasks: Tasks,
     pub tasks_changed: Notify,
+    pub ended_tasks: EndedTasks,
     pub images: Images,
     pub logs: Arc<LogKeeper>,
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub generators: Generators,
+    pub schedules: Schedules,
     /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
     pub publishing: tokio::sync::Mutex<()>,
     /// Held by the one collection of garbage that goes on.
@@ -196,16 +199,16 @@ impl Shared {
         if let Some(build) = &task.owner.build {
             return build.say(text);
         }
-        let function = Some(task.owner.id.clone());
         let log = &task.owner.app.log;
         let now = now_ms();
-        let printed_by = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
-        log.append_for(now, (Some(id.clone()), function.clone()), printed_by, descriptor, text);
+        let call = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
+        let origin = task.owner.origin(Some(id.clone()));
+        log.append(now, Origin { call, ..origin.clone() }, descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
             let text =
                 format!("[dorian] container {id} printed more than {limit} MiB; the rest of its output is cut\n");
-            log.append(now_ms(), Some(id.clone()), function, Descriptor::System, text);
+            log.append(now, origin, Descriptor::System, text);
         }
     }
 
@@ -237,6 +240,14 @@ impl Shared {
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
         }
+        self.ended_tasks.add(EndedTask {
+            id: id.clone(),
+            app: owner.app.id.clone(),
+            enqueued_at: task.enqueued_at,
+            started_at: task.started_at.load(Ordering::Relaxed),
+            // Clients ask for what was said before this time, and what the platform has said of the end belongs to it.
+            finished_at: now_ms() + 1,
+        });
         self.tasks_changed.notify_waiters();
     }
 
@@ -250,7 +261,7 @@ impl Shared {
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        owner.app.log.append(now_ms(), task, Some(owner.id.clone()), Descriptor::System, line);
+        owner.app.log.append(now_ms(), owner.origin(task), Descriptor::System, line);
     }
 
     // ------------------------------------------------------------------------------------------- apps

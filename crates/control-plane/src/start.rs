@@ -88,14 +88,14 @@ async fn client_layers(
     let python = built.metadata.python_version_info.as_deref().and_then(python_minor).ok_or_else(|| {
         "the image has no `python` on its PATH; use a Python image, or `add_python=` with `from_registry`".to_owned()
     })?;
-    let (app, id, function) = (task.owner.app.clone(), task.id.clone(), task.owner.id.clone());
+    let (app, origin) = (task.owner.app.clone(), task.owner.origin(Some(task.id.clone())));
     let sink = LogSink::new(move |line| {
         // What is done, not every line of what the installer says about it.
         if line.stream != LogStream::Builder {
             return;
         }
         let text = format!("[dorian] {}\n", line.text);
-        app.log.append(now_ms(), Some(id.clone()), Some(function.clone()), Descriptor::System, text);
+        app.log.append(now_ms(), origin.clone(), Descriptor::System, text);
     });
     let made = shared.images.builder.ensure_client_layer(version, &python, &sink).await;
     let layers = made.map_err(|e| format!("could not provide the client package `modal` {version}: {e}"))?;

@@ -1,5 +1,6 @@
 //! Running tasks as the control plane sees them, and what their ends mean.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -8,7 +9,7 @@ use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use types::ids::{InputId, TaskId};
+use types::ids::{AppId, InputId, TaskId};
 use worker_protocol::TaskExit;
 
 use crate::owner::Owner;
@@ -19,6 +20,9 @@ pub const STOP_GRACE_MS: u64 = 3_000;
 /// The same for a class, and for any container that leaves because it is not needed: exit hooks save what took long to
 /// make, and the client's documentation gives them about this long. Who is not there any more by then hangs.
 pub const EXIT_GRACE_MS: u64 = 30_000;
+
+/// Of older ones the logs are still kept; finding them takes a search then.
+const MAX_ENDED_TASKS: usize = 10_000;
 
 pub struct Task {
     pub id: TaskId,
@@ -102,6 +106,36 @@ impl Tasks {
             task.cancelled.lock().extend(inputs);
             task.cancel_news.notify_one();
         }
+    }
+}
+
+/// Tasks that have ended, the latest of them: whoever asks for their logs asks by task.
+#[derive(Default)]
+pub struct EndedTasks {
+    /// Oldest first.
+    tasks: Mutex<VecDeque<EndedTask>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedTask {
+    pub id: TaskId,
+    pub app: AppId,
+    pub enqueued_at: Millis,
+    pub started_at: Millis,
+    pub finished_at: Millis,
+}
+
+impl EndedTasks {
+    pub fn add(&self, task: EndedTask) {
+        let mut tasks = self.tasks.lock();
+        if tasks.len() >= MAX_ENDED_TASKS {
+            tasks.pop_front();
+        }
+        tasks.push_back(task);
+    }
+
+    pub fn get(&self, id: &TaskId) -> Option<EndedTask> {
+        self.tasks.lock().iter().rev().find(|task| task.id == *id).cloned()
     }
 }
 

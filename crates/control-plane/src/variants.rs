@@ -4,8 +4,8 @@
 //! variants follow, with their parameters and options. Its id follows from base, parameters and options, so whoever
 //! asks for the same gets the same pool, also after a restart.
 //!
-//! Anybody may ask for as many parameter sets as they like, so a variant that nobody has used for a day leaves memory.
-//! Its row stays for a month: a program that still holds the id finds it again.
+//! Anybody may ask for as many parameter sets as they like, so a variant that nobody has used for a day leaves memory,
+//! and sooner when there are very many. Its row stays for a month: a program that still holds the id finds it again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +25,12 @@ use crate::owner::Owner;
 use crate::rpc::derive_suffix;
 use crate::shared::Shared;
 
-/// Variants of one function in memory. Each has a copy of the definition; so many pools are a mistake somewhere.
+/// Variants of one function in memory, by number and by bytes: each has a copy of the definition, which is large where
+/// code travels in it.
 const MAX_VARIANTS: usize = 10_000;
+const MAX_VARIANT_BYTES: usize = 1 << 30;
+/// However large: some must work side by side.
+const MIN_VARIANTS: usize = 64;
 const IDLE_KEPT_MS: Millis = 24 * 3_600_000;
 /// Rows outlive the results of their calls.
 const ROWS_KEPT_MS: Millis = 30 * 24 * 3_600_000;
@@ -56,10 +60,6 @@ impl Variant {
             use_noted_at: AtomicU64::new(record.last_used_ms),
         })
     }
-
-    fn is_unused_since(&self, before: Millis) -> bool {
-        self.used_at.load(Ordering::Relaxed) < before
-    }
 }
 
 /// The id of `base` with these parameters and (normalised) options.
@@ -80,10 +80,40 @@ pub fn variant_definition(base: &Definition, options: &wire::FunctionOptions) ->
     Definition::new(base.id.clone(), raw, base.client)
 }
 
+impl Owner {
+    /// When a variant was asked for last.
+    fn used_at(&self) -> Millis {
+        self.variant.as_ref().map_or(Millis::MAX, |variant| variant.used_at.load(Ordering::Relaxed))
+    }
+}
+
+fn has_nothing_to_do(owner: &Owner) -> bool {
+    owner.task_ids().is_empty() && owner.read(|calls| calls.call_ids().next().is_none())
+}
+
+fn variants_allowed(definition_bytes: usize) -> usize {
+    (MAX_VARIANT_BYTES / definition_bytes.max(1)).clamp(MIN_VARIANTS, MAX_VARIANTS)
+}
+
+/// Which of the `idle` variants (last use, id) leave memory, of `total` there are: those unused for a day, and if that
+/// leaves `limit` or more, the longest unused until there is a quarter's room.
+fn plan_forgetting(
+    mut idle: Vec<(Millis, FunctionId)>,
+    total: usize,
+    limit: usize,
+    now: Millis,
+) -> Vec<(Millis, FunctionId)> {
+    idle.sort();
+    let old = idle.iter().filter(|(used_at, _)| used_at + IDLE_KEPT_MS < now).count();
+    let above = if total - old >= limit { total - limit / 4 * 3 } else { 0 };
+    idle.truncate(old.max(above));
+    idle
+}
+
 impl Shared {
     /// The variant of `base`, made and written down when it is new.
     pub async fn ensure_variant(
-        &self,
+        self: &Arc<Self>,
         base: &Arc<Owner>,
         definition: Definition,
         params: Bytes,
@@ -93,14 +123,15 @@ impl Shared {
         if let Some(known) = self.owner_in_use(&id) {
             return Ok(known);
         }
-        if self.variants_of(&base.id).len() >= MAX_VARIANTS {
+        let now = now_ms();
+        let limit = variants_allowed(definition.bytes().len());
+        if self.variants_of(&base.id).len() >= limit && self.put_away(self.variants_of(&base.id), limit, now) >= limit {
             return Err(Status::resource_exhausted(format!(
-                "function `{}` has {MAX_VARIANTS} variants in use; parameters and options that differ for each call \
-                 start a container for each: pass such values as arguments instead",
+                "function `{}` has {limit} variants at work; parameters and options that differ for each call start \
+                 a container for each: pass such values as arguments of one instance instead",
                 base.tag
             )));
         }
-        let now = now_ms();
         let record = VariantRecord {
             id,
             base: base.id.clone(),
@@ -191,22 +222,29 @@ impl Shared {
         }
     }
 
-    /// Lets variants go that have no container, no call and no recent use. Rows go much later.
-    pub fn forget_variants(self: &Arc<Self>) {
-        let now = now_ms();
-        let ids: Vec<FunctionId> =
-            self.owners.iter().filter(|o| o.variant.is_some()).map(|o| o.key().clone()).collect();
-        for id in ids {
-            let gone = self.owners.remove_if(&id, |_, owner| {
-                let unused = |v: &Variant| v.is_unused_since(now.saturating_sub(IDLE_KEPT_MS));
-                owner.variant.as_ref().is_some_and(unused)
-                    && owner.task_ids().is_empty()
-                    && owner.read(|calls| calls.call_ids().next().is_none())
-            });
-            if let Some((_, owner)) = gone {
+    /// Lets variants leave memory that have nothing to do: those unused for a day, and from `limit` of them on the
+    /// longest unused. Returns how many stay.
+    fn put_away(self: &Arc<Self>, variants: Vec<Arc<Owner>>, limit: usize, now: Millis) -> usize {
+        let mut staying = variants.len();
+        let idle = variants.iter().filter(|owner| has_nothing_to_do(owner));
+        let idle = idle.map(|owner| (owner.used_at(), owner.id.clone())).collect();
+        drop(variants);
+        for (used_at, id) in plan_forgetting(idle, staying, limit, now) {
+            let still_idle =
+                |_: &FunctionId, owner: &Arc<Owner>| owner.used_at() == used_at && has_nothing_to_do(owner);
+            if let Some((_, owner)) = self.owners.remove_if(&id, still_idle) {
                 owner.close(self);
+                staying -= 1;
             }
         }
+        staying
+    }
+
+    /// Lets go what is not needed, in memory and on disk.
+    pub fn forget_variants(self: &Arc<Self>) {
+        let now = now_ms();
+        let all = self.owners.iter().filter(|o| o.variant.is_some()).map(|o| o.clone()).collect();
+        self.put_away(all, usize::MAX, now);
         self.store.write_later(vec![Write::ExpireVariants(now.saturating_sub(ROWS_KEPT_MS))]);
     }
 }
@@ -228,6 +266,26 @@ mod tests {
         assert_ne!(id(b"p", &options), id(b"q", &options));
         assert_ne!(id(b"p", &options), id(b"p", &wire::FunctionOptions::default()));
         assert_ne!(id(b"p", &options), variant_id("salt", &FunctionId::random(), b"p", &options));
+    }
+
+    #[test]
+    fn variants_leave_memory_after_a_day_and_the_longest_unused_when_there_are_too_many() {
+        let now = 10 * IDLE_KEPT_MS;
+        let used = |ages: &[Millis]| -> Vec<(Millis, FunctionId)> {
+            ages.iter().map(|age| (now - age, FunctionId::random())).collect()
+        };
+        let forgotten = |ages: &[Millis], total, limit| {
+            plan_forgetting(used(ages), total, limit, now).iter().map(|(at, _)| now - at).collect::<Vec<_>>()
+        };
+        assert_eq!(forgotten(&[5, 2 * IDLE_KEPT_MS, 7], 9, 100), [2 * IDLE_KEPT_MS]);
+        assert_eq!(forgotten(&[5, 1, 7, 3], 8, 8), [7, 5]);
+        assert_eq!(forgotten(&[5, 1], 8, 8), [5, 1]);
+        assert!(forgotten(&[5, 1], 7, 8).is_empty());
+    }
+
+    #[test]
+    fn large_definitions_allow_fewer_variants() {
+        assert_eq!([0, 1 << 10, 1 << 20, 1 << 30].map(variants_allowed), [10_000, 10_000, 1_024, 64]);
     }
 
     #[test]

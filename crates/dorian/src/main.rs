@@ -11,6 +11,7 @@ mod login;
 mod output;
 mod person;
 mod run;
+mod schedules;
 mod up;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ Examples:
 
   sudo dorian layers                what image builds left on disk, and why it stays
   sudo dorian gc                    remove what nothing needs
+  sudo dorian schedules             which functions run by themselves, and when
 
 Dorian is not affiliated with Modal Labs. Logging: DORIAN_LOG=debug.
 ";
@@ -48,6 +50,7 @@ enum Command {
     Login(login::LoginArgs),
     Layers(layers::LayersArgs),
     Gc(gc::GcArgs),
+    Schedules(schedules::SchedulesArgs),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Login(args) => login::run(&args),
         Command::Layers(args) => layers::run(&args),
         Command::Gc(args) => gc::run(&args),
+        Command::Schedules(args) => schedules::run(&args),
     };
     result.unwrap_or_else(|error| {
         output::say(&format!("{error:#}"));

@@ -28,7 +28,7 @@ pub use error::StoreError;
 pub use records::{
     AppRecord, AppState, CallRecord, DefinitionRecord, DeploymentRecord, EnvironmentRecord, Expired, FunctionRecord,
     ImageRecord, ImageRevisionRecord, InputRecord, LoadedState, MountFileRecord, MountRecord, OutputRecord,
-    SecretRecord, StoredCall, VariantRecord, Write,
+    ScheduleRecord, ScheduledRun, SecretRecord, StoredCall, VariantRecord, Write,
 };
 pub use store::MetadataStore;
 pub use vault::{Vault, VaultError};

@@ -218,6 +218,33 @@ impl StoredCall {
     }
 }
 
+/// When a function of a deployed app runs by itself, and when it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleRecord {
+    pub function: FunctionId,
+    pub app: AppId,
+    /// In words; another schedule has other words.
+    pub schedule: String,
+    /// From when periods are counted.
+    pub anchor_ms: u64,
+    /// None when it has no further run.
+    pub next_run_ms: Option<u64>,
+    pub last_run_ms: Option<u64>,
+    pub last_call: Option<FunctionCallId>,
+}
+
+/// A run of a schedule, to be noted with the call that it makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduledRun {
+    pub function: FunctionId,
+    /// Which schedule it was: these two must still be so.
+    pub schedule: String,
+    pub anchor_ms: u64,
+    pub at_ms: u64,
+    pub next_run_ms: Option<u64>,
+    pub call: FunctionCallId,
+}
+
 /// Everything that a starting server needs to know.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadedState {
@@ -232,6 +259,7 @@ pub struct LoadedState {
     /// Calls that still wait for something: an input without an output, or the word that no more inputs come.
     /// Finished ones stay on disk until somebody asks for them.
     pub calls: Vec<StoredCall>,
+    pub schedules: Vec<ScheduleRecord>,
     /// Those that stored calls name. Others are looked up when somebody asks for them.
     pub variants: Vec<VariantRecord>,
 }
@@ -278,6 +306,10 @@ pub enum Write {
     /// No more inputs will come to this call.
     FinishInputs(FunctionCallId),
     DeleteCall(FunctionCallId),
+    Schedule(ScheduleRecord),
+    /// Of a schedule that was replaced or taken away meanwhile it is left out.
+    ScheduledRun(ScheduledRun),
+    DeleteSchedule(FunctionId),
     Variant(VariantRecord),
     /// The variant was used at this time.
     TouchVariant(FunctionId, u64),

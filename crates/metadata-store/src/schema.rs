@@ -98,6 +98,10 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX variants_by_app ON variants (app);
     CREATE INDEX variants_by_base ON variants (base);
     -- Schedules.
+    CREATE TABLE schedules (
+        function TEXT PRIMARY KEY, app TEXT NOT NULL, schedule TEXT NOT NULL, anchor_ms INTEGER NOT NULL,
+        next_run_ms INTEGER, last_run_ms INTEGER, last_call TEXT
+    ) STRICT, WITHOUT ROWID;
     ",
 ];
 

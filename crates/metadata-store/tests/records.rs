@@ -9,7 +9,7 @@ use calls::{Outcome, OutcomeStatus, Payload};
 use common::{any_call, app, call, environment, function, input, inputs, output, result_of, small_input};
 use dorian_metadata_store::{
     AppState, DefinitionRecord, DeploymentRecord, ImageRecord, ImageRevisionRecord, MetadataStore, MountFileRecord,
-    MountRecord, SecretRecord, StoreError, StoredCall, Write,
+    MountRecord, ScheduleRecord, ScheduledRun, SecretRecord, StoreError, StoredCall, Write,
 };
 use types::ids::{BlobId, DefinitionId, FunctionCallId, ImageId, ImageRevisionId, MountId, SecretId, TaskId};
 
@@ -307,4 +307,50 @@ async fn of_many_versions_the_newest_stay_with_the_definitions_they_name() {
     store.write(vec![Write::DeleteApp(app.id.clone())]).await.unwrap();
     assert_eq!(store.deployments(&app.id).await.unwrap(), []);
     assert_eq!(store.definitions(&app.id).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_scheduled_run_is_stored_with_its_call_or_not_at_all() {
+    let (folder, store) = store();
+    let environment = environment("main");
+    let (app, other) = (app(&environment.id), app(&environment.id));
+    let function = function(&app.id);
+    let schedule = |function: &types::ids::FunctionId, app: &types::ids::AppId| ScheduleRecord {
+        function: function.clone(),
+        app: app.clone(),
+        schedule: "every 1 day".to_owned(),
+        anchor_ms: 5,
+        next_run_ms: Some(10),
+        last_run_ms: None,
+        last_call: None,
+    };
+    let before = schedule(&function.id, &app.id);
+    let gone = schedule(&types::ids::FunctionId::random(), &other.id);
+    let run = |call: &FunctionCallId| ScheduledRun {
+        function: function.id.clone(),
+        schedule: before.schedule.clone(),
+        anchor_ms: 5,
+        at_ms: 11,
+        next_run_ms: Some(20),
+        call: call.clone(),
+    };
+    let writes = vec![Write::App(other.clone()), Write::Schedule(before.clone()), Write::Schedule(gone)];
+    store.write(writes).await.unwrap();
+    // Inputs of a call that was never stored fail the whole of it.
+    let stray = FunctionCallId::random();
+    let failed = vec![Write::ScheduledRun(run(&stray)), inputs(&stray, &[small_input(0)])];
+    assert!(store.write(failed).await.is_err());
+    let call = call(&app.id, &function.id, 11);
+    let of_another = ScheduledRun { anchor_ms: 6, next_run_ms: None, ..run(&call.spec.id) };
+    store.write(vec![Write::DeleteApp(other.id), Write::ScheduledRun(of_another)]).await.unwrap();
+    assert_eq!(store.load().await.unwrap().schedules, std::slice::from_ref(&before));
+
+    store.write(vec![Write::Call(call.clone()), Write::ScheduledRun(run(&call.spec.id))]).await.unwrap();
+    store.close().await.unwrap();
+    let store = MetadataStore::open(&folder.path().join("dorian.db")).unwrap();
+    let after =
+        ScheduleRecord { next_run_ms: Some(20), last_run_ms: Some(11), last_call: Some(call.spec.id), ..before };
+    assert_eq!(store.load().await.unwrap().schedules, [after]);
+    store.write(vec![Write::DeleteSchedule(function.id)]).await.unwrap();
+    assert!(store.load().await.unwrap().schedules.is_empty());
 }

@@ -105,6 +105,15 @@ impl Schedule {
         Ok(Self::Period(period))
     }
 
+    /// A time on the clock of the schedule's zone, for people.
+    pub fn local_time(&self, at: Millis) -> Option<String> {
+        let zone = match self {
+            Self::Cron(cron) => cron.time_zone.clone(),
+            Self::Period(_) => TimeZone::UTC,
+        };
+        Some(timestamp(at)?.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S %:z").to_string())
+    }
+
     /// The first run after a time; `None` when the calendar ends before it.
     pub fn next_after(&self, anchor: Millis, after: Millis) -> Option<Millis> {
         match self {

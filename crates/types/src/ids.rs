@@ -108,6 +108,17 @@ impl TaskId {
     pub fn at(now_ms: u64) -> Self {
         Self(format!("{}{}", Self::PREFIX, ulid(now_ms)).into())
     }
+
+    /// When it was made; `None` of an id that another program made up.
+    pub fn created_at_ms(&self) -> Option<u64> {
+        let digits = self.0.strip_prefix(Self::PREFIX)?;
+        if digits.len() != 26 {
+            return None;
+        }
+        let value = |digit: u8| BASE32.iter().position(|known| *known == digit).map(|at| at as u128);
+        let number = digits.bytes().try_fold(0_u128, |sum, digit| sum.checked_mul(32)?.checked_add(value(digit)?))?;
+        Some((number >> 80) as u64)
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +129,10 @@ mod tests {
     fn task_ids_are_upper_case_and_sort_by_time() {
         let (early, late) = (TaskId::at(1_700_000_000_000), TaskId::at(1_700_000_000_001));
         assert!(early < late);
+        assert_eq!(early.created_at_ms(), Some(1_700_000_000_000));
+        for other in ["ta-1", "ta-ZZZZZZZZZZZZZZZZZZZZZZZZZZ", "ta-ILOUILOUILOUILOUILOUILOUIL"] {
+            assert_eq!(TaskId::parse(other).and_then(|id| id.created_at_ms()), None, "{other}");
+        }
         let body = early.as_str().strip_prefix("ta-").unwrap();
         assert_eq!(body.len(), 26);
         assert!(body.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()));

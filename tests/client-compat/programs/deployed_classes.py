@@ -32,6 +32,12 @@ class Plain:
         time.sleep(seconds)
         return seconds
 
+    if BUILD == "first":
+
+        @modal.method()
+        def only_at_first(self):
+            return "first"
+
 
 if modal.__version__.startswith("0.6"):
 

@@ -79,6 +79,32 @@ def check_a_class_that_is_not_there_is_refused_with_near_names():
     assert "`Modle`" in said and "did you mean `Model`?" in said, said
 
 
+def look_up_function(app, name):
+    if OLD:
+        return modal.Function.lookup(app, name)
+    function = modal.Function.from_name(app, name)
+    function.hydrate()
+    return function
+
+
+def check_a_function_or_an_app_that_is_not_there_is_refused_with_near_names():
+    said = refused(modal.exception.NotFoundError, lambda: look_up_function(APP, "dubble"))
+    assert "did you mean `double`?" in said, said
+    said = refused(modal.exception.NotFoundError, lambda: look_up_function(APP[:-1] + "0", "double"))
+    assert f"`{APP}`" in said, said
+
+
+def check_a_class_is_not_looked_up_as_a_function():
+    said = refused(modal.exception.NotFoundError, lambda: look_up_function(APP, "Plain"))
+    assert "modal.Cls" in said, said
+
+
+def check_a_method_is_looked_up_as_a_function_by_the_oldest_client():
+    if not OLD:
+        return "skip: later clients do not"
+    assert look_up_function(APP, "Plain.who").remote()[0] == "base"
+
+
 def check_a_method_that_is_not_there_is_refused():
     refused((modal.exception.NotFoundError, AttributeError), lambda: look_up("Plain")().whom.remote())
 

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
+use types::ids::TaskId;
+
 use super::LogEntry;
 use super::keeper::{name, parse_name};
 use super::record::{EntryView, HEADER, records};
@@ -118,6 +120,29 @@ pub fn visit_kept(folder: &Path, range: KeptRange, mut look: impl FnMut(&EntryVi
         records(&bytes).filter(|view| range.contains(view)).for_each(|view| look(&view));
     }
     Ok(())
+}
+
+/// Whether a task that began at `since_ms` printed into this log. Looks at the segments since then, as far as `budget`
+/// of them goes.
+///
+/// # Errors
+/// When a segment is there and cannot be read.
+pub fn has_printed(folder: &Path, task: &TaskId, since_ms: u64, budget: &mut usize) -> io::Result<bool> {
+    let range = KeptRange { after: 0, before: u64::MAX, since_ms };
+    for segment in segments_newest_first(folder, range)? {
+        if *budget == 0 {
+            return Ok(false);
+        }
+        *budget -= 1;
+        let Some(bytes) = read_segment(folder, segment)? else { continue };
+        if records(&bytes).any(|entry| entry.task == task.as_str()) {
+            return Ok(true);
+        }
+        if records(&bytes).next().is_some_and(|first| first.at.saturating_add(CLOCK_SLACK_MS) < since_ms) {
+            return Ok(false);
+        }
+    }
+    Ok(false)
 }
 
 fn segments_newest_first(folder: &Path, range: KeptRange) -> io::Result<Vec<u64>> {

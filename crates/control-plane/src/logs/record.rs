@@ -9,11 +9,11 @@ use worker_protocol::Descriptor;
 use super::LogEntry;
 
 /// Begins every segment; another format would begin otherwise.
-pub const HEADER: &[u8; 8] = b"dorlog1\n";
+pub const HEADER: &[u8; 8] = b"dorlog2\n";
 /// Length and checksum of the body.
 const PREFIX: usize = 8;
-/// A body has at least its numbers and the lengths of its four ids.
-const SMALLEST_BODY: usize = 8 + 8 + 1 + 4;
+/// A body has at least its numbers and the lengths of its five ids.
+const SMALLEST_BODY: usize = 8 + 8 + 1 + 5;
 /// A length above this is no length: entries are at most a pipe's 64 KiB, and messages of the platform are shorter.
 const LARGEST_BODY: usize = 16 << 20;
 
@@ -26,6 +26,7 @@ pub struct EntryView<'a> {
     /// Empty where there is none; so are the other ids.
     pub task: &'a str,
     pub function: &'a str,
+    pub variant: &'a str,
     pub call: &'a str,
     pub input: &'a str,
     pub text: &'a str,
@@ -38,6 +39,7 @@ impl EntryView<'_> {
             at: self.at,
             task: TaskId::parse(self.task),
             function: FunctionId::parse(self.function),
+            variant: FunctionId::parse(self.variant),
             call: FunctionCallId::parse(self.call),
             input: InputId::parse(self.input),
             descriptor: self.descriptor,
@@ -57,7 +59,7 @@ pub fn encode(entry: &EntryView<'_>, into: &mut Vec<u8>) {
         Descriptor::Stderr => 2,
         Descriptor::System => 3,
     });
-    for id in [entry.task, entry.function, entry.call, entry.input] {
+    for id in [entry.task, entry.function, entry.variant, entry.call, entry.input] {
         // Ids are at most 67 bytes by their type.
         let id = if id.len() <= usize::from(u8::MAX) { id } else { "" };
         into.push(id.len() as u8);
@@ -122,15 +124,15 @@ fn decode(body: &[u8]) -> Option<EntryView<'_>> {
         _ => return None,
     };
     let mut rest = &body[17..];
-    let mut ids = [""; 4];
+    let mut ids = [""; 5];
     for id in &mut ids {
         let length = usize::from(*rest.first()?);
         *id = std::str::from_utf8(rest.get(1..1 + length)?).ok()?;
         rest = &rest[1 + length..];
     }
-    let [task, function, call, input] = ids;
+    let [task, function, variant, call, input] = ids;
     let text = std::str::from_utf8(rest).ok()?;
-    Some(EntryView { sequence, at, descriptor, task, function, call, input, text })
+    Some(EntryView { sequence, at, descriptor, task, function, variant, call, input, text })
 }
 
 #[cfg(test)]
@@ -148,7 +150,8 @@ mod tests {
                 sequence,
                 at,
                 task: task.as_deref().and_then(TaskId::parse),
-                function: None,
+                function: call.as_deref().and_then(|id| FunctionId::parse(&format!("fu-{id}"))),
+                variant: task.as_deref().and_then(|id| FunctionId::parse(&format!("fu-{}", &id[3..]))),
                 call: call.as_deref().and_then(|id| FunctionCallId::parse(&format!("fc-{id}"))),
                 input: call.as_deref().and_then(|id| InputId::parse(&format!("in-{id}"))),
                 descriptor,

@@ -20,7 +20,7 @@ fn open(folder: &std::path::Path, limits: LogLimits) -> (Arc<LogKeeper>, AppLog)
 }
 
 fn say(log: &AppLog, text: impl Into<String>) {
-    log.append(7, TaskId::parse("ta-1"), None, Descriptor::Stdout, text.into());
+    log.append(7, Origin::default(), Descriptor::Stdout, text.into());
 }
 
 fn kept(keeper: &LogKeeper, range: KeptRange, limit: usize) -> Vec<LogEntry> {
@@ -142,4 +142,19 @@ fn a_reply_is_cut_at_its_size_and_says_so() {
     let range = KeptRange { before, ..ALL };
     let from_both = from_both.add_kept(&keeper.folder_of(&app()), range, 200, usize::MAX, |_| true).unwrap();
     assert_eq!(from_both.entries.len(), 100, "nothing comes twice");
+}
+
+#[test]
+fn the_app_of_a_container_is_found_by_what_it_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (keeper, log) = open(folder.path(), LogLimits::default());
+    let (task, other) = (TaskId::at(1_000), TaskId::at(1_000));
+    let origin = Origin { task: Some(task.clone()), ..Origin::default() };
+    log.append(2_000, origin, Descriptor::Stdout, "line".to_owned());
+    keeper.close();
+    let folder = keeper.folder_of(&app());
+    let found = |task, budget: &mut usize| has_printed(&folder, task, 1_000, budget).unwrap();
+    assert!(found(&task, &mut 1));
+    assert!(!found(&other, &mut 1));
+    assert!(!found(&task, &mut 0));
 }

@@ -133,15 +133,14 @@ impl Api {
         let request = request.into_inner();
         let environment = self.environment(&caller, &request.environment_name)?;
         let name = request.app_name.clone();
+        let must_exist = request.object_creation_type() == wire::ObjectCreationType::Unspecified;
         let known = match AppId::parse(&name) {
-            Some(id) => self.shared.apps.get(&id).map(|a| a.clone()),
+            Some(_) => Some(self.app(&name)?),
+            None if must_exist => Some(self.named_app(&environment, &name)?),
             None => self.deployed_app(&environment.id, &name),
         };
         let app = match known {
             Some(app) => app,
-            None if request.object_creation_type() == wire::ObjectCreationType::Unspecified => {
-                return Err(self.not_deployed(&environment, &name));
-            }
             None => {
                 let record = AppRecord {
                     description: name.clone(),
@@ -237,11 +236,16 @@ impl Api {
         apps.filter_map(|app| Some((app.record().name?, app))).collect()
     }
 
-    /// For whoever asked for an app that is not there.
-    pub(crate) fn not_deployed(&self, environment: &EnvironmentRecord, name: &str) -> Status {
-        let apps = self.deployed_names(&environment.id);
-        let meant = did_you_mean(name, apps.keys().map(String::as_str));
-        Status::not_found(format!("no app `{name}` is deployed in environment `{}`{meant}", environment.name))
+    /// The app that is deployed under a name.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` with the names that are near.
+    pub(crate) fn named_app(&self, environment: &EnvironmentRecord, name: &str) -> Result<Arc<App>, Status> {
+        self.deployed_app(&environment.id, name).ok_or_else(|| {
+            let apps = self.deployed_names(&environment.id);
+            let meant = did_you_mean(name, apps.keys().map(String::as_str));
+            Status::not_found(format!("no app `{name}` is deployed in environment `{}`{meant}", environment.name))
+        })
     }
 
     pub(crate) fn app_get_lifecycle(&self, id: &str) -> Result<Response<wire::AppGetLifecycleResponse>, Status> {

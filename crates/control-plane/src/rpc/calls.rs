@@ -19,6 +19,7 @@ use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
 use crate::convert;
 use crate::owner::Owner;
+use crate::rpc::classes::check_method;
 use crate::rpc::{Api, derive_suffix, store_status};
 
 pub type ChunkStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::DataChunk, Status>> + Send>>;
@@ -61,6 +62,7 @@ impl Api {
         let id = suffix.and_then(|s| FunctionCallId::parse(&format!("fc-{s}"))).unwrap_or_else(FunctionCallId::random);
         let spec = call_spec(&request, id.clone());
         let inputs = self.new_inputs(&id, request.pipelined_inputs)?;
+        check_methods(&owner, &inputs)?;
         let reply = wire::FunctionMapResponse {
             function_call_id: id.to_string(),
             pipelined_inputs: self.receipts(&id, &inputs),
@@ -169,6 +171,7 @@ impl Api {
         let call = parse_call(&request.function_call_id)?;
         let owner = self.owner_of_call(&call)?;
         let inputs = self.new_inputs(&call, request.inputs)?;
+        check_methods(&owner, &inputs)?;
         let receipts = self.receipts(&call, &inputs);
         let durable = owner.read(|c| c.call_spec(&call).is_some_and(|s| s.durable));
         self.refuse_if_full(&owner, &inputs)?;
@@ -383,6 +386,11 @@ fn call_spec(request: &wire::FunctionMapRequest, id: FunctionCallId) -> CallSpec
         created_at: now_ms(),
         invocation_type: invocation as i32,
     }
+}
+
+fn check_methods(owner: &Owner, inputs: &[NewInput]) -> Result<(), Status> {
+    let definition = owner.definition();
+    inputs.iter().try_for_each(|input| check_method(&definition.view, &input.method_name))
 }
 
 fn parse_call(id: &str) -> Result<FunctionCallId, Status> {

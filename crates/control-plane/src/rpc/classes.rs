@@ -49,7 +49,7 @@ impl Api {
         let request = request.into_inner();
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, class) = (&request.app_name, &request.object_tag);
-        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
+        let found = self.named_app(&environment, app)?;
         let classes = found.record().class_ids;
         let id = classes.get(class).ok_or_else(|| {
             let known = match classes.keys().cloned().collect::<Vec<_>>() {
@@ -136,18 +136,64 @@ impl Api {
         }))
     }
 
-    /// The function that does the work of `id`: a variant that was put away comes back, and for an old client's
-    /// placeholder of a method its class's service function stands.
-    pub(crate) async fn callable(&self, id: &str) -> Result<Arc<Owner>, Status> {
+    /// The function of this id; a variant that was put away comes back.
+    pub(crate) async fn found(&self, id: &str) -> Result<Arc<Owner>, Status> {
         let parsed =
             FunctionId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function id")))?;
         let found = self.shared.find_owner(&parsed).await.map_err(|e| store_status(&e))?;
-        let owner = found.ok_or_else(|| {
+        found.ok_or_else(|| {
             Status::not_found(format!("function `{id}` does not exist; its app may have been stopped meanwhile"))
-        })?;
+        })
+    }
+
+    /// The function that does the work of `id`: for an old client's placeholder of a method that is its class's
+    /// service function.
+    pub(crate) async fn callable(&self, id: &str) -> Result<Arc<Owner>, Status> {
+        let owner = self.found(id).await?;
         match owner.definition().view.use_function_id.as_str() {
             "" => Ok(owner),
             service => self.owner(service),
         }
+    }
+}
+
+/// Refuses a call of a method that is not there: a container would find out with an error of its own making. (Handles
+/// that were looked up before a deployment know what it took away.)
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, with the methods that there are.
+pub fn check_method(function: &wire::Function, method: &str) -> Result<(), Status> {
+    let known = &function.method_definitions;
+    // Old clients define no methods here.
+    if !function.is_class || known.is_empty() || known.contains_key(method) {
+        return Ok(());
+    }
+    let class = function.function_name.trim_end_matches(".*");
+    let mut names: Vec<&str> = known.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    let meant = did_you_mean(method, names.iter().copied());
+    let listed = names.join(", ");
+    Err(Status::invalid_argument(format!("class `{class}` has no method `{method}`; it has: {listed}{meant}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_is_not_there_is_refused_with_those_that_are() {
+        let methods = ["train", "predict"].map(|name| (name.to_owned(), wire::MethodDefinition::default()));
+        let class = wire::Function {
+            function_name: "Model.*".into(),
+            is_class: true,
+            method_definitions: methods.into_iter().collect(),
+            ..Default::default()
+        };
+        assert!(check_method(&class, "train").is_ok());
+        assert!(check_method(&wire::Function::default(), "").is_ok());
+        assert_eq!(
+            check_method(&class, "trian").unwrap_err().message(),
+            "class `Model` has no method `trian`; it has: predict, train; did you mean `train`?"
+        );
     }
 }

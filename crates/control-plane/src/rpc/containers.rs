@@ -123,9 +123,17 @@ impl Api {
         Ok(Response::new(()))
     }
 
-    pub(crate) fn task_info(&self, id: &str) -> Result<Response<wire::TaskGetInfoResponse>, Status> {
-        let task = TaskId::parse(id).and_then(|id| self.shared.tasks.get(&id));
-        let task = task.ok_or_else(|| Status::not_found(format!("container `{id}` is not running (any more)")))?;
+    pub(crate) async fn task_info(&self, id: &str) -> Result<Response<wire::TaskGetInfoResponse>, Status> {
+        let Some(task) = TaskId::parse(id).and_then(|id| self.shared.tasks.get(&id)) else {
+            let ended = self.ended_task(id).await?;
+            let info = wire::TaskInfo {
+                id: id.to_owned(),
+                started_at: seconds(ended.started_at),
+                finished_at: seconds(ended.finished_at),
+                enqueued_at: seconds(ended.enqueued_at),
+            };
+            return Ok(Response::new(wire::TaskGetInfoResponse { app_id: ended.app.to_string(), info: Some(info) }));
+        };
         let info = wire::TaskInfo {
             id: task.id.to_string(),
             started_at: seconds(task.started_at.load(Ordering::Relaxed)),

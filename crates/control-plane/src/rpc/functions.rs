@@ -48,14 +48,20 @@ impl Api {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let app = self.app(&request.app_id)?;
-        if request.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()) {
-            return Err(Status::unimplemented("schedules are not served by this version of Dorian yet"));
-        }
         let raw = match (request.function, request.function_data) {
             (Some(function), _) => function,
             (None, Some(data)) => handles::preferred(data)
                 .ok_or_else(|| Status::invalid_argument("the function data names no function"))?,
             (None, None) => return Err(Status::invalid_argument("the request has no function")),
+        };
+        let raw = match request.schedule {
+            // Old clients send it beside the definition.
+            Some(schedule) => {
+                let mut raw = raw;
+                raw.append(&wire::Function { schedule: Some(schedule), ..Default::default() });
+                raw
+            }
+            None => raw,
         };
         let definition = Arc::new(Definition::new(DefinitionId::random(), raw, caller.version)?);
         self.check_objects(&definition)?;
@@ -144,17 +150,27 @@ impl Api {
         }
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, tag) = (&request.app_name, &request.object_tag);
-        let found = self.deployed_app(&environment.id, app).ok_or_else(|| self.not_deployed(&environment, app))?;
-        let id = found.function_ids().get(tag).cloned();
-        let owner = id.and_then(|id| self.shared.owners.get(&id).map(|o| o.clone()));
-        let owner = owner.ok_or_else(|| {
-            let names: Vec<String> = found.function_ids().into_keys().collect();
-            let meant = did_you_mean(tag, names.iter().map(String::as_str));
-            Status::not_found(format!("app `{app}` has no function `{tag}`; it has: {}{meant}", names.join(", ")))
-        })?;
+        let found = self.named_app(&environment, app)?;
+        let functions = found.function_ids();
+        let live = |tag: &str| self.shared.owners.get(functions.get(tag)?).map(|o| o.clone());
+        let (owner, metadata) = match live(tag) {
+            Some(owner) => {
+                let metadata = handles::metadata(&self.shared, &owner);
+                (owner, metadata)
+            }
+            // The oldest clients look a method up as a function.
+            None => tag
+                .rsplit_once('.')
+                .and_then(|(class, method)| {
+                    let service = live(&format!("{class}.*"))?;
+                    let metadata = handles::metadata(&self.shared, &service).method_handle_metadata.remove(method)?;
+                    Some((service, metadata))
+                })
+                .ok_or_else(|| no_function(&found, tag))?,
+        };
         Ok(Response::new(wire::FunctionGetResponse {
             function_id: owner.id.to_string(),
-            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
+            handle_metadata: Some(metadata),
             function: Some(handles::function_data(&owner.definition())),
             ..Default::default()
         }))
@@ -236,4 +252,16 @@ pub(crate) fn function_record(owner: &Owner, definition: &Definition) -> Functio
         client_version: definition.client.to_string(),
         created_at_ms: owner.created_at,
     }
+}
+
+fn no_function(app: &App, tag: &str) -> Status {
+    let record = app.record();
+    let name = record.name.unwrap_or(record.description);
+    if record.class_ids.contains_key(tag) {
+        return Status::not_found(format!("`{tag}` of app `{name}` is a class: look it up with `modal.Cls.from_name`"));
+    }
+    let known: Vec<String> = record.function_ids.into_keys().filter(|tag| !tag.ends_with(".*")).collect();
+    let listed = if known.is_empty() { "it has none".to_owned() } else { format!("it has: {}", known.join(", ")) };
+    let meant = did_you_mean(tag, known.iter().map(String::as_str));
+    Status::not_found(format!("app `{name}` has no function `{tag}`; {listed}{meant}"))
 }

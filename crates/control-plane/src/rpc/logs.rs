@@ -17,8 +17,9 @@ use worker_protocol::Descriptor;
 use crate::apps::App;
 use crate::clock::{patience, seconds};
 use crate::images::LogLine;
-use crate::logs::{EntryView, KeptRange, LogEntry, LogKeeper, Newest, visit_kept};
+use crate::logs::{EntryView, KeptRange, LogEntry, LogKeeper, Newest, has_printed, visit_kept};
 use crate::rpc::Api;
+use crate::tasks::EndedTask;
 
 pub type LogStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::TaskLogsBatch, Status>> + Send>>;
 
@@ -34,6 +35,8 @@ const MAX_FOLLOW: Duration = Duration::from_secs(60);
 const MAX_FETCH: usize = 20_000;
 /// And of at most this much text: the client takes messages of up to 100 MiB.
 const MAX_FETCH_BYTES: usize = 32 << 20;
+/// Files of up to 4 MiB that are searched for a container that nobody remembers.
+const SEARCHED_SEGMENTS: usize = 64;
 
 /// A client prints about a megabyte a second, and takes tens of megabytes from the line before it does. So a follower
 /// gets a burst at once and then this much per second; what falls out of the log meanwhile is marked as cut.
@@ -64,6 +67,7 @@ impl Allowance {
 #[derive(Clone, Default)]
 struct Filter {
     task: Option<TaskId>,
+    /// With its variants; or one variant.
     function: Option<FunctionId>,
     call: Option<FunctionCallId>,
     descriptor: Option<Descriptor>,
@@ -108,7 +112,7 @@ impl Filter {
 
     fn accepts(&self, entry: &EntryView<'_>) -> bool {
         self.task.as_ref().is_none_or(|t| entry.task == t.as_str())
-            && self.function.as_ref().is_none_or(|f| entry.function == f.as_str())
+            && self.function.as_ref().is_none_or(|f| [entry.function, entry.variant].contains(&f.as_str()))
             && self.call.as_ref().is_none_or(|c| entry.call == c.as_str())
             && self.descriptor.is_none_or(|d| entry.descriptor == d)
             && (self.search.is_empty() || entry.text.contains(&self.search))
@@ -117,7 +121,7 @@ impl Filter {
 }
 
 impl Api {
-    pub(crate) fn app_get_logs(&self, request: wire::AppGetLogsRequest) -> Result<LogStream, Status> {
+    pub(crate) async fn app_get_logs(&self, request: wire::AppGetLogsRequest) -> Result<LogStream, Status> {
         let source = request.file_descriptor();
         let mut filter = Filter::new(Narrowing {
             task_id: "",
@@ -133,11 +137,11 @@ impl Api {
         let app = if request.task_id.is_empty() {
             self.app(&request.app_id)?
         } else {
-            let task = TaskId::parse(&request.task_id).and_then(|id| self.shared.tasks.get(&id));
-            let gone = || Status::not_found(format!("container `{}` is not running", request.task_id));
-            let task = task.ok_or_else(gone)?;
-            filter.task = Some(task.id.clone());
-            task.owner.app.clone()
+            filter.task = TaskId::parse(&request.task_id);
+            match filter.task.as_ref().and_then(|id| self.shared.tasks.get(id)) {
+                Some(task) => task.owner.app.clone(),
+                None => return self.log_of_ended_task(&request.task_id, filter).await,
+            }
         };
         let position = request.last_entry_id.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
         let patience = patience(request.timeout, MAX_FOLLOW);
@@ -148,6 +152,45 @@ impl Api {
             follow(app, filter, position, patience, sender).await;
         });
         Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+
+    /// What a container printed whose life is over, and then the end.
+    async fn log_of_ended_task(&self, id: &str, filter: Filter) -> Result<LogStream, Status> {
+        let app = self.app(self.ended_task(id).await?.app.as_str())?;
+        let newest = self.newest(&app, filter, MAX_FETCH).await?;
+        let last = wire::TaskLogsBatch { app_done: true, ..Default::default() };
+        let joined = join(newest.entries.into_iter());
+        let batches: Vec<_> = joined.iter().map(batch).chain([last]).map(Ok).collect();
+        Ok(Box::pin(futures::stream::iter(batches)))
+    }
+
+    /// A task that does not run any more: as it is remembered, or as the kept logs know of it.
+    pub(crate) async fn ended_task(&self, id: &str) -> Result<EndedTask, Status> {
+        let unknown = || Status::not_found(format!("container `{id}` does not run, and no log of it is kept"));
+        let task = TaskId::parse(id).ok_or_else(unknown)?;
+        if let Some(ended) = self.shared.ended_tasks.get(&task) {
+            return Ok(ended);
+        }
+        let began = task.created_at_ms().ok_or_else(unknown)?;
+        let apps: Vec<AppId> = self.shared.apps.iter().map(|app| app.id.clone()).collect();
+        let (keeper, wanted) = (self.shared.logs.clone(), task.clone());
+        let search = move || {
+            let mut budget = SEARCHED_SEGMENTS;
+            for app in apps {
+                if has_printed(&keeper.folder_of(&app), &wanted, began, &mut budget)? {
+                    return Ok(Some(app));
+                }
+            }
+            Ok(None)
+        };
+        let searched = tokio::task::spawn_blocking(search).await;
+        let app = searched.unwrap_or(Ok(None)).unwrap_or_else(|error: std::io::Error| {
+            tracing::warn!(%error, "the kept logs cannot be searched for a container");
+            None
+        });
+        let app = app.ok_or_else(unknown)?;
+        // Its start and end are not known any more; the client takes that for until now.
+        Ok(EndedTask { id: task, app, enqueued_at: began, started_at: 0, finished_at: 0 })
     }
 
     pub(crate) async fn app_fetch_logs(
@@ -254,6 +297,7 @@ impl Api {
             at: line.at,
             task: Some(task.clone()),
             function: None,
+            variant: None,
             call: None,
             input: None,
             descriptor: Descriptor::Stdout,
@@ -454,6 +498,28 @@ fn milliseconds(at: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_function_is_asked_for_with_all_its_variants_or_as_one_of_them() {
+        let (base, variant, other) = (FunctionId::random(), FunctionId::random(), FunctionId::random());
+        let entry = |variant: Option<&FunctionId>| LogEntry {
+            sequence: 1,
+            at: 1,
+            task: None,
+            function: Some(base.clone()),
+            variant: variant.cloned(),
+            call: None,
+            input: None,
+            descriptor: Descriptor::Stdout,
+            text: String::new(),
+        };
+        let accepts = |function: &FunctionId, entry: &LogEntry| {
+            Filter { function: Some(function.clone()), until_ms: 2, ..Filter::default() }.accepts(&entry.view())
+        };
+        let (plain, of_variant) = (entry(None), entry(Some(&variant)));
+        assert!(accepts(&base, &plain) && accepts(&base, &of_variant) && accepts(&variant, &of_variant));
+        assert!(!accepts(&variant, &plain) && !accepts(&other, &of_variant));
+    }
 
     #[test]
     fn a_follower_gets_a_burst_and_then_a_steady_share() {

@@ -121,7 +121,7 @@ impl ModalClient for Api {
     }
 
     async fn app_get_logs(&self, request: Request<wire::AppGetLogsRequest>) -> Reply<Self::AppGetLogsStream> {
-        self.app_get_logs(request.into_inner()).map(Response::new)
+        self.app_get_logs(request.into_inner()).await.map(Response::new)
     }
 
     async fn app_fetch_logs(&self, request: Request<wire::AppFetchLogsRequest>) -> Reply<wire::AppFetchLogsResponse> {
@@ -180,6 +180,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetByIdRequest>,
     ) -> Reply<wire::FunctionGetByIdResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_get_by_id(&request.get_ref().function_id)
     }
 
@@ -194,6 +195,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetCurrentStatsRequest>,
     ) -> Reply<wire::FunctionStats> {
+        self.found(&request.get_ref().function_id).await?;
         self.function_stats(&request.get_ref().function_id)
     }
 
@@ -230,6 +232,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionUpdateSchedulingParamsRequest>,
     ) -> Reply<wire::FunctionUpdateSchedulingParamsResponse> {
+        self.found(&request.get_ref().function_id).await?;
         self.update_scheduling(request.into_inner())
     }
 
@@ -338,7 +341,7 @@ impl ModalClient for Api {
     }
 
     async fn task_get_info(&self, request: Request<wire::TaskGetInfoRequest>) -> Reply<wire::TaskGetInfoResponse> {
-        self.task_info(&request.get_ref().task_id)
+        self.task_info(&request.get_ref().task_id).await
     }
 
     async fn task_list(&self, request: Request<wire::TaskListRequest>) -> Reply<wire::TaskListResponse> {

@@ -41,6 +41,7 @@ pub(super) fn delete(connection: &Connection, id: &AppId) -> Result<(), RowError
     execute(connection, "DELETE FROM functions WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM definitions WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM deployments WHERE app = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM schedules WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM variants WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM secrets WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM apps WHERE id = ?1", [id.as_str()])?;

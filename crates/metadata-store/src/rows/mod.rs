@@ -9,6 +9,7 @@ mod image_revisions;
 mod images;
 mod mounts;
 mod payload;
+mod schedules;
 mod secrets;
 mod text;
 mod variants;
@@ -46,6 +47,9 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::Output(record) => calls::add_output(connection, record, now_ms),
         Write::FinishInputs(id) => calls::finish_inputs(connection, id),
         Write::DeleteCall(id) => calls::delete(connection, id),
+        Write::Schedule(record) => schedules::put(connection, record),
+        Write::ScheduledRun(run) => schedules::note_run(connection, run),
+        Write::DeleteSchedule(function) => schedules::delete(connection, function),
         Write::Variant(record) => variants::put(connection, record),
         Write::TouchVariant(id, used_ms) => variants::touch(connection, id, *used_ms),
         Write::ExpireVariants(before_ms) => variants::expire(connection, *before_ms),
@@ -62,6 +66,7 @@ pub(crate) fn load(connection: &Connection) -> Result<LoadedState, RowError> {
         secrets: secrets::load(connection)?,
         mounts: mounts::load(connection)?,
         calls: calls::load_open(connection)?,
+        schedules: schedules::load(connection)?,
         variants: variants::load_called(connection)?,
     })
 }

@@ -1,0 +1,426 @@
+//! Functions that run by themselves: what is attached, when the next run is, and the calls that come of it.
+//!
+//! A schedule is attached when a version of a deployed app with it is published, and goes with the version or the app.
+//! A redeployment leaves it as it is unless it is another one: a period keeps its rhythm, and begins anew, at the time of
+//! the deployment, when it was changed. `scheduler::schedule` decides what is due; the loop here sleeps until then.
+//!
+//! A run is an ordinary durable call without arguments, as a spawn makes it. The call and the note that its due time is
+//! used up are stored in one transaction, so a server that is killed at any moment makes it exactly once. Runs that were
+//! missed while no server ran are one run. A run begins also when the one before still goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use calls::{Accepted, CallKind, CallSpec, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
+use client_protocol::wire;
+use metadata_store::{AppState, CallRecord, InputRecord, ScheduleRecord, ScheduledRun, Write};
+use parking_lot::Mutex;
+use scheduler::schedule::{Due, Schedule, decide_due};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use types::ids::{AppId, FunctionCallId, FunctionId, InputId};
+
+use crate::apps::App;
+use crate::clock::now_ms;
+use crate::owner::Owner;
+use crate::shared::Shared;
+
+/// The machine's clock may be set while the loop sleeps; then it is late by this at most.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// A run that could not be stored, or found its function's queue full, is tried again.
+const RETRY_MS: Millis = 5_000;
+/// `((), {})` as a pickle: no arguments.
+const NO_ARGUMENTS: &[u8] = b"\x80\x04)}\x86.";
+
+#[derive(Default)]
+pub struct Schedules {
+    attached: Mutex<BTreeMap<FunctionId, Attached>>,
+    changed: Notify,
+}
+
+#[derive(Clone)]
+struct Attached {
+    schedule: Arc<Schedule>,
+    record: ScheduleRecord,
+    /// The last attempt failed; not before this time again.
+    retry_at: Option<Millis>,
+}
+
+impl Attached {
+    fn wakes_at(&self) -> Option<Millis> {
+        Some(self.record.next_run_ms?.max(self.retry_at.unwrap_or(0)))
+    }
+}
+
+impl Schedules {
+    /// Puts back what the last server knew, of a function that still has this schedule.
+    fn restore(&self, schedule: Arc<Schedule>, record: ScheduleRecord) {
+        let function = record.function.clone();
+        self.attached.lock().insert(function, Attached { schedule, record, retry_at: None });
+    }
+
+    /// Makes the schedules of an app those that are wanted, and returns what is to be stored.
+    fn attach(&self, app: &AppId, wanted: Vec<(FunctionId, Arc<Schedule>)>, now: Millis) -> Vec<Write> {
+        let mut attached = self.attached.lock();
+        let mut writes = Vec::new();
+        attached.retain(|function, known| {
+            let stays = known.record.app != *app || wanted.iter().any(|(id, _)| id == function);
+            if !stays {
+                writes.push(Write::DeleteSchedule(function.clone()));
+            }
+            stays
+        });
+        for (function, schedule) in wanted {
+            let words = schedule.to_string();
+            let before = attached.get(&function).map(|known| &known.record);
+            if before.is_some_and(|record| record.schedule == words) {
+                continue;
+            }
+            let record = ScheduleRecord {
+                function: function.clone(),
+                app: app.clone(),
+                schedule: words,
+                anchor_ms: now,
+                next_run_ms: schedule.next_after(now, now),
+                last_run_ms: before.and_then(|record| record.last_run_ms),
+                last_call: before.and_then(|record| record.last_call.clone()),
+            };
+            writes.push(Write::Schedule(record.clone()));
+            attached.insert(function, Attached { schedule, record, retry_at: None });
+        }
+        drop(attached);
+        self.changed.notify_one();
+        writes
+    }
+
+    /// What should run now, each with the time of its run after that.
+    fn due(&self, now: Millis) -> Vec<(Attached, Option<Millis>)> {
+        let attached = self.attached.lock();
+        let ready = attached.values().filter(|known| known.retry_at.is_none_or(|at| at <= now));
+        let due = |known: &Attached| {
+            let record = &known.record;
+            match decide_due(&known.schedule, record.anchor_ms, record.next_run_ms, now) {
+                Due::Now { next } => Some((known.clone(), next)),
+                Due::At(_) => None,
+            }
+        };
+        ready.filter_map(due).collect()
+    }
+
+    fn earliest(&self) -> Option<Millis> {
+        self.attached.lock().values().filter_map(Attached::wakes_at).min()
+    }
+
+    /// Changes a schedule that is still the same one.
+    fn update(&self, of: &ScheduleRecord, change: impl FnOnce(&mut Attached)) {
+        let mut attached = self.attached.lock();
+        let known = attached.get_mut(&of.function);
+        let same =
+            |known: &&mut Attached| (&known.record.schedule, known.record.anchor_ms) == (&of.schedule, of.anchor_ms);
+        if let Some(known) = known.filter(same) {
+            change(known);
+        }
+    }
+
+    fn all(&self) -> Vec<Attached> {
+        self.attached.lock().values().cloned().collect()
+    }
+}
+
+/// A schedule as a person sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleRow {
+    pub app: String,
+    pub app_id: AppId,
+    pub environment: String,
+    pub function: String,
+    pub function_id: FunctionId,
+    /// In words.
+    pub schedule: String,
+    pub next_run_ms: Option<Millis>,
+    /// On the clock of the schedule's zone.
+    pub next_run: Option<String>,
+    pub last_run_ms: Option<Millis>,
+    pub last_run: Option<String>,
+    pub last_call: Option<FunctionCallId>,
+    /// `running`, `succeeded`, `failed: ...`; of results that are not kept any more, `expired`.
+    pub last_result: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleList {
+    /// By app and function.
+    pub schedules: Vec<ScheduleRow>,
+}
+
+impl Shared {
+    /// Takes up the schedules that the store knows.
+    pub fn restore_schedules(self: &Arc<Self>, records: Vec<ScheduleRecord>) {
+        for record in records {
+            let schedule = self.owners.get(&record.function).and_then(|owner| owner.definition().schedule.clone());
+            match schedule.filter(|schedule| schedule.to_string() == record.schedule) {
+                Some(schedule) => self.schedules.restore(schedule, record),
+                None => self.store.write_later(vec![Write::DeleteSchedule(record.function)]),
+            }
+        }
+        let apps: Vec<Arc<App>> = self.apps.iter().map(|app| app.clone()).collect();
+        for app in apps {
+            self.attach_schedules(&app);
+        }
+    }
+
+    /// Makes the schedules of an app those of its live version. Apps that a client runs have none.
+    pub fn attach_schedules(self: &Arc<Self>, app: &Arc<App>) {
+        let wanted = match app.state() {
+            AppState::Deployed => app
+                .function_ids()
+                .into_values()
+                .filter_map(|id| {
+                    let schedule = self.owners.get(&id)?.definition().schedule.clone()?;
+                    Some((id, schedule))
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        let writes = self.schedules.attach(&app.id, wanted, now_ms());
+        if !writes.is_empty() {
+            self.store.write_later(writes);
+        }
+    }
+
+    /// Runs what is due, until the server ends.
+    pub async fn schedule_loop(self: Arc<Self>) {
+        loop {
+            let changed = self.schedules.changed.notified();
+            let now = now_ms();
+            for (attached, next) in self.schedules.due(now) {
+                self.run_due(&attached, next, now).await;
+            }
+            match self.schedules.earliest() {
+                None => changed.await,
+                Some(at) => {
+                    let nap = Duration::from_millis(at.saturating_sub(now_ms())).min(LONGEST_SLEEP);
+                    let _ = tokio::time::timeout(nap, changed).await;
+                }
+            }
+        }
+    }
+
+    async fn run_due(self: &Arc<Self>, attached: &Attached, next: Option<Millis>, now: Millis) {
+        let record = &attached.record;
+        let Err(error) = self.run_schedule(record, next, now).await else { return };
+        tracing::warn!(function = %record.function, schedule = record.schedule, error, "a scheduled run did not begin; trying again");
+        self.schedules.update(record, |known| known.retry_at = Some(now_ms() + RETRY_MS));
+    }
+
+    /// Makes the call of a run and notes it; both or neither.
+    ///
+    /// # Errors
+    /// A sentence: the function cannot take a call now, or nothing can be stored.
+    async fn run_schedule(
+        self: &Arc<Self>,
+        record: &ScheduleRecord,
+        next: Option<Millis>,
+        now: Millis,
+    ) -> Result<FunctionCallId, String> {
+        let owner = self.owners.get(&record.function).map(|owner| owner.clone());
+        let owner = owner.filter(|owner| owner.is_published() && owner.app.is_running());
+        let owner = owner.ok_or("its function is not deployed any more")?;
+        let input = NewInput {
+            id: InputId::random(),
+            idx: 0,
+            payload: Payload::Inline(Bytes::from_static(NO_ARGUMENTS)),
+            data_format: wire::DataFormat::Pickle as i32,
+            method_name: String::new(),
+        };
+        if !owner.read(|calls| calls.has_room(1, input.payload.resident_bytes())) {
+            return Err("too many inputs wait for the function".to_owned());
+        }
+        let spec = CallSpec {
+            id: FunctionCallId::random(),
+            kind: CallKind::Unary,
+            durable: true,
+            parent_input: None,
+            created_at: now,
+            invocation_type: wire::FunctionCallInvocationType::Async as i32,
+        };
+        let call = spec.id.clone();
+        let run = ScheduledRun {
+            function: record.function.clone(),
+            schedule: record.schedule.clone(),
+            anchor_ms: record.anchor_ms,
+            at_ms: now,
+            next_run_ms: next,
+            call: call.clone(),
+        };
+        let record_of_call = CallRecord {
+            inputs_complete: true,
+            spec: spec.clone(),
+            app: owner.app.id.clone(),
+            function: owner.id.clone(),
+        };
+        let inputs = vec![InputRecord { call: call.clone(), input: input.clone() }];
+        let writes = vec![Write::Call(record_of_call), Write::Inputs(inputs), Write::ScheduledRun(run)];
+        self.store.write(writes).await.map_err(|error| error.to_string())?;
+        self.schedules.update(record, |known| {
+            known.record.next_run_ms = next;
+            known.record.last_run_ms = Some(now);
+            known.record.last_call = Some(call.clone());
+            known.retry_at = None;
+        });
+        self.begin_call(&owner, spec, input);
+        tracing::info!(app = %owner.app.id, function = owner.tag, schedule = record.schedule, %call, "a scheduled run begins");
+        Ok(call)
+    }
+
+    fn begin_call(self: &Arc<Self>, owner: &Arc<Owner>, spec: CallSpec, input: NewInput) {
+        let call = spec.id.clone();
+        self.calls.insert(call.clone(), owner.clone());
+        let accepted = owner.apply(self, |calls, now, effects| {
+            calls.create_call(spec);
+            calls.add_inputs(&call, vec![input], now, effects)
+        });
+        if accepted != Accepted::Yes {
+            // The queue has filled up since it was asked. It is stored, and so the next server makes it.
+            tracing::warn!(function = %owner.id, %call, "a scheduled run waits for the next start of the server");
+        }
+    }
+
+    /// Everything that runs by itself.
+    pub async fn list_schedules(&self) -> ScheduleList {
+        let mut schedules = Vec::new();
+        for attached in self.schedules.all() {
+            if let Some(row) = self.schedule_row(&attached).await {
+                schedules.push(row);
+            }
+        }
+        schedules.sort_by(|a, b| (&a.app, &a.environment, &a.function).cmp(&(&b.app, &b.environment, &b.function)));
+        ScheduleList { schedules }
+    }
+
+    async fn schedule_row(&self, attached: &Attached) -> Option<ScheduleRow> {
+        let record = &attached.record;
+        let owner = self.owners.get(&record.function).map(|owner| owner.clone())?;
+        let app = owner.app.record();
+        let last_result = match &record.last_call {
+            Some(call) => Some(self.result_of(&owner, call).await),
+            None => None,
+        };
+        let local = |at: Option<Millis>| at.and_then(|at| attached.schedule.local_time(at));
+        Some(ScheduleRow {
+            app: app.name.unwrap_or(app.description),
+            app_id: app.id,
+            environment: self.environment_name(&app.environment),
+            function: owner.tag.clone(),
+            function_id: owner.id.clone(),
+            schedule: record.schedule.clone(),
+            next_run_ms: record.next_run_ms,
+            next_run: local(record.next_run_ms),
+            last_run_ms: record.last_run_ms,
+            last_run: local(record.last_run_ms),
+            last_call: record.last_call.clone(),
+            last_result,
+        })
+    }
+
+    async fn result_of(&self, owner: &Owner, call: &FunctionCallId) -> String {
+        let page = PageRequest { after: 0, range: None, limit: 1 };
+        let mut finished = owner.read(|calls| calls.outputs(call, page)).map(|page| page.outputs);
+        if finished.is_none() {
+            finished = self.store.call(call).await.ok().flatten().map(|stored| stored.finished);
+        }
+        match finished.as_deref() {
+            None => "expired".to_owned(),
+            Some([]) => "running".to_owned(),
+            Some([first, ..]) => match first.outcome.status {
+                OutcomeStatus::Success => "succeeded".to_owned(),
+                _ => format!("failed: {}", first.outcome.exception),
+            },
+        }
+    }
+
+    /// Runs a function with a schedule once, now, besides its schedule.
+    ///
+    /// # Errors
+    /// A sentence: which schedules there are, when it is none of them; or why the run did not begin.
+    pub async fn run_schedule_now(self: &Arc<Self>, app: &str, function: &str) -> Result<FunctionCallId, String> {
+        let rows = self.list_schedules().await.schedules;
+        let of_app = |row: &&ScheduleRow| row.app == app || row.app_id.as_str() == app;
+        let mut wanted = rows.iter().filter(of_app).filter(|row| row.function == function);
+        let row = wanted.next().ok_or_else(|| {
+            let known: Vec<String> = rows.iter().map(|row| format!("{} {}", row.app, row.function)).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            format!("app `{app}` has no deployed function `{function}` with a schedule; schedules: {known}")
+        })?;
+        if let Some(other) = wanted.next() {
+            return Err(format!(
+                "app `{app}` is deployed in the environments `{}` and `{}`; name it by its id, `{}` or `{}`",
+                row.environment, other.environment, row.app_id, other.app_id
+            ));
+        }
+        let attached = self.schedules.attached.lock().get(&row.function_id).cloned();
+        let record = attached.ok_or("the schedule was taken away meanwhile")?.record;
+        self.run_schedule(&record, record.next_run_ms, now_ms()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_minute() -> Arc<Schedule> {
+        let period = scheduler::schedule::Period { minutes: 1, ..Default::default() };
+        Arc::new(Schedule::period(period).unwrap())
+    }
+
+    fn hourly() -> Arc<Schedule> {
+        Arc::new(Schedule::cron("0 * * * *", "UTC").unwrap())
+    }
+
+    #[test]
+    fn a_redeployment_keeps_the_rhythm_of_a_period_unless_it_changed_it() {
+        let (schedules, app, function) = (Schedules::default(), AppId::random(), FunctionId::random());
+        assert_eq!(schedules.attach(&app, vec![(function.clone(), every_minute())], 1_000).len(), 1);
+        assert_eq!(schedules.attach(&app, vec![(function.clone(), every_minute())], 31_000), []);
+        assert_eq!(schedules.earliest(), Some(61_000));
+        schedules.attach(&app, vec![(function.clone(), hourly())], 31_000);
+        assert_eq!(schedules.earliest(), Some(3_600_000));
+        schedules.attach(&app, vec![(function, every_minute())], 41_000);
+        assert_eq!(schedules.earliest(), Some(101_000));
+    }
+
+    #[test]
+    fn a_schedule_goes_with_its_function_and_leaves_those_of_other_apps() {
+        let (schedules, one, two) = (Schedules::default(), AppId::random(), AppId::random());
+        let function = FunctionId::random();
+        schedules.attach(&one, vec![(function.clone(), every_minute())], 0);
+        schedules.attach(&two, vec![(FunctionId::random(), hourly())], 0);
+        assert_eq!(schedules.attach(&one, Vec::new(), 10), [Write::DeleteSchedule(function)]);
+        assert_eq!(schedules.earliest(), Some(3_600_000));
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_a_little_later_and_not_before() {
+        let schedules = Schedules::default();
+        schedules.attach(&AppId::random(), vec![(FunctionId::random(), every_minute())], 0);
+        assert!(schedules.due(59_999).is_empty());
+        let due = schedules.due(60_000);
+        assert_eq!(due.len(), 1);
+        schedules.update(&due[0].0.record, |known| known.retry_at = Some(65_000));
+        assert!(schedules.due(64_999).is_empty());
+        assert_eq!(schedules.earliest(), Some(65_000));
+        assert_eq!(schedules.due(65_000).len(), 1);
+    }
+
+    #[test]
+    fn a_run_of_a_schedule_that_was_replaced_meanwhile_changes_nothing() {
+        let (schedules, app, function) = (Schedules::default(), AppId::random(), FunctionId::random());
+        schedules.attach(&app, vec![(function.clone(), every_minute())], 0);
+        let (old, next) = schedules.due(60_000).remove(0);
+        schedules.attach(&app, vec![(function, hourly())], 60_000);
+        schedules.update(&old.record, |known| known.record.next_run_ms = next);
+        assert_eq!(schedules.earliest(), Some(3_600_000));
+    }
+}
