@@ -433,6 +433,7 @@ impl Shared {
         self.forget_logs();
         self.forget_secrets(|secret| self.is_abandoned(secret));
         self.forget_variants();
+        self.forget_builders();
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
