@@ -6,8 +6,8 @@ pub mod fairness;
 pub mod placement;
 
 pub use autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, StopReason, TaskPhase,
-    TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, StopReason,
+    TaskPhase, TaskView, plan_autoscale,
 };
 pub use fairness::{Claim, Held, Holder, RoomWait, plan_reclaim, sort_by_fairness};
 pub use placement::{
