@@ -51,6 +51,8 @@ pub struct FunctionCalls {
     running_count: usize,
     sequence: u64,
     completed: u64,
+    /// How long those ran, in sum: their last attempts.
+    completed_run_ms: u64,
     /// When the ready queue last became non-empty, and `completed` at that time.
     backlog: Option<(Millis, u64)>,
 }
@@ -115,6 +117,7 @@ impl FunctionCalls {
             running_count: 0,
             sequence: 0,
             completed: 0,
+            completed_run_ms: 0,
             backlog: None,
         }
     }
@@ -170,6 +173,11 @@ impl FunctionCalls {
     /// measuring what the containers achieve.
     pub fn completed(&self) -> u64 {
         self.completed
+    }
+
+    /// How long the completed inputs ran, in sum.
+    pub fn completed_run_ms(&self) -> u64 {
+        self.completed_run_ms
     }
 
     /// The payload of an input that is not yet finished.

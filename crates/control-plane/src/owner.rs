@@ -13,7 +13,7 @@ use std::time::Duration;
 use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
 };
 use scheduler::{Held, RoomWait};
 use tokio::sync::{Notify, oneshot};
@@ -70,6 +70,7 @@ struct State {
     tasks: BTreeMap<TaskId, TaskPhase>,
     failed_starts: FailedStarts,
     startup_estimate_ms: u64,
+    input_times: InputTimes,
     /// Outputs of durable calls on their way to the disk, in the order in which they will be published.
     unrecorded: VecDeque<(FunctionCallId, FinishedOutput)>,
     recorder_runs: bool,
@@ -118,6 +119,7 @@ impl Owner {
                 tasks: BTreeMap::new(),
                 failed_starts: FailedStarts::default(),
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
+                input_times: InputTimes::default(),
                 unrecorded: VecDeque::new(),
                 recorder_runs: false,
                 throughput: VecDeque::new(),
@@ -176,6 +178,7 @@ impl Owner {
             state.calls.set_policy(policy);
             state.scaling_override = None;
             state.failed_starts.forget();
+            state.input_times.forget_estimate();
             state.tasks.keys().cloned().collect()
         };
         for task in tasks {
@@ -454,6 +457,7 @@ impl Owner {
             tasks,
             settings: scaling.settings(),
             startup_estimate_ms: state.startup_estimate_ms,
+            input_ms: state.input_times.estimate_ms(),
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
             app_active: !state.closed && self.app.is_running() && self.is_published(),
             failed_starts: state.failed_starts,
@@ -509,6 +513,7 @@ impl State {
     /// Inputs completed in the recent past, and how long that past is.
     fn measure_throughput(&mut self, now: Millis) -> RecentCompletions {
         let completed = self.calls.completed();
+        self.input_times.on_progress(completed, self.calls.completed_run_ms());
         self.throughput.push_back((now, completed));
         while self.throughput.len() > 2 && self.throughput[1].0 + THROUGHPUT_WINDOW_MS < now {
             self.throughput.pop_front();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use calls::{Assignment, CallSpec, Effect, FunctionCalls, Millis, NewInput, OutputPage, PageRequest};
-use scheduler::{FailedStarts, TaskPhase};
+use scheduler::{FailedStarts, InputTimes, TaskPhase};
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::disk::{Disk, Write};
@@ -80,6 +80,7 @@ pub(crate) struct Server {
     throughput: VecDeque<(Millis, u64)>,
     failed_starts: FailedStarts,
     startup_estimate_ms: Millis,
+    input_times: InputTimes,
     started: usize,
     scenario: Scenario,
 }
@@ -97,6 +98,7 @@ impl Server {
             throughput: VecDeque::new(),
             failed_starts: FailedStarts::default(),
             startup_estimate_ms: 1_000,
+            input_times: InputTimes::default(),
             started: 0,
             scenario: scenario.clone(),
         };

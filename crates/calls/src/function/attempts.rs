@@ -155,9 +155,14 @@ impl FunctionCalls {
         if matches!(self.inputs.get(id)?.stage, Stage::Recording(_)) {
             return None;
         }
+        let ran_ms = match &self.inputs.get(id)?.stage {
+            Stage::Running { deadline, .. } => now.saturating_add(self.policy.timeout_ms).saturating_sub(*deadline),
+            _ => 0,
+        };
         let task = self.detach(id, now);
         if task.is_some() && outcome.status != OutcomeStatus::Terminated {
             self.completed += 1;
+            self.completed_run_ms += ran_ms;
         }
         let state = self.inputs.get_mut(id)?;
         let output = FinishedOutput { input: id.clone(), idx: state.input.idx, task: task.clone(), outcome };
