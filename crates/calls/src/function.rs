@@ -144,8 +144,10 @@ impl FunctionCalls {
         (task.running.is_empty() && task.abandoned.is_empty()).then_some(task.idle_since).flatten()
     }
 
+    /// How many inputs' room a task has given away: an incomplete batch takes that of a whole one.
     pub fn running_on(&self, task: &TaskId) -> usize {
-        self.tasks.get(task).map_or(0, |t| t.running.len())
+        let running = self.tasks.get(task).map_or(0, |t| t.running.len());
+        running.next_multiple_of(self.policy.batch_max.max(1))
     }
 
     /// Inputs that containers have brought to an end since the start. Cancelled ones do not count: the number is for

@@ -41,8 +41,14 @@ pub struct Policy {
     pub max_inputs: usize,
     /// Bytes of arguments that may wait at once, likewise.
     pub max_input_bytes: usize,
-    /// Inputs that a container runs at once; 0 when that is not known.
+    /// Inputs that a container runs at once; 0 when that is not known. All inputs of its batches count.
     pub slots_per_container: usize,
+    /// Most inputs in a batch; 1 without batches.
+    pub batch_max: usize,
+    /// How long the first input of an incomplete batch waits for more.
+    pub batch_linger_ms: Millis,
+    /// A container leaves after what it is handed first.
+    pub single_use: bool,
 }
 
 impl Default for Policy {
@@ -54,6 +60,9 @@ impl Default for Policy {
             max_inputs: 1_000_000,
             max_input_bytes: 2 << 30,
             slots_per_container: 0,
+            batch_max: 1,
+            batch_linger_ms: 0,
+            single_use: false,
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::caller::ClientVersion;
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
 const DEFAULT_SCALEDOWN_SECS: u32 = 60;
+/// The client's own limit of `max_batch_size=`.
+const MAX_BATCH: u32 = 1_000;
 const DEFAULT_MILLI_CPU: u32 = 125;
 const DEFAULT_MEMORY_MIB: u32 = 128;
 
@@ -85,8 +87,16 @@ impl Definition {
         // A generator's items may have reached the caller: running it again would repeat them.
         let retry =
             if generator || self.view.is_builder_function { RetryPolicy { retries: 0, ..retry } } else { retry };
-        let slots_per_container = self.max_concurrency() as usize;
-        Policy { retry, timeout_ms: self.timeout_ms(), slots_per_container, ..Policy::default() }
+        let batch_max = self.batch_max() as usize;
+        Policy {
+            retry,
+            timeout_ms: self.timeout_ms(),
+            slots_per_container: self.max_concurrency() as usize * batch_max,
+            batch_max,
+            batch_linger_ms: if batch_max > 1 { self.view.batch_linger_ms } else { 0 },
+            single_use: self.view.single_use_containers || self.view.max_inputs == 1,
+            ..Policy::default()
+        }
     }
 
     pub fn scaling(&self) -> Scaling {
@@ -100,12 +110,19 @@ impl Definition {
             buffer: settings.buffer_containers.unwrap_or(self.view.experimental_buffer_containers),
             scaleup_ms: u64::from(settings.scaleup_window.unwrap_or(0)) * 1000,
             scaledown_ms: u64::from(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)) * 1000,
-            concurrency: non_zero(self.view.target_concurrent_inputs).unwrap_or_else(|| self.max_concurrency()),
+            concurrency: non_zero(self.view.target_concurrent_inputs)
+                .unwrap_or_else(|| self.max_concurrency())
+                .saturating_mul(self.batch_max()),
         }
     }
 
     pub fn max_concurrency(&self) -> u32 {
         self.view.max_concurrent_inputs.max(1)
+    }
+
+    /// Inputs that one run of the user's code takes together; 1 without batches.
+    pub fn batch_max(&self) -> u32 {
+        self.view.batch_max_size.clamp(1, MAX_BATCH)
     }
 
     pub fn resources(&self) -> Resources {
@@ -145,7 +162,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
         (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
         (f.schedule.as_ref().is_some_and(|s| s.schedule_oneof.is_some()), "schedules (`schedule=`)"),
-        (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
         (f.checkpointing_enabled, "memory snapshots (`enable_memory_snapshot=`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),
@@ -195,6 +211,15 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(define(&function).unwrap().policy().retry.retries, 0);
+    }
+
+    #[test]
+    fn a_batch_counts_as_its_inputs_for_the_autoscaler() {
+        let function = wire::Function { batch_max_size: 8, batch_linger_ms: 250, ..Default::default() };
+        let definition = define(&function).unwrap();
+        let policy = definition.policy();
+        assert_eq!((policy.batch_max, policy.batch_linger_ms, policy.slots_per_container), (8, 250, 8));
+        assert_eq!(definition.scaling().concurrency, 8);
     }
 
     #[test]

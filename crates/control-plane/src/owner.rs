@@ -85,6 +85,8 @@ struct Outside {
     begin_recording: bool,
     cancels: Vec<(TaskId, Vec<InputId>)>,
     stops: Vec<(TaskId, String)>,
+    /// A container has stopped taking inputs: another may be due.
+    look: bool,
 }
 
 impl Owner {
@@ -188,6 +190,9 @@ impl Owner {
         if outside.begin_recording {
             tokio::spawn(record_loop(self.clone(), shared.clone()));
         }
+        if outside.look {
+            self.wake(shared);
+        }
         for (task, inputs) in outside.cancels {
             shared.tasks.cancel_inputs(&task, inputs);
         }
@@ -271,6 +276,11 @@ impl Owner {
 
     pub fn is_draining(&self, task: &TaskId) -> bool {
         matches!(self.state.lock().tasks.get(task), Some(TaskPhase::Draining))
+    }
+
+    /// Containers that take inputs.
+    pub fn working_tasks(&self) -> usize {
+        self.state.lock().tasks.values().filter(|phase| matches!(phase, TaskPhase::Active { .. })).count()
     }
 
     pub fn task_ids(&self) -> Vec<TaskId> {
@@ -371,6 +381,10 @@ impl State {
             Effect::Deliver { task, poll, inputs } => {
                 let ids: Vec<InputId> = inputs.iter().map(|i| i.input.clone()).collect();
                 let sent = self.polls.remove(&poll).is_some_and(|p| p.send(PollReply::Inputs(inputs)).is_ok());
+                if self.calls.policy().single_use {
+                    self.tasks.insert(task.clone(), TaskPhase::Draining);
+                    outside.look = true;
+                }
                 if !sent {
                     self.calls.on_undelivered(&task, &ids, now, more);
                 }

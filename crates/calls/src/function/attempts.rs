@@ -15,7 +15,7 @@ impl FunctionCalls {
         self.end_abandoned(task_id, id);
         let state = self.inputs.get_mut(id)?;
         let Stage::Ready(key) = state.stage else { return None };
-        self.ready.remove(key);
+        self.ready.remove(&state.input.method_name, key);
         let deadline = now.saturating_add(self.policy.timeout_ms);
         state.stage = Stage::Running { task: task_id.clone(), deadline };
         self.deadlines.insert((deadline, task_id.clone(), id.clone()));
@@ -40,10 +40,11 @@ impl FunctionCalls {
     /// Takes an input out of the structure that its stage belongs to; the caller gives it its next stage. Answers
     /// with the container that ran it.
     fn detach(&mut self, id: &InputId, now: Millis) -> Option<TaskId> {
-        match &self.inputs.get(id)?.stage {
+        let state = self.inputs.get(id)?;
+        match &state.stage {
             Stage::Recording(_) => None,
             Stage::Ready(key) => {
-                self.ready.remove(*key);
+                self.ready.remove(&state.input.method_name, *key);
                 self.note_backlog(now);
                 None
             }
@@ -78,14 +79,14 @@ impl FunctionCalls {
     pub(super) fn make_ready_last(&mut self, id: &InputId, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
         state.ready_since = now;
-        state.stage = Stage::Ready(self.ready.push_back(id.clone(), now));
+        state.stage = Stage::Ready(self.ready.push_back(&state.input.method_name, id.clone(), now));
         self.note_backlog(now);
     }
 
     fn make_ready_first(&mut self, id: &InputId, since: Millis, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
         state.ready_since = since;
-        state.stage = Stage::Ready(self.ready.push_front(id.clone(), since));
+        state.stage = Stage::Ready(self.ready.push_front(&state.input.method_name, id.clone(), since));
         self.note_backlog(now);
     }
 

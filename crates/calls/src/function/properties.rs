@@ -107,6 +107,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// None, short, and longer than everything else.
+fn any_linger() -> impl Strategy<Value = Millis> {
+    prop_oneof![2 => Just(0u64), 2 => 1u64..200, 1 => Just(5_000u64)]
+}
+
 fn call_id(n: usize) -> FunctionCallId {
     FunctionCallId::parse(&format!("fc-{n}")).unwrap()
 }
@@ -140,15 +145,24 @@ struct World {
     account: Account,
     now: Millis,
     poll: u64,
+    /// How many inputs each request takes.
+    asked: HashMap<u64, usize>,
     /// Containers end for good; the next one takes the place under another name.
     generation: [usize; TASKS],
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(batch_linger_ms: Millis) -> Self {
         let retry = RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() };
-        let policy = Policy { retry, timeout_ms: 3_000, max_inputs: 40, ..Policy::default() };
-        Self { calls: FunctionCalls::new(policy), account: Account::default(), now: 0, poll: 0, generation: [0; TASKS] }
+        let policy = Policy { retry, timeout_ms: 3_000, max_inputs: 40, batch_linger_ms, ..Policy::default() };
+        Self {
+            calls: FunctionCalls::new(policy),
+            account: Account::default(),
+            now: 0,
+            poll: 0,
+            asked: HashMap::new(),
+            generation: [0; TASKS],
+        }
     }
 
     fn task(&self, n: usize) -> TaskId {
@@ -177,6 +191,7 @@ impl World {
             Step::FinishInputs { call } => self.calls.finish_inputs(&call_id(call)),
             Step::Poll { task, max } => {
                 self.poll += 1;
+                self.asked.insert(self.poll, max);
                 self.calls.poll(&self.task(task), self.poll, max, now, &mut effects);
             }
             Step::CancelPoll { task } => self.calls.cancel_poll(&self.task(task), self.poll),
@@ -224,7 +239,7 @@ impl World {
             }
         }
         self.follow(effects);
-        self.calls.check_structure();
+        self.calls.check_structure(self.now);
         self.check_account();
     }
 
@@ -263,8 +278,9 @@ impl World {
     fn follow(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Deliver { task, inputs, .. } => {
-                    assert!(!inputs.is_empty());
+                Effect::Deliver { task, poll, inputs } => {
+                    assert!((1..=self.asked[&poll]).contains(&inputs.len()), "a batch of {}", inputs.len());
+                    assert!(inputs.iter().all(|i| i.method_name == inputs[0].method_name), "a batch of two methods");
                     for assignment in inputs {
                         self.hand_over(&task, &assignment);
                     }
@@ -305,7 +321,7 @@ impl World {
 
 impl FunctionCalls {
     /// Invariant 1 from within: every index agrees with the stages.
-    fn check_structure(&self) {
+    fn check_structure(&self, now: Millis) {
         let (mut ready, mut delayed, mut deadlines, mut bytes, mut running) =
             (0, BTreeSet::new(), BTreeSet::new(), 0, 0);
         for (id, state) in &self.inputs {
@@ -328,7 +344,11 @@ impl FunctionCalls {
             let is_idle = self.idle.contains(&(task.rank, id.clone()));
             assert_eq!(is_idle, !task.polls.is_empty(), "`{id}` is in the wrong place");
             assert!(!task.draining || task.polls.is_empty());
-            assert!(self.ready.is_empty() || task.polls.is_empty(), "`{id}` waits beside a ready input");
+            // A container's requests are answered in their order.
+            if let Some((_, max)) = task.polls.front() {
+                let due = self.ready.due_batch(*max, self.policy.batch_linger_ms, now);
+                assert_eq!(due, None, "`{id}` waits beside a batch that is due");
+            }
         }
         assert_eq!(running, 0);
         assert_eq!(self.ready.len(), ready);
@@ -350,16 +370,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_history_breaks_an_invariant(steps in prop::collection::vec(any_step(), 1..150)) {
-        let mut world = World::new();
+    fn no_history_breaks_an_invariant(linger_ms in any_linger(), steps in prop::collection::vec(any_step(), 1..150)) {
+        let mut world = World::new(linger_ms);
         for step in &steps {
             world.step(step);
         }
     }
 
     #[test]
-    fn whatever_happened_every_input_can_still_be_finished(steps in prop::collection::vec(any_step(), 1..80)) {
-        let mut world = World::new();
+    fn whatever_happened_every_input_can_still_be_finished(
+        linger_ms in any_linger(),
+        steps in prop::collection::vec(any_step(), 1..80),
+    ) {
+        let mut world = World::new(linger_ms);
         for step in &steps {
             world.step(step);
         }
