@@ -33,7 +33,9 @@ mod recent;
 pub use concurrency::decide_concurrency;
 pub use effect::{Accepted, Effect, Load, OutputPage, PageRequest, TaskEnd};
 pub use function::FunctionCalls;
-pub use input::{Assignment, CallKind, CallSpec, FinishedOutput, NewInput, Outcome, OutcomeStatus, Payload, Restored};
+pub use input::{
+    Assignment, CallKind, CallSpec, FinishedOutput, NewInput, OnDisk, Outcome, OutcomeStatus, Payload, Restored,
+};
 pub use policy::{MAX_SYSTEM_RETRIES, Policy, RetryPolicy};
 
 /// Milliseconds since the Unix epoch. Time is always an argument here.

@@ -13,6 +13,8 @@ use crate::caller::ClientVersion;
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
 const DEFAULT_SCALEDOWN_SECS: u32 = 60;
+/// Calls that are over within a second are the many; those that last longer are worth a wait for the disk.
+const DURABLE_AFTER_MS: u64 = 1_000;
 /// The client's own limit of `max_batch_size=`.
 const MAX_BATCH: u32 = 1_000;
 const DEFAULT_MILLI_CPU: u32 = 125;
@@ -94,6 +96,8 @@ impl Definition {
             slots_per_container: self.max_concurrency() as usize * batch_max,
             batch_max,
             batch_linger_ms: if batch_max > 1 { self.view.batch_linger_ms } else { 0 },
+            // What makes an image is made again by who waits for it.
+            durable_after_ms: (!self.view.is_builder_function).then_some(DURABLE_AFTER_MS),
             single_use: self.view.single_use_containers || self.view.max_inputs == 1,
             ..Policy::default()
         }

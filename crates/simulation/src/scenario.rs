@@ -116,6 +116,7 @@ fn policy(random: &mut Random, concurrency: usize, batch: usize) -> Policy {
         retry,
         timeout_ms: random.pick(&[6_000, 30_000]),
         max_inputs: random.pick(&[20, 1_000]),
+        durable_after_ms: random.pick(&[None, Some(0), Some(1_000)]),
         slots_per_container: concurrency * batch,
         batch_max: batch,
         batch_linger_ms: if batch > 1 { random.pick(&[0, 50, 3_000]) } else { 0 },

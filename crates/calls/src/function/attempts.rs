@@ -5,7 +5,7 @@ use types::ids::{InputId, TaskId};
 use super::{FunctionCalls, InputState, Stage};
 use crate::Millis;
 use crate::effect::Effect;
-use crate::input::{Assignment, FinishedOutput, Outcome, OutcomeStatus};
+use crate::input::{Assignment, FinishedOutput, OnDisk, Outcome, OutcomeStatus};
 use crate::policy::MAX_SYSTEM_RETRIES;
 
 impl FunctionCalls {
@@ -142,7 +142,7 @@ impl FunctionCalls {
         self.make_ready_first(id, now, now);
     }
 
-    /// Makes an outcome final. A durable call's output is recorded before anybody sees it. Answers with the container
+    /// Makes an outcome final. The output of a call that the store has is recorded before anybody sees it. Answers with the container
     /// that ran it.
     pub(super) fn finish(
         &mut self,
@@ -161,7 +161,7 @@ impl FunctionCalls {
         let state = self.inputs.get_mut(id)?;
         let output = FinishedOutput { input: id.clone(), idx: state.input.idx, task: task.clone(), outcome };
         let call = state.call.clone();
-        if self.calls.get(&call).is_some_and(|c| c.spec.durable) {
+        if self.calls.get(&call).is_some_and(|c| c.on_disk != OnDisk::No) {
             state.stage = Stage::Recording(Box::new(output.clone()));
             effects.push(Effect::Record { call, output });
         } else {
@@ -177,7 +177,7 @@ impl FunctionCalls {
         self.publish(id, output, effects);
     }
 
-    fn publish(&mut self, id: &InputId, output: FinishedOutput, effects: &mut Vec<Effect>) {
+    pub(super) fn publish(&mut self, id: &InputId, output: FinishedOutput, effects: &mut Vec<Effect>) {
         let Some(state) = self.inputs.remove(id) else { return };
         self.resident_bytes -= state.input.payload.resident_bytes();
         if let Some(call) = self.calls.get_mut(&state.call) {
