@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use blob_store::sign::UrlKey;
 use blob_store::{BlobStore, DiskBlobs};
-use calls::{FinishedOutput, Millis, Outcome, OutcomeStatus};
+use calls::{Millis, Outcome, OutcomeStatus};
 use dashmap::DashMap;
-use metadata_store::{AppState, EnvironmentRecord, MetadataStore, OutputRecord, StoreError, Write};
+use metadata_store::{AppState, EnvironmentRecord, MetadataStore, Write};
 use parking_lot::{Mutex, RwLock};
 use scheduler::{Holder, plan_reclaim};
 use tokio::sync::Notify;
@@ -370,13 +370,6 @@ impl Shared {
     }
 
     // ------------------------------------------------------------------------------------------- calls
-
-    pub async fn record_outputs(&self, outputs: &[(FunctionCallId, FinishedOutput)]) -> Result<(), StoreError> {
-        let record = |(call, output): &(FunctionCallId, FinishedOutput)| {
-            Write::Output(OutputRecord { call: call.clone(), output: output.clone() })
-        };
-        self.store.write(outputs.iter().map(record).collect()).await
-    }
 
     /// The caller has (or should have) every output of this call: forget it, a little later.
     pub fn on_delivered(self: &Arc<Self>, call: &FunctionCallId) {

@@ -66,7 +66,9 @@ enum AfterWrite {
     Put(FunctionCallId, Vec<NewInput>, Address),
     FinishInputs(FunctionCallId, Address),
     Cancel(FunctionCallId, Address),
+    CallRecorded(FunctionCallId),
     Recorded(InputId),
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -151,6 +153,10 @@ impl Server {
                 out.push(Out::Leave { task, poll });
             }
             Effect::OutputReady { call } => _ = news.insert(call),
+            Effect::RecordCall(restored) => {
+                let after = AfterWrite::CallRecorded(restored.spec.id.clone());
+                self.write(Write::Lasting(restored), after, out);
+            }
             Effect::Record { call, output } => {
                 self.write(Write::Output(call, output.clone()), AfterWrite::Recorded(output.input), out);
             }
