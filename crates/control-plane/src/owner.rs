@@ -143,10 +143,10 @@ impl Owner {
         self.variant.as_ref().map_or(&self.id, |variant| &variant.base)
     }
 
-    /// Where its output comes from; its containers add themselves.
-    pub fn origin(&self) -> Origin {
+    /// Where the output of one of its containers comes from, or a word about the function itself.
+    pub fn origin(&self, task: Option<TaskId>) -> Origin {
         let variant = self.variant.is_some().then(|| self.id.clone());
-        Origin { function: Some(self.base_id().clone()), variant, ..Origin::default() }
+        Origin { task, function: Some(self.base_id().clone()), variant, call: None }
     }
 
     /// A function that an app's layout may name.

@@ -202,7 +202,7 @@ impl Shared {
         let log = &task.owner.app.log;
         let now = now_ms();
         let call = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
-        let origin = Origin { task: Some(id.clone()), ..task.owner.origin() };
+        let origin = task.owner.origin(Some(id.clone()));
         log.append(now, Origin { call, ..origin.clone() }, descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
@@ -261,8 +261,7 @@ impl Shared {
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        let origin = Origin { task, ..owner.origin() };
-        owner.app.log.append(now_ms(), origin, Descriptor::System, line);
+        owner.app.log.append(now_ms(), owner.origin(task), Descriptor::System, line);
     }
 
     // ------------------------------------------------------------------------------------------- apps
