@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -344,7 +345,8 @@ fn note_missing(count: u64, (sequence, at): (u64, Millis), into: &mut Vec<u8>) {
 fn append(path: &Path, length: u64, bytes: &[u8]) -> io::Result<u64> {
     let mut file: File = if length == 0 {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            // What programs print is nobody else's business.
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         OpenOptions::new().write(true).create(true).truncate(true).open(path)?
     } else {

@@ -1,6 +1,7 @@
 //! Keeping and reading together, on a real folder.
 
 use std::fs;
+use std::process::Command;
 
 use proptest::prelude::*;
 use types::ids::TaskId;
@@ -95,6 +96,52 @@ async fn a_disk_that_cannot_be_written_stops_nothing_and_is_told_of_afterwards()
     assert_eq!(all[1].text, "seen");
     assert_eq!(log.after(log.base(), 100).entries.len(), 4, "followers have everything");
     keeper.close();
+}
+
+/// A file system of a quarter of a megabyte, taken away again at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` without root.
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=256k", "small"]).arg(folder.path());
+        mount.status().is_ok_and(|status| status.success()).then(|| Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_what_is_there_whole_and_goes_on_once_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: mounting a small file system needs root");
+        return;
+    };
+    let ballast = disk.0.path().join("ballast");
+    fs::write(&ballast, vec![1; 128 << 10]).unwrap();
+    let (keeper, log) = open(&disk.0.path().join("logs"), LogLimits::default());
+    for line in 0..400 {
+        say(&log, format!("line {line} {}", "x".repeat(1000)));
+        keeper.flush().await;
+    }
+    let full = kept(&keeper, ALL, usize::MAX);
+    assert!((50..400).contains(&full.len()), "{}", full.len());
+    assert!(full.iter().enumerate().all(|(n, entry)| entry.text.starts_with(&format!("line {n} "))));
+    fs::remove_file(&ballast).unwrap();
+    say(&log, "room again");
+    keeper.flush().await;
+    keeper.close();
+    let after = kept(&keeper, ALL, usize::MAX);
+    let lost = 400 - full.len();
+    assert_eq!(after.len(), full.len() + 2);
+    assert!(after[full.len()].text.contains(&format!("{lost} pieces of output")), "{}", after[full.len()].text);
+    assert_eq!(after.last().unwrap().text, "room again");
 }
 
 #[test]
