@@ -488,6 +488,9 @@ impl State {
                 self.unrecorded.push_back((call, output));
                 outside.begin_recording |= !std::mem::replace(&mut self.recorder_runs, true);
             }
+            // The app's end interrupts its containers anyway. A cancellation that met the interrupt inside the runner
+            // would break it off before its exit hooks.
+            Effect::CancelInputs { .. } if self.closed => {}
             Effect::CancelInputs { task, inputs } => outside.cancels.push((task, inputs)),
             Effect::StopTask { task, why } => {
                 self.tasks.insert(task.clone(), TaskPhase::Draining);
