@@ -65,6 +65,17 @@ def wait_for(condition, within_s, what):
         time.sleep(0.05)
 
 
+def best_of(tries, bound, measure):
+    """The first measurement within the bound, or the least of all. A machine with other work is slow now and then; what
+    has become slow is so every time."""
+    least = measure()
+    for _ in range(tries - 1):
+        if least <= bound:
+            break
+        least = min(least, measure())
+    return least
+
+
 class Server:
     """`dorian up` in a process of its own; may be killed and started again on the same data and port."""
 

@@ -123,8 +123,8 @@ def a_stopped_server_leaves_nothing_behind(newest, server):
     running.end(5)
     assert server.stop() == 0, "`dorian up` did not end well after SIGTERM"
     try:
-        wait_for(lambda: not container_namespaces(), 10, "no container")
-        wait_for(lambda: not processes_naming(server.data), 10, "no process of the server")
+        wait_for(lambda: not container_namespaces(), 30, "no container")
+        wait_for(lambda: not processes_naming(server.data), 30, "no process of the server")
         assert not mounts_below(server.data), mounts_below(server.data)
         assert not control_groups(), control_groups()
         links = [name for name in network_links() if name not in ("lo", "eth0", "ens3", "docker0") and "dorian" in name]

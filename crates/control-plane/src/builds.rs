@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calls::{Accepted, CallKind, CallSpec, FinishedOutput, NewInput, OutcomeStatus, PageRequest, Payload};
+use calls::{Accepted, CallKind, CallSpec, FinishedOutput, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
 use image_builder::{BuiltImage, KeyHasher, LayerKey};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -22,12 +22,49 @@ use crate::shared::Shared;
 /// The container of a finished input runs its exit hooks and writes its files; then it is gone.
 const LEAVING_PATIENCE: Duration = Duration::from_secs(120);
 
-/// What an owner that makes an image knows of its build.
+/// How long a function that no build uses stays known. A client asks for the image at once, and asks again when it did
+/// not hear the answer; in between it may send files, which takes minutes, not hours.
+const UNUSED_KEPT_MS: Millis = 3_600_000;
+
+/// What an owner that makes images knows of its builds.
 #[derive(Default)]
 pub struct FunctionBuild {
     image: Mutex<Option<Arc<Image>>>,
+    uses: Mutex<Uses>,
     /// The last container that ended, and what it left.
     ended: watch::Sender<Option<(TaskId, Option<PathBuf>)>>,
+}
+
+/// Which builds need a function.
+#[derive(Default)]
+struct Uses {
+    now: usize,
+    last_ended: Millis,
+}
+
+impl Uses {
+    /// `known_since`: when the function was made.
+    fn are_over(&self, known_since: Millis, now: Millis) -> bool {
+        self.now == 0 && self.last_ended.max(known_since) + UNUSED_KEPT_MS <= now
+    }
+}
+
+/// One build's use of a function, which stays known for as long.
+pub struct BuildUse(Arc<FunctionBuild>);
+
+impl BuildUse {
+    pub fn of(build: &Arc<FunctionBuild>) -> Self {
+        build.uses.lock().now += 1;
+        Self(build.clone())
+    }
+}
+
+impl Drop for BuildUse {
+    fn drop(&mut self) {
+        let mut uses = self.0.uses.lock();
+        uses.now -= 1;
+        uses.last_ended = now_ms();
+    }
 }
 
 impl FunctionBuild {
@@ -45,6 +82,7 @@ impl FunctionBuild {
 /// What is to be run on what.
 pub struct FunctionRun {
     pub owner: Arc<Owner>,
+    pub build: BuildUse,
     pub base: Arc<BuiltImage>,
     pub payload: Payload,
     pub data_format: i32,
@@ -80,15 +118,25 @@ impl Shared {
         let title = format!("run_function {name}");
         image.say(format!("=> Step 1/1: {title}\n"));
         let found = builder.find_with_layer(&run.base, &run.layer).await.map_err(|e| with_causes(&e))?;
-        let result = match found {
+        match found {
             Some(found) => {
                 image.say("   CACHED\n".to_owned());
                 Ok(found)
             }
             None => self.run_and_commit(image, &run, &title).await,
-        };
-        self.owners.remove(&run.owner.id);
-        result
+        }
+    }
+
+    /// Forgets functions that made images and are not asked for any more. Those of a stopped app go with it.
+    ///
+    /// Rejected: with the end of the build (the client may ask for the image again, by this function), and with the
+    /// publishing of the app (another deployment of it may have begun, and is about to build).
+    pub fn forget_builders(&self) {
+        let now = now_ms();
+        self.owners.retain(|_, owner| match &owner.build {
+            Some(build) => !build.uses.lock().are_over(owner.created_at, now),
+            None => true,
+        });
     }
 
     async fn run_and_commit(
@@ -97,8 +145,8 @@ impl Shared {
         run: &FunctionRun,
         title: &str,
     ) -> Result<BuiltImage, String> {
-        let (owner, name) = (&run.owner, &run.owner.tag);
-        let build = owner.build.clone().ok_or_else(|| format!("function `{name}` is not one that makes images"))?;
+        let owner = &run.owner;
+        let build = &run.build.0;
         *build.image.lock() = Some(image.clone());
         let call = FunctionCallId::random();
         let output = self.call_once(run, &call).await;
@@ -153,7 +201,7 @@ impl Shared {
         let watcher = owner.watcher(call);
         let accepted = owner.apply(self, |calls, now, effects| {
             calls.create_call(spec);
-            calls.add_inputs(call, vec![input], now, effects)
+            calls.add_inputs(call, vec![input], false, now, effects)
         });
         if accepted != Accepted::Yes {
             return Err(format!("function `{}` takes no inputs now", owner.tag));
@@ -182,6 +230,20 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_function_that_makes_images_stays_known_while_a_build_uses_it_and_for_an_hour_after() {
+        let build = Arc::new(FunctionBuild::default());
+        let (hour, made) = (UNUSED_KEPT_MS, now_ms());
+        let is_over = |now| build.uses.lock().are_over(made, now);
+        assert!(!is_over(made + hour - 1) && is_over(made + hour));
+        let (first, second) = (BuildUse::of(&build), BuildUse::of(&build));
+        drop(first);
+        assert!(!is_over(made + 1000 * hour), "another build uses it");
+        drop(second);
+        let ended = build.uses.lock().last_ended;
+        assert!(!is_over(ended + hour - 1) && is_over(ended + hour));
+    }
 
     #[test]
     fn code_globals_arguments_and_secret_names_are_the_key_and_so_is_the_base() {

@@ -5,62 +5,24 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dorian_image_builder::{BuildError, BuildRequest, BuilderConfig, CacheUse, ContextEntry, ImageBuilder, TreeEntry};
-use support::fake_registry::{FakeRegistry, Faults};
-use support::image::TestImage;
+use support::bench::Bench;
 use support::{Built, Machine, recorder, request};
-
-/// A machine and FROM's line for the small image.
-struct Bench {
-    machine: Machine,
-    from: String,
-    _registry: FakeRegistry,
-}
-
-impl Bench {
-    fn new() -> Option<Self> {
-        Self::with(|_| {})
-    }
-
-    fn with(change: impl FnOnce(&mut BuilderConfig)) -> Option<Self> {
-        let machine = Machine::with(change)?;
-        let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
-        Some(Self { machine, from: format!("FROM {}", registry.image("single")), _registry: registry })
-    }
-
-    fn request(&self, rest: &str) -> BuildRequest {
-        request(&format!("{}\n{rest}", self.from))
-    }
-
-    async fn build(&self, rest: &str) -> Built {
-        self.machine.build(self.request(rest)).await
-    }
-
-    fn layer(&self, built: &Built, from_top: usize) -> PathBuf {
-        let layers = &built.ok().layers;
-        self.machine.builder.layer_path(&layers[layers.len() - 1 - from_top])
-    }
-
-    async fn leave_nothing(self) {
-        self.machine.leave_nothing().await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unchanged_image_is_not_built_again_and_a_change_rebuilds_from_its_layer_on() {
     let Some(bench) = Bench::new() else { return };
     let text = "RUN echo one > /one\nENV A=1\nRUN echo two > /two\nRUN echo three > /three";
-    let first = bench.build(text).await;
+    let first = bench.build_steps(text).await;
     assert_eq!((first.cached(), first.ok().layers.len()), (0, 6));
     let started = Instant::now();
-    let again = bench.build(text).await;
+    let again = bench.build_steps(text).await;
     let took = started.elapsed();
     assert_eq!((again.cached(), again.ok()), (3, first.ok()));
     assert!(took < Duration::from_millis(100), "{took:?}");
-    let changed = bench.build(&text.replace("echo two", "echo 2")).await;
+    let changed = bench.build_steps(&text.replace("echo two", "echo 2")).await;
     assert_eq!(changed.cached(), 1);
     assert!(changed.log.iter().any(|line| line == "=> Step 4/5: RUN echo 2 > /two"), "{:?}", changed.log);
     bench.leave_nothing().await;
@@ -71,7 +33,7 @@ async fn steps_see_arguments_environment_folder_and_user() {
     let Some(bench) = Bench::new() else { return };
     let text = "ARG WHO=nobody\nENV HELLO=hi\nRUN echo $HELLO $WHO\nWORKDIR /srv/app\nRUN pwd && echo x > here\n\
                 SHELL [\"/bin/sh\", \"-e\", \"-c\"]\nRUN [\"/bin/echo\", \"$HELLO\"]\nRUN <<EOF\necho doc-$HELLO\nEOF";
-    let mut request = bench.request(text);
+    let mut request = bench.request_steps(text);
     request.build_args.insert("WHO".to_owned(), "you".to_owned());
     let built = bench.machine.build(request).await;
     built.ok();
@@ -84,8 +46,8 @@ async fn steps_see_arguments_environment_folder_and_user() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_holds_what_the_step_changed_and_nothing_of_the_builders_own() {
     let Some(bench) = Bench::new() else { return };
-    let built = bench.build("RUN mkdir /made && echo x > /made/file && rm /data/kept && touch /tmp/t").await;
-    let layer = bench.layer(&built, 0);
+    let built = bench.build_steps("RUN mkdir /made && echo x > /made/file && rm /data/kept && touch /tmp/t").await;
+    let layer = bench.top(&built);
     let mut names: Vec<String> =
         fs::read_dir(&layer).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -99,13 +61,13 @@ async fn a_layer_holds_what_the_step_changed_and_nothing_of_the_builders_own() {
 async fn a_failing_step_shows_its_last_lines_and_exit_code_and_is_tried_again() {
     let Some(bench) = Bench::new() else { return };
     let text = "RUN echo before\nRUN echo almost; echo 'No space left on device' >&2; false\nRUN echo never";
-    let failed = bench.build(text).await;
+    let failed = bench.build_steps(text).await;
     let BuildError::Step { place, reason, tail, hint, .. } = failed.outcome.as_ref().unwrap_err() else { panic!() };
     assert_eq!((place.to_string().as_str(), reason.as_str()), ("3/4", "exit code 1"));
     assert!(tail.contains(&"almost".to_owned()) && tail.len() == 2, "{tail:?}");
     assert!(hint.unwrap().contains("full"));
     assert!(!failed.has_line("never"));
-    let again = bench.build(text).await;
+    let again = bench.build_steps(text).await;
     assert_eq!(again.cached(), 1);
     assert!(again.has_line("almost"));
     bench.leave_nothing().await;
@@ -114,7 +76,7 @@ async fn a_failing_step_shows_its_last_lines_and_exit_code_and_is_tried_again() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_fails_its_step() {
     let Some(bench) = Bench::new() else { return };
-    let error = bench.build("RUN [\"/no/such/program\"]").await.error();
+    let error = bench.build_steps("RUN [\"/no/such/program\"]").await.error();
     assert!(error.contains("/no/such/program"), "{error}");
     bench.leave_nothing().await;
 }
@@ -122,7 +84,7 @@ async fn a_program_that_is_not_there_fails_its_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_over_its_time_is_killed() {
     let Some(bench) = Bench::new() else { return };
-    let mut request = bench.request("RUN echo quick\nRUN sleep 100");
+    let mut request = bench.request_steps("RUN echo quick\nRUN sleep 100");
     request.timeout = Some(Duration::from_secs(3));
     let started = Instant::now();
     let built = bench.machine.build(request).await;
@@ -136,10 +98,10 @@ async fn a_build_over_its_time_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_builds_of_the_same_layer_run_it_once_and_both_see_its_output() {
     let Some(bench) = Bench::new() else { return };
-    bench.build("RUN true").await.ok();
+    bench.build_steps("RUN true").await.ok();
     // Random content would differ if it ran twice.
     let text = "RUN sleep 1; echo made-$(head -c 6 /dev/urandom | od -An -tx1 2>/dev/null || cat /proc/sys/kernel/random/uuid)";
-    let (one, two) = tokio::join!(bench.build(text), bench.build(text));
+    let (one, two) = tokio::join!(bench.build_steps(text), bench.build_steps(text));
     assert_eq!(one.ok(), two.ok());
     let printed = |built: &Built| built.log.iter().find(|line| line.starts_with("made-")).cloned();
     assert!(printed(&one).is_some());
@@ -150,9 +112,9 @@ async fn two_builds_of_the_same_layer_run_it_once_and_both_see_its_output() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_build_stops_and_leaves_nothing() {
     let Some(bench) = Bench::new() else { return };
-    bench.build("RUN true").await.ok();
+    bench.build_steps("RUN true").await.ok();
     let build = bench.machine.builder.clone();
-    let request = bench.request("RUN echo started; sleep 1000");
+    let request = bench.request_steps("RUN echo started; sleep 1000");
     let (sink, log) = recorder();
     let waiting = tokio::spawn(async move { build.build(request, &sink).await });
     let start = Instant::now();
@@ -174,13 +136,13 @@ async fn an_abandoned_build_stops_and_leaves_nothing() {
 async fn a_forced_build_makes_new_layers_that_later_builds_use() {
     let Some(bench) = Bench::new() else { return };
     let text = "RUN cat /proc/sys/kernel/random/uuid > /id\nRUN echo after";
-    let first = bench.build(text).await;
-    let forced = bench.machine.build(BuildRequest { cache: CacheUse::Replace, ..bench.request(text) }).await;
+    let first = bench.build_steps(text).await;
+    let forced = bench.machine.build(BuildRequest { cache: CacheUse::Replace, ..bench.request_steps(text) }).await;
     assert_eq!(forced.cached(), 0);
     assert_ne!(first.ok().layers.last(), forced.ok().layers.last());
     // The old layers stay for the containers that run on them.
     assert!(bench.machine.builder.has_layers(first.ok()));
-    let later = bench.build(text).await;
+    let later = bench.build_steps(text).await;
     assert_eq!((later.cached(), later.ok()), (2, forced.ok()));
     bench.leave_nothing().await;
 }
@@ -189,11 +151,11 @@ async fn a_forced_build_makes_new_layers_that_later_builds_use() {
 async fn a_build_past_the_cache_leaves_it_as_it_was() {
     let Some(bench) = Bench::new() else { return };
     let text = "RUN cat /proc/sys/kernel/random/uuid > /id\nRUN echo after";
-    let first = bench.build(text).await;
-    let aside = bench.machine.build(BuildRequest { cache: CacheUse::PassBy, ..bench.request(text) }).await;
+    let first = bench.build_steps(text).await;
+    let aside = bench.machine.build(BuildRequest { cache: CacheUse::PassBy, ..bench.request_steps(text) }).await;
     assert_eq!(aside.cached(), 0);
     assert_ne!(first.ok().layers.last(), aside.ok().layers.last());
-    let later = bench.build(text).await;
+    let later = bench.build_steps(text).await;
     assert_eq!((later.cached(), later.ok()), (2, first.ok()));
     bench.leave_nothing().await;
 }
@@ -204,9 +166,9 @@ async fn secrets_are_seen_by_run_and_kept_nowhere() {
     let text = "RUN test -n \"$TOKEN\" && echo length ${#TOKEN}\nRUN env > /env";
     let with = |value: &str| BuildRequest {
         secret_env: vec![("TOKEN".to_owned(), value.to_owned())],
-        ..bench.request("RUN test -n \"$TOKEN\" && echo length ${#TOKEN}")
+        ..bench.request_steps("RUN test -n \"$TOKEN\" && echo length ${#TOKEN}")
     };
-    bench.build(text).await.error();
+    bench.build_steps(text).await.error();
     let built = bench.machine.build(with("hunter2")).await;
     assert!(built.has_line("length 7"), "{:?}", built.log);
     assert!(built.ok().config.env.iter().all(|(name, _)| name != "TOKEN"));
@@ -227,14 +189,13 @@ async fn the_machines_settings_reach_a_step_and_stay_out_of_the_image() {
     };
     let Some(bench) = Bench::with(change) else { return };
     let text = "ENV PIP_CERT=mine\nRUN cat $SSL_CERT_FILE && echo && echo $HTTPS_PROXY $PIP_CERT && touch /x";
-    let built = bench.build(text).await;
+    let built = bench.build_steps(text).await;
     for line in ["certificates", "http://proxy:1 mine"] {
         assert!(built.has_line(line), "{line}: {:?}", built.log);
     }
     let names: Vec<String> = built.ok().config.env.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(names, ["PATH", "FROM_IMAGE", "PIP_CERT"]);
-    let layer: Vec<_> =
-        fs::read_dir(bench.layer(&built, 0)).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let layer: Vec<_> = fs::read_dir(bench.top(&built)).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(layer, ["x"]);
     bench.leave_nothing().await;
 }
@@ -252,7 +213,7 @@ async fn copies_follow_links_and_keep_modes_and_owners() {
     }
     let text = "COPY app /srv/app\nCOPY --chown=user --chmod=700 other /lib/\nCOPY req.txt /data\n\
                 RUN stat -c '%a %u:%g %n' /srv/app/run.sh /srv/app/lib/a.txt /usr/lib/other /data/req.txt && stat -c %a /usr/lib";
-    let mut request = bench.request(text);
+    let mut request = bench.request_steps(text);
     request.context = context.clone();
     request.context_files = vec![("/req.txt".to_owned(), "six".into())];
     let built = bench.machine.build(request.clone()).await;
@@ -269,7 +230,7 @@ async fn copies_follow_links_and_keep_modes_and_owners() {
     // Another content of a file that only the second COPY takes.
     request.context[2].digest = "new".to_owned();
     assert_eq!(bench.machine.build(request).await.cached(), 1);
-    let missing = bench.build("COPY nothing /x").await.error();
+    let missing = bench.build_steps("COPY nothing /x").await.error();
     assert!(missing.starts_with("line 2: the build context has no file or folder `nothing`"), "{missing}");
     bench.leave_nothing().await;
 }
@@ -277,10 +238,10 @@ async fn copies_follow_links_and_keep_modes_and_owners() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_another_image_can_be_copied() {
     let Some(bench) = Bench::new() else { return };
-    let image = bench.from.strip_prefix("FROM ").unwrap().to_owned();
+    let image = bench.image.clone();
     let text =
         format!("COPY --from={image} /data/ /copied/\nCOPY --from={image} /lib/linked /x\nRUN ls /copied && cat /x");
-    let built = bench.build(&text).await;
+    let built = bench.build_steps(&text).await;
     built.ok();
     for line in ["kept", "new", "top"] {
         assert!(built.has_line(line), "{line}: {:?}", built.log);
@@ -292,7 +253,7 @@ async fn files_of_another_image_can_be_copied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_that_is_not_text_and_lines_without_end_are_bearable() {
     let Some(bench) = Bench::new() else { return };
-    let built = bench.build("RUN printf 'a\\377b\\n50%%\\r100%%\\nlast'; yes | head -c 100000 | cat | while read l; do :; done; head -c 40000 /dev/zero").await;
+    let built = bench.build_steps("RUN printf 'a\\377b\\n50%%\\r100%%\\nlast'; yes | head -c 100000 | cat | while read l; do :; done; head -c 40000 /dev/zero").await;
     built.ok();
     for line in ["a\u{fffd}b", "100%"] {
         assert!(built.has_line(line), "{line}: {:?}", built.log.iter().map(|line| line.len()).collect::<Vec<_>>());
@@ -304,17 +265,17 @@ async fn output_that_is_not_text_and_lines_without_end_are_bearable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_builder_clears_what_was_unfinished_and_resumes_after_the_last_layer() {
     let Some(bench) = Bench::new() else { return };
-    let built = bench.build("RUN echo one\nRUN echo two").await;
+    let built = bench.build_steps("RUN echo one\nRUN echo two").await;
     let images = bench.machine.dir.path().join("images");
     // As a killed server leaves it: something half-done, and a layer that is missing.
     fs::create_dir_all(images.join("tmp/half/diff/a")).unwrap();
-    let top = bench.layer(&built, 0);
+    let top = bench.top(&built);
     fs::remove_dir_all(top.parent().unwrap()).unwrap();
     let again = ImageBuilder::new(BuilderConfig::new(&images), bench.machine.runtime.clone()).unwrap();
     assert!(!images.join("tmp/half").exists());
     assert!(!again.has_layers(built.ok()));
     let (sink, log) = recorder();
-    let rebuilt = again.build(bench.request("RUN echo one\nRUN echo two"), &sink).await.unwrap();
+    let rebuilt = again.build(bench.request_steps("RUN echo one\nRUN echo two"), &sink).await.unwrap();
     assert_eq!(&rebuilt, built.ok());
     assert_eq!(log.lock().iter().filter(|line| line.trim() == "CACHED").count(), 1);
     bench.leave_nothing().await;
@@ -364,8 +325,8 @@ async fn an_image_from_nothing_holds_only_what_is_copied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_without_python_keeps_its_sources_uncompiled() {
     let Some(bench) = Bench::new() else { return };
-    let built = bench.build("RUN mkdir -p /opt/lib/python3.11 && echo 'x = 1' > /opt/lib/python3.11/a.py").await;
-    let names = fs::read_dir(bench.layer(&built, 0).join("opt/lib/python3.11")).unwrap().count();
+    let built = bench.build_steps("RUN mkdir -p /opt/lib/python3.11 && echo 'x = 1' > /opt/lib/python3.11/a.py").await;
+    let names = fs::read_dir(bench.top(&built).join("opt/lib/python3.11")).unwrap().count();
     assert_eq!(names, 1);
     bench.leave_nothing().await;
 }

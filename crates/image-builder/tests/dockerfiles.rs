@@ -5,63 +5,26 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dorian_image_builder::{BuildError, BuildRequest, BuilderConfig, ContextEntry};
+use dorian_image_builder::{BuildError, BuildRequest, ContextEntry};
+use support::bench::Bench;
 use support::fake_registry::{FakeRegistry, Faults};
 use support::image::{Archive, Packing, TestImage, digest};
 use support::web::Web;
-use support::{Built, Machine, request};
+use support::{Built, Machine, recorder};
 
-/// A machine with a small image in a registry; `IMAGE` in a Dockerfile stands for it.
-struct Bench {
-    machine: Machine,
-    image: String,
-    _registry: FakeRegistry,
-}
-
-impl Bench {
-    fn new() -> Option<Self> {
-        Self::with(|_| {})
-    }
-
-    fn with(change: impl FnOnce(&mut BuilderConfig)) -> Option<Self> {
-        let machine = Machine::with(change)?;
-        let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
-        let image = registry.image("single");
-        Some(Self { machine, image, _registry: registry })
-    }
-
-    fn request(&self, text: &str) -> BuildRequest {
-        request(&text.replace("IMAGE", &self.image))
-    }
-
-    async fn build(&self, text: &str) -> Built {
-        self.machine.build(self.request(text)).await
-    }
-
-    /// The top layer's folder.
-    fn top(&self, built: &Built) -> PathBuf {
-        self.machine.builder.layer_path(built.ok().layers.last().unwrap())
-    }
-
-    /// A request whose context has these files; each is given with its mode.
-    fn with_context(&self, text: &str, files: &[(&str, &[u8], u32)]) -> BuildRequest {
-        let folder = self.machine.dir.path().join("context");
-        fs::create_dir_all(&folder).unwrap();
-        let context = files.iter().map(|(path, bytes, mode)| {
-            let source = folder.join(&digest(bytes)[7..]);
-            fs::write(&source, bytes).unwrap();
-            ContextEntry { path: (*path).to_owned(), digest: digest(bytes), mode: *mode, source }
-        });
-        BuildRequest { context: context.collect(), ..self.request(text) }
-    }
-
-    async fn leave_nothing(self) {
-        self.machine.leave_nothing().await;
-    }
+/// A request whose context has these files; each is given with its mode.
+fn with_context(bench: &Bench, text: &str, files: &[(&str, &[u8], u32)]) -> BuildRequest {
+    let folder = bench.machine.dir.path().join("context");
+    fs::create_dir_all(&folder).unwrap();
+    let context = files.iter().map(|(path, bytes, mode)| {
+        let source = folder.join(&digest(bytes)[7..]);
+        fs::write(&source, bytes).unwrap();
+        ContextEntry { path: (*path).to_owned(), digest: digest(bytes), mode: *mode, source }
+    });
+    BuildRequest { context: context.collect(), ..bench.request(text) }
 }
 
 #[track_caller]
@@ -269,7 +232,8 @@ async fn a_bind_shows_a_stage_an_image_or_the_context_and_changes_none() {
                 RUN --mount=source=src,target=/src --mount=source=run.sh,target=/bin/mine \\\n\
                   mine && cat /src/deep/x && stat -c %a /src/deep/x; ls /m || true\n\
                 COPY --from=made /two/c /c\nRUN cat /c";
-    let request = bench.with_context(
+    let request = with_context(
+        &bench,
         text,
         &[("/src/deep/x", b"deep\n", 0o640), ("/run.sh", b"#!/bin/sh\necho ran-it\n", 0o755), ("/other", b"o", 0o644)],
     );
@@ -336,7 +300,7 @@ async fn add_unpacks_archives_of_every_packing_and_nothing_else() {
         );
         let built = bench
             .machine
-            .build(bench.with_context(&text, &[(&format!("/{name}"), &packed, 0o644), ("/other", b"x", 0o644)]))
+            .build(with_context(&bench, &text, &[(&format!("/{name}"), &packed, 0o644), ("/other", b"x", 0o644)]))
             .await;
         assert_lines(&built, &["content", "751 1000:1001 981173106", "top", "other", &packed.len().to_string()]);
     }
@@ -352,7 +316,7 @@ async fn an_archive_cannot_write_outside_of_its_folder_nor_be_damaged_in_silence
     archive.file(".wh.odd", b"", 0o644);
     let through = archive.finish();
     let text = "FROM IMAGE\nADD a.tar /x/\nRUN head -n 1 /etc/passwd; ls -l /x /x/etc";
-    let built = bench.machine.build(bench.with_context(text, &[("/a.tar", &through, 0o644)])).await;
+    let built = bench.machine.build(with_context(&bench, text, &[("/a.tar", &through, 0o644)])).await;
     // As with a registry's layer: the link is followed inside of the archive's own tree.
     assert_lines(&built, &["root:x:0:0::/root:/bin/sh"]);
     let mut archive = Archive::new();
@@ -366,7 +330,7 @@ async fn an_archive_cannot_write_outside_of_its_folder_nor_be_damaged_in_silence
         .sum();
     up[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let error =
-        bench.machine.build(bench.with_context("FROM IMAGE\nADD a.tar /x/", &[("/a.tar", &up, 0o644)])).await.error();
+        bench.machine.build(with_context(&bench, "FROM IMAGE\nADD a.tar /x/", &[("/a.tar", &up, 0o644)])).await.error();
     assert!(
         error.starts_with("line 2: cannot unpack the archive: entry `../../../../up`") && error.ends_with('^'),
         "{error}"
@@ -375,7 +339,7 @@ async fn an_archive_cannot_write_outside_of_its_folder_nor_be_damaged_in_silence
     archive.file("file", &[b'x'; 100_000], 0o644);
     let cut = &archive.finish()[..50_000];
     let error =
-        bench.machine.build(bench.with_context("FROM IMAGE\nADD a.tar /x/", &[("/a.tar", cut, 0o644)])).await.error();
+        bench.machine.build(with_context(&bench, "FROM IMAGE\nADD a.tar /x/", &[("/a.tar", cut, 0o644)])).await.error();
     assert!(error.contains("cannot unpack the archive"), "{error}");
     bench.leave_nothing().await;
 }
@@ -527,16 +491,22 @@ async fn a_build_that_waits_for_a_locked_cache_ends_with_its_time() {
     let Some(bench) = Bench::new() else { return };
     bench.build("FROM IMAGE\nRUN true").await.ok();
     let text = |script: &str| format!("FROM IMAGE\nRUN --mount=type=cache,target=/c,sharing=locked {script}");
-    let long = bench.request(&text("sleep 4"));
+    let long = bench.request(&text("echo mine-now; sleep 6"));
     let mut short = bench.request(&text("echo mine"));
     short.timeout = Some(Duration::from_millis(1500));
     let builder = &bench.machine;
+    let (sink, log) = recorder();
+    let held = async {
+        while !log.lock().iter().any(|line| line == "mine-now") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
     let second = async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::timeout(Duration::from_secs(60), held).await.unwrap();
         builder.build(short).await
     };
-    let (first, second) = tokio::join!(builder.build(long), second);
-    first.ok();
+    let (first, second) = tokio::join!(builder.builder.build(long, &sink), second);
+    first.unwrap();
     assert!(matches!(second.outcome, Err(BuildError::Timeout { .. })), "{:?}", second.log);
     bench.leave_nothing().await;
 }

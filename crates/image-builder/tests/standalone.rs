@@ -3,14 +3,10 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-
 use dorian_image_builder::StandalonePython;
 use flate2::write::GzEncoder;
-use support::fake_registry::{FakeRegistry, Faults};
-use support::image::TestImage;
-use support::{Machine, request};
+use support::bench::Bench;
+use support::web::Web;
 
 /// `python/bin/python3.11`, a link to it, and a path that would leave the folder if `hostile`.
 fn archive(hostile: bool) -> Vec<u8> {
@@ -37,57 +33,32 @@ fn archive(hostile: bool) -> Vec<u8> {
     tar.into_inner().unwrap().finish().unwrap()
 }
 
-/// Answers every request with `body`, and with 404 when there is none; gives its address and the paths asked for.
-fn serve(body: Option<Vec<u8>>) -> (String, std::sync::mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let (asked, paths) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-            let first = lines.next().unwrap_or_default();
-            while lines.next().is_some_and(|line| !line.is_empty()) {}
-            let _ = asked.send(first.split(' ').nth(1).unwrap_or_default().to_owned());
-            let (status, body) = body.as_ref().map_or(("404 Not Found", &[][..]), |body| ("200 OK", body));
-            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            let mut stream = stream;
-            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-        }
-    });
-    (address, paths)
+/// Where the archive of [`python`] is on a mirror.
+const PLACE: &str = "/20230826/cpython-3.12.1%2B20230826-x86_64-unknown-linux-gnu-install_only.tar.gz";
+
+fn bench(mirror: &Web) -> Option<Bench> {
+    Bench::with(|config| {
+        config.host_env.variables.insert("UV_PYTHON_INSTALL_MIRROR".to_owned(), mirror.url());
+    })
 }
 
-struct Bench {
-    machine: Machine,
-    from: String,
-    _registry: FakeRegistry,
-}
-
-fn bench(mirror: &str) -> Option<Bench> {
-    let machine = Machine::with(|config| {
-        config.host_env.variables.insert("UV_PYTHON_INSTALL_MIRROR".to_owned(), mirror.to_owned());
-    })?;
-    let registry = FakeRegistry::start(&TestImage::small(), Faults::default());
-    Some(Bench { machine, from: format!("FROM {}", registry.image("single")), _registry: registry })
-}
-
-fn python(version: &str) -> Option<StandalonePython> {
-    StandalonePython::parse(&format!("python-build-standalone.20230826.{version}-gnu"))
+fn python() -> Option<StandalonePython> {
+    StandalonePython::parse("python-build-standalone.20230826.3.12.1-gnu")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_archive_is_downloaded_once_from_the_configured_mirror() {
-    let (mirror, paths) = serve(Some(archive(false)));
+    let mirror = Web::start();
+    mirror.put(PLACE, &archive(false));
     let Some(bench) = bench(&mirror) else { return };
     for line in ["RUN cat /usr/local/bin/python3", "RUN cat /usr/local/bin/python3.11"] {
-        let mut wanted = request(&format!("{}\nCOPY /python/. /usr/local\n{line}", bench.from));
-        wanted.standalone_python = python("3.12.1");
+        let mut wanted = bench.request_steps(&format!("COPY /python/. /usr/local\n{line}"));
+        wanted.standalone_python = python();
         let built = bench.machine.build(wanted).await;
         built.ok();
         assert!(built.has_line("a tool"), "{line}");
     }
-    let asked: Vec<String> = paths.try_iter().collect();
-    assert_eq!(asked, ["/20230826/cpython-3.12.1%2B20230826-x86_64-unknown-linux-gnu-install_only.tar.gz"]);
+    assert_eq!(mirror.answers(), [format!("{PLACE} 200")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,10 +66,13 @@ async fn what_cannot_be_downloaded_or_would_leave_its_folder_fails_the_build_in_
     for (body, said) in
         [(None, "UV_PYTHON_INSTALL_MIRROR"), (Some(archive(true)), "cannot unpack the downloaded Python")]
     {
-        let (mirror, _paths) = serve(body);
+        let mirror = Web::start();
+        if let Some(body) = body {
+            mirror.put(PLACE, &body);
+        }
         let Some(bench) = bench(&mirror) else { return };
-        let mut wanted = request(&format!("{}\nCOPY /python/. /usr/local", bench.from));
-        wanted.standalone_python = python("3.12.1");
+        let mut wanted = bench.request_steps("COPY /python/. /usr/local");
+        wanted.standalone_python = python();
         let built = bench.machine.build(wanted).await;
         let error = built.error();
         assert!(error.contains(said), "{error}");

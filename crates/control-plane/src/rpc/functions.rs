@@ -67,7 +67,7 @@ impl Api {
         self.check_objects(&definition)?;
         let tag = definition.view.function_name.clone();
         if definition.view.is_builder_function {
-            // It lives as long as its build, under an id of its own: a function of the app may have the same name.
+            // It is known for as long as builds use it, under an id of its own: a function of the app may have the same name.
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());

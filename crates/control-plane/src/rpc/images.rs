@@ -19,7 +19,7 @@ use types::ids::{AppId, ImageId, MountId, TaskId};
 use wire::generic_result::GenericStatus;
 
 use crate::build_logs::BuildLogs;
-use crate::builds::{FunctionRun, layer_key};
+use crate::builds::{BuildUse, FunctionRun, layer_key};
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
 use crate::convert;
@@ -125,10 +125,11 @@ impl Api {
         cache: CacheUse,
     ) -> Result<FunctionRun, Status> {
         let owner = self.owner(function_id)?;
-        if owner.build.is_none() {
+        let Some(build) = &owner.build else {
             let text = format!("function `{function_id}` was not created as one that builds an image");
             return Err(Status::invalid_argument(text));
-        }
+        };
+        let build = BuildUse::of(build);
         let [(_, base)] = base_images.as_slice() else {
             return Err(Status::invalid_argument("a function that builds an image runs on exactly one base image"));
         };
@@ -145,6 +146,7 @@ impl Api {
         };
         Ok(FunctionRun {
             owner,
+            build,
             base: base.clone(),
             data_format: input.data_format,
             method_name: input.method_name.clone().unwrap_or_default(),

@@ -1,8 +1,7 @@
 //! Amazon's side of a registry password: it believes only a request that is signed with its key, as it arrived.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -10,34 +9,28 @@ use hmac::{Hmac, Mac};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use super::http::{Request, Serving};
+
 pub const KEY_ID: &str = "AKIATEST";
 pub const SECRET_KEY: &str = "a secret/key+of Amazon's";
 pub const SESSION: &str = "a session";
 
 pub struct FakeEcr {
-    address: SocketAddr,
+    serving: Serving,
     refusals: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeEcr {
     /// Gives `user:password` to whom has the key.
     pub fn start(user: &str, password: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let token = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
         let refusals = Arc::new(Mutex::new(Vec::new()));
         let kept = refusals.clone();
-        // It ends with the test's process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                answer(stream, &token, &kept);
-            }
-        });
-        Self { address, refusals }
+        Self { serving: Serving::start(move |stream, request| answer(stream, &request, &token, &kept)), refusals }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.serving.url()
     }
 
     /// Why requests were refused.
@@ -46,24 +39,13 @@ impl FakeEcr {
     }
 }
 
-fn answer(mut stream: TcpStream, token: &str, refusals: &Mutex<Vec<String>>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut first = String::new();
-    let _ = reader.read_line(&mut first);
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).is_err() || line.trim().is_empty() {
-            break;
-        }
-        if let Some((name, value)) = line.split_once(':') {
-            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-        }
-    }
-    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    let _ = reader.read_exact(&mut body);
-    let (status, text) = match check(first.trim(), &headers, &body) {
+fn answer(
+    stream: &mut TcpStream,
+    request: &Request,
+    token: &str,
+    refusals: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let (status, text) = match check(request) {
         Ok(()) => ("200 OK", serde_json::json!({ "authorizationData": [{ "authorizationToken": token }] })),
         Err(why) => {
             refusals.lock().push(why.clone());
@@ -72,14 +54,16 @@ fn answer(mut stream: TcpStream, token: &str, refusals: &Mutex<Vec<String>>) {
     };
     let text = text.to_string();
     let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", text.len());
-    let _ = stream.write_all((head + &text).as_bytes());
+    stream.write_all((head + &text).as_bytes())
 }
 
 /// The signature once more, from what came over the wire.
-fn check(first: &str, headers: &BTreeMap<String, String>, body: &[u8]) -> Result<(), String> {
+fn check(request: &Request) -> Result<(), String> {
+    let Request { method, path, headers, body } = request;
     let header = |name: &str| headers.get(name).cloned().ok_or_else(|| format!("no header `{name}`"));
-    if first != "POST / HTTP/1.1" || !header("x-amz-target")?.ends_with(".GetAuthorizationToken") {
-        return Err(format!("unknown operation `{first}`"));
+    let is_call = method == "POST" && path == "/";
+    if !is_call || !header("x-amz-target")?.ends_with(".GetAuthorizationToken") {
+        return Err(format!("unknown operation `{method} {path}`"));
     }
     if header("content-type")? != "application/x-amz-json-1.1" || body != b"{}" {
         return Err("a body of another kind".to_owned());

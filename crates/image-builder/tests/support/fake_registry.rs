@@ -1,13 +1,14 @@
 //! A registry that misbehaves on request: broken connections, wrong bytes, tokens.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::http::{Request, Serving};
 use super::image::{INDEX_TYPE, MANIFEST_TYPE, TestImage, digest};
 
 const TOKEN: &str = "a-token";
@@ -33,24 +34,20 @@ pub struct Faults {
 }
 
 pub struct FakeRegistry {
-    address: SocketAddr,
+    serving: Serving,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    address: SocketAddr,
     /// Path to content type and bytes.
     content: Mutex<HashMap<String, (String, Vec<u8>)>>,
     faults: Faults,
     requests: Mutex<Vec<String>>,
-    stopped: AtomicBool,
 }
 
 impl FakeRegistry {
     /// Serves `image` as `<host>/some/image` with tags `single` and `index`.
     pub fn start(image: &TestImage, faults: Faults) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let mut content = HashMap::new();
         let manifests = "/v2/some/image/manifests/";
         for name in ["single".to_owned(), digest(&image.manifest)] {
@@ -61,32 +58,17 @@ impl FakeRegistry {
             let path = format!("/v2/some/image/blobs/{}", digest(blob));
             content.insert(path, ("application/octet-stream".to_owned(), blob.clone()));
         }
-        let shared = Arc::new(Shared {
-            address,
-            content: Mutex::new(content),
-            faults,
-            requests: Mutex::default(),
-            stopped: AtomicBool::new(false),
-        });
-        let serving = shared.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if serving.stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                let shared = serving.clone();
-                std::thread::spawn(move || shared.answer(stream));
-            }
-        });
-        Self { address, shared }
+        let shared = Arc::new(Shared { content: Mutex::new(content), faults, requests: Mutex::default() });
+        let answering = shared.clone();
+        Self { serving: Serving::start(move |stream, request| answering.answer(stream, &request)), shared }
     }
 
     pub fn image(&self, tag: &str) -> String {
-        format!("{}/some/image:{tag}", self.address)
+        format!("{}/some/image:{tag}", self.host())
     }
 
     pub fn host(&self) -> String {
-        self.address.to_string()
+        self.serving.address.to_string()
     }
 
     pub fn faults(&self) -> &Faults {
@@ -99,62 +81,27 @@ impl FakeRegistry {
     }
 }
 
-impl Drop for FakeRegistry {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the loop so that it sees the mark.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
 impl Shared {
-    fn answer(&self, mut stream: TcpStream) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut first = String::new();
-        if reader.read_line(&mut first).is_err() {
-            return;
-        }
-        let mut headers = HashMap::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).is_err() || line.trim().is_empty() {
-                break;
-            }
-            if let Some((name, value)) = line.split_once(':') {
-                headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-            }
-        }
-        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-        let range = headers.get("range").cloned().unwrap_or_default();
-        self.requests.lock().push(format!("{} {range}", first.split(" HTTP").next().unwrap_or_default()));
-        let authorization = headers.get("authorization").map(String::as_str);
-        // Errors mean that the client has gone, which is its right.
-        let _ = self.respond(&mut stream, &path, &range, authorization);
-    }
-
-    fn respond(
-        &self,
-        stream: &mut TcpStream,
-        path: &str,
-        range: &str,
-        authorization: Option<&str>,
-    ) -> std::io::Result<()> {
+    fn answer(&self, stream: &mut TcpStream, request: &Request) -> std::io::Result<()> {
+        let (path, range) = (request.path.as_str(), request.header("range"));
+        let authorization = request.header("authorization");
+        self.requests.lock().push(format!("{} {path} {range}", request.method));
         let head = |status: &str, more: &str, length: usize| {
             format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{more}\r\n")
         };
         if path.starts_with("/token") {
             // `user:secret`.
             let body = format!("{{\"token\": \"{TOKEN}\"}}");
-            let allowed = authorization == Some("Basic dXNlcjpzZWNyZXQ=");
+            let allowed = authorization == "Basic dXNlcjpzZWNyZXQ=";
             let (status, body) = if allowed { ("200 OK", body) } else { ("401 Unauthorized", String::new()) };
             stream.write_all(head(status, "", body.len()).as_bytes())?;
             return stream.write_all(body.as_bytes());
         }
         let bearer = format!("Bearer {TOKEN}");
-        if self.faults.wants_token.load(Ordering::SeqCst) && authorization != Some(bearer.as_str()) {
+        if self.faults.wants_token.load(Ordering::SeqCst) && authorization != bearer {
             let more = format!(
                 "WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:some/image:pull\"\r\n",
-                self.address
+                request.header("host")
             );
             return stream.write_all(head("401 Unauthorized", &more, 0).as_bytes());
         }

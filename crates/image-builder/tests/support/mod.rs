@@ -2,8 +2,10 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
+pub mod bench;
 pub mod fake_ecr;
 pub mod fake_registry;
+pub mod http;
 pub mod image;
 pub mod real_registry;
 pub mod web;
