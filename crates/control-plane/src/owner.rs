@@ -527,6 +527,9 @@ impl State {
             Effect::Record { call, output } => {
                 outside.begin_recording |= self.unrecorded.push(Record::Output(call, Box::new(output)));
             }
+            // The app's end interrupts its containers anyway. A cancellation that met the interrupt inside the runner
+            // would break it off before its exit hooks.
+            Effect::CancelInputs { .. } if self.closed => {}
             Effect::CancelInputs { task, inputs } => outside.cancels.push((task, inputs)),
             Effect::StopTask { task, why } => {
                 self.tasks.insert(task.clone(), TaskPhase::Draining);
