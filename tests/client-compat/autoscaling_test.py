@@ -74,3 +74,9 @@ def cpu_seconds_within(server, seconds):
     before = used()
     time.sleep(seconds)
     return used() - before
+
+
+def a_function_gets_a_container_while_another_fills_the_machine_with_work(client):
+    ended = client.run("full_machine.py", within_s=300)
+    assert "the modest one worked" in ended.out, ended
+    assert int(re.search(r"the hungry one had (\d+) inputs to go", ended.out).group(1)) > 0, ended
