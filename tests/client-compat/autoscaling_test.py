@@ -1,9 +1,12 @@
 """How many containers there are: from none to twenty and back, what is kept, what is refused, what waits for room."""
 
+import os
 import re
+import time
+from pathlib import Path
 
 import pytest
-from harness import VERSIONS
+from harness import VERSIONS, wait_for
 from program_checks import assert_check, for_each_check
 
 PROGRAM = "autoscaling.py"
@@ -45,3 +48,35 @@ def a_function_that_waits_for_room_says_so_once_and_runs_when_there_is_some(clie
     ended = running.end(180)
     assert "the second worked" in ended.out, ended
     assert ended.out.count("waiting for") == 1, ended
+
+
+def deployed_functions_that_nobody_calls_cost_nothing(client, server):
+    """Four apps of five functions; by hand, twenty of ten cost as little."""
+    ended = client.python("many_idle_apps.py", 4, 5, within_s=180)
+    assert ended.code == 0 and "deployed 4 apps" in ended.out, ended
+    try:
+        # What earlier tests left may still be on its way out: a quiet span must come, not be there at once.
+        wait_for(lambda: cpu_seconds_within(server, 10) < 0.1, 180, "ten seconds below 1 % of a core")
+        looked = client.python("many_idle_apps.py", 4, 5, "look", within_s=180)
+        assert "20 functions have 0 containers" in looked.out, looked
+    finally:
+        for row in client.app_list():
+            if str(row.get("description", "")).startswith("idle-") and not row.get("stopped_at"):
+                client.modal("app", "stop", row["app_id"], *(["-y"] if client.numbers >= (1, 1) else []))
+
+
+def cpu_seconds_within(server, seconds):
+    def used():
+        # The name in parentheses may hold anything; the 14th and 15th fields are user and system time.
+        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = used()
+    time.sleep(seconds)
+    return used() - before
+
+
+def a_function_gets_a_container_while_another_fills_the_machine_with_work(client):
+    ended = client.run("full_machine.py", within_s=300)
+    assert "the modest one worked" in ended.out, ended
+    assert int(re.search(r"the hungry one had (\d+) inputs to go", ended.out).group(1)) > 0, ended
