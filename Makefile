@@ -6,6 +6,7 @@
 #   make tidy         the crates use each other as docs/layers.txt says; documents point at what exists
 #   make wire-check   our .proto files against the descriptors inside the installed clients
 #   make bench        how fast it is, next to the floor, to Ray and to buildah; writes bench/results/
+#   make autoscaling-table  the table of docs/autoscaling.md, from the simulation
 #   make setup        only the set-up
 #   make clean        remove what was built; `make clean-state` also what the tests keep (images, clients)
 #
@@ -28,7 +29,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 # Nextest runs each test in a process of its own and prints one closing line; plain `cargo test` serves as well.
 CARGO_TEST := $(if $(shell command -v cargo-nextest),cargo nextest run,cargo test)
 
-.PHONY: help demo test unit-test end-to-end lint tidy wire-check bench setup clean clean-state
+.PHONY: help demo test unit-test end-to-end lint tidy wire-check bench autoscaling-table setup clean clean-state
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -56,6 +57,16 @@ lint:
 tidy:
 	@command -v python3 >/dev/null || $(SETUP) python >/dev/null
 	scripts/tidy
+
+# Between the marks of the document is what the command prints; a test holds it to that.
+autoscaling-table:
+	$(SETUP) build
+	mkdir -p target
+	cargo run --release -q -p dorian-simulation > target/autoscaling-table
+	awk '/<!-- table ends -->/ { inside = 0 } !inside { print } /<!-- table begins -->/ { inside = 1; \
+		while ((getline line < "target/autoscaling-table") > 0) print line }' docs/autoscaling.md > target/autoscaling-doc
+	mv target/autoscaling-doc docs/autoscaling.md
+	rm target/autoscaling-table
 
 test: unit-test wire-check end-to-end
 

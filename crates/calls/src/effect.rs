@@ -3,7 +3,7 @@
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::Millis;
-use crate::input::{Assignment, FinishedOutput};
+use crate::input::{Assignment, FinishedOutput, Restored};
 
 /// One thing for the shell to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,9 @@ pub enum Effect {
     Drain { task: TaskId, poll: u64 },
     /// The call has news: wake who waits for its outputs.
     OutputReady { call: FunctionCallId },
+    /// Write this call down as it is, before any later output of it, then say [`crate::FunctionCalls::on_call_recorded`]
+    /// or [`crate::FunctionCalls::on_call_not_recorded`].
+    RecordCall(Box<Restored>),
     /// Write this output of a durable call down, then say [`crate::FunctionCalls::on_recorded`].
     Record { call: FunctionCallId, output: FinishedOutput },
     /// Tell the container to stop working on these inputs.
@@ -39,6 +42,8 @@ pub enum Accepted {
     Yes,
     /// The function's queue is full; nothing was taken.
     QueueFull,
+    /// The store has the call, so it must have the inputs first; nothing was taken.
+    WriteFirst,
     /// The call is not here (any more).
     NoSuchCall,
 }

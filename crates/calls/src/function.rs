@@ -1,16 +1,16 @@
 //! The state machine of one function's calls. See the crate's header for the picture and the invariants.
 //!
 //! `callers` holds what callers do, `containers` what containers do, `attempts` the life of one input between them,
-//! and `time` what only the clock brings about.
+//! `durability` what becomes of calls that last, and `time` what only the clock brings about.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::Millis;
 use crate::container::Container;
 use crate::effect::Load;
-use crate::input::{CallSpec, FinishedOutput, NewInput, Payload};
+use crate::input::{CallSpec, FinishedOutput, NewInput, OnDisk, Payload};
 use crate::policy::Policy;
 use crate::ready::{ReadyKey, ReadyQueue};
 use crate::recent::Recent;
@@ -18,6 +18,7 @@ use crate::recent::Recent;
 mod attempts;
 mod callers;
 mod containers;
+mod durability;
 mod time;
 
 #[cfg(test)]
@@ -47,10 +48,14 @@ pub struct FunctionCalls {
     /// Containers with a waiting request, by rank. The one that was busy last is taken first, so that surplus
     /// containers stay idle long enough to be scaled down.
     idle: BTreeSet<(u64, TaskId)>,
+    /// Calls that are only in memory, with the time at which that ends, oldest first.
+    young: VecDeque<(Millis, FunctionCallId)>,
     resident_bytes: usize,
     running_count: usize,
     sequence: u64,
     completed: u64,
+    /// How long those ran, in sum: their last attempts.
+    completed_run_ms: u64,
     /// When the ready queue last became non-empty, and `completed` at that time.
     backlog: Option<(Millis, u64)>,
 }
@@ -69,6 +74,9 @@ struct Call {
     /// No more inputs will come (unary, or the caller said so).
     inputs_complete: bool,
     cancelled: bool,
+    on_disk: OnDisk,
+    /// The caller has everything that it wants.
+    collected: bool,
 }
 
 #[derive(Debug)]
@@ -111,10 +119,12 @@ impl FunctionCalls {
             ended: Recent::new(REMEMBERED_TASKS),
             forgotten: Recent::new(REMEMBERED_CALLS),
             idle: BTreeSet::new(),
+            young: VecDeque::new(),
             resident_bytes: 0,
             running_count: 0,
             sequence: 0,
             completed: 0,
+            completed_run_ms: 0,
             backlog: None,
         }
     }
@@ -144,8 +154,10 @@ impl FunctionCalls {
         (task.running.is_empty() && task.abandoned.is_empty()).then_some(task.idle_since).flatten()
     }
 
+    /// How many inputs' room a task has given away: an incomplete batch takes that of a whole one.
     pub fn running_on(&self, task: &TaskId) -> usize {
-        self.tasks.get(task).map_or(0, |t| t.running.len())
+        let running = self.tasks.get(task).map_or(0, |t| t.running.len());
+        running.next_multiple_of(self.policy.batch_max.max(1))
     }
 
     /// Which input a task's output is from, when that is certain: the only one that runs there. What was printed just
@@ -170,6 +182,11 @@ impl FunctionCalls {
     /// measuring what the containers achieve.
     pub fn completed(&self) -> u64 {
         self.completed
+    }
+
+    /// How long the completed inputs ran, in sum.
+    pub fn completed_run_ms(&self) -> u64 {
+        self.completed_run_ms
     }
 
     /// The payload of an input that is not yet finished.

@@ -28,13 +28,23 @@ impl Payload {
 pub struct CallSpec {
     pub id: FunctionCallId,
     pub kind: CallKind,
-    /// The caller may go away (spawn): inputs and outputs are recorded on disk before they are acknowledged.
+    /// The caller may go away (spawn): inputs and outputs are recorded on disk before they are acknowledged. Other
+    /// calls are recorded when they last ([`crate::Policy::durable_after_ms`]), and from then on treated the same.
     pub durable: bool,
     /// The input whose code made this call, if a container made it.
     pub parent_input: Option<InputId>,
     pub created_at: Millis,
     /// The protocol's number for how the call was made; the runner picks the size from which results go to blobs by it.
     pub invocation_type: i32,
+}
+
+/// Whether the store has a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDisk {
+    No,
+    /// It was asked to; what comes to the call now must be stored after it.
+    Begun,
+    Yes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,8 +133,8 @@ pub struct FinishedOutput {
     pub outcome: Outcome,
 }
 
-/// What the store knew of a durable call when the server started.
-#[derive(Debug, Clone)]
+/// All there is of a call: what the store knew of it when the server started, or what the store is to know.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
     pub spec: CallSpec,
     pub pending: Vec<NewInput>,

@@ -21,6 +21,7 @@
 //! Rejected: one queue per call (a map of 10,000 inputs would then starve a single call behind it, or need a
 //! scheduler of its own); FIFO over all calls of a function is what users of one container pool expect.
 
+mod concurrency;
 mod container;
 mod effect;
 mod function;
@@ -29,9 +30,12 @@ mod policy;
 mod ready;
 mod recent;
 
+pub use concurrency::decide_concurrency;
 pub use effect::{Accepted, Effect, Load, OutputPage, PageRequest, TaskEnd};
 pub use function::FunctionCalls;
-pub use input::{Assignment, CallKind, CallSpec, FinishedOutput, NewInput, Outcome, OutcomeStatus, Payload, Restored};
+pub use input::{
+    Assignment, CallKind, CallSpec, FinishedOutput, NewInput, OnDisk, Outcome, OutcomeStatus, Payload, Restored,
+};
 pub use policy::{MAX_SYSTEM_RETRIES, Policy, RetryPolicy};
 
 /// Milliseconds since the Unix epoch. Time is always an argument here.

@@ -18,7 +18,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { retries: 0, initial_delay_ms: 1_000, backoff_coefficient: 1.0, max_delay_ms: 60_000 }
+        Self::NONE
     }
 }
 
@@ -41,20 +41,42 @@ pub struct Policy {
     pub max_inputs: usize,
     /// Bytes of arguments that may wait at once, likewise.
     pub max_input_bytes: usize,
-    /// Inputs that a container runs at once; 0 when that is not known.
+    /// Inputs that a container runs at once; 0 when that is not known. All inputs of its batches count.
     pub slots_per_container: usize,
+    /// Most inputs in a batch; 1 without batches.
+    pub batch_max: usize,
+    /// How long the first input of an incomplete batch waits for more.
+    pub batch_linger_ms: Millis,
+    /// A call that its caller waits for is recorded on disk when it has lasted this long; never without a value. Short
+    /// calls then cost no wait for the disk, and long ones survive the server.
+    pub durable_after_ms: Option<Millis>,
+    /// A container leaves after what it is handed first.
+    pub single_use: bool,
+}
+
+impl RetryPolicy {
+    const NONE: Self = Self { retries: 0, initial_delay_ms: 1_000, backoff_coefficient: 1.0, max_delay_ms: 60_000 };
+}
+
+impl Policy {
+    /// What holds where a definition says nothing.
+    pub const DEFAULT: Self = Self {
+        retry: RetryPolicy::NONE,
+        timeout_ms: 300_000,
+        // A million inputs of a few bytes are about a gigabyte of memory here.
+        max_inputs: 1_000_000,
+        max_input_bytes: 2 << 30,
+        slots_per_container: 0,
+        batch_max: 1,
+        batch_linger_ms: 0,
+        durable_after_ms: None,
+        single_use: false,
+    };
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            retry: RetryPolicy::default(),
-            timeout_ms: 300_000,
-            // A million inputs of a few bytes are about a gigabyte of memory here.
-            max_inputs: 1_000_000,
-            max_input_bytes: 2 << 30,
-            slots_per_container: 0,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -201,7 +201,7 @@ impl Shared {
         let watcher = owner.watcher(call);
         let accepted = owner.apply(self, |calls, now, effects| {
             calls.create_call(spec);
-            calls.add_inputs(call, vec![input], now, effects)
+            calls.add_inputs(call, vec![input], false, now, effects)
         });
         if accepted != Accepted::Yes {
             return Err(format!("function `{}` takes no inputs now", owner.tag));

@@ -16,6 +16,8 @@ use crate::scaling::{self, Scaling};
 /// The client's documented defaults where a definition leaves a field at zero.
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
+/// Calls that are over within a second are the many; those that last longer are worth a wait for the disk.
+const DURABLE_AFTER_MS: u64 = 1_000;
 const DEFAULT_MILLI_CPU: u32 = 125;
 const DEFAULT_MEMORY_MIB: u32 = 128;
 
@@ -84,8 +86,18 @@ impl Definition {
         // A generator's items may have reached the caller: running it again would repeat them.
         let retry =
             if generator || self.view.is_builder_function { RetryPolicy { retries: 0, ..retry } } else { retry };
-        let slots_per_container = self.max_concurrency() as usize;
-        Policy { retry, timeout_ms: self.timeout_ms(), slots_per_container, ..Policy::default() }
+        let batch_max = self.batch_max() as usize;
+        Policy {
+            retry,
+            timeout_ms: self.timeout_ms(),
+            slots_per_container: self.max_concurrency() as usize * batch_max,
+            batch_max,
+            batch_linger_ms: if batch_max > 1 { self.view.batch_linger_ms } else { 0 },
+            // What makes an image is made again by who waits for it.
+            durable_after_ms: (!self.view.is_builder_function).then_some(DURABLE_AFTER_MS),
+            single_use: self.view.single_use_containers || self.view.max_inputs == 1,
+            ..Policy::default()
+        }
     }
 
     pub fn scaling(&self) -> Scaling {
@@ -115,6 +127,11 @@ impl Definition {
     pub fn request(&self) -> crate::capacity::Request {
         let resources = self.resources();
         (resources.milli_cpu, u64::from(resources.memory_mib))
+    }
+
+    /// Inputs that one run of the user's code takes together; 1 without batches.
+    pub fn batch_max(&self) -> u32 {
+        scaling::batch_max(&self.view)
     }
 
     pub fn resources(&self) -> Resources {
@@ -172,7 +189,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
         (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
-        (f.batch_max_size > 0, "dynamic batching (`@modal.batched`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),
         (f.untrusted, "`restrict_modal_access=`"),
@@ -251,5 +267,14 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(define(&function).unwrap().policy().retry.retries, 0);
+    }
+
+    #[test]
+    fn a_batch_counts_as_its_inputs_for_the_autoscaler() {
+        let function = wire::Function { batch_max_size: 8, batch_linger_ms: 250, ..Default::default() };
+        let definition = define(&function).unwrap();
+        let policy = definition.policy();
+        assert_eq!((policy.batch_max, policy.batch_linger_ms, policy.slots_per_container), (8, 250, 8));
+        assert_eq!(definition.scaling().concurrency, 8);
     }
 }

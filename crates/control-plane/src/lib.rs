@@ -26,6 +26,7 @@ mod near_matches;
 mod options;
 mod owner;
 mod parameters;
+mod recorder;
 mod restore;
 mod rpc;
 mod scaling;
@@ -78,6 +79,8 @@ pub enum StartError {
     #[error("cannot start the writer of the apps' logs")]
     Logs { source: std::io::Error },
 }
+/// A server that ends waits so long for the disk.
+const RECORD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A control plane at work.
 pub struct ControlPlane {
@@ -139,13 +142,26 @@ impl ControlPlane {
         admin::serve(self.shared.clone())
     }
 
-    /// From here on, ends of containers are the server's doing and settle nothing. Say it before they are killed.
+    /// From here on, ends of containers are the server's doing and settle nothing, and clients are asked to come back
+    /// later. Say it before containers are killed.
     pub fn begin_shut_down(&self) {
         self.shared.shutting_down.store(true, std::sync::atomic::Ordering::Release);
     }
 
     /// Writes down what is still on its way to the disk.
     pub async fn shut_down(&self) {
+        let owners: Vec<_> = self.shared.owners.iter().map(|owner| owner.clone()).collect();
+        for owner in &owners {
+            owner.record_open_calls(&self.shared);
+        }
+        let deadline = tokio::time::Instant::now() + RECORD_PATIENCE;
+        while owners.iter().any(|owner| !owner.unrecorded(|u| u.is_empty())) {
+            if tokio::time::Instant::now() > deadline {
+                tracing::error!("the disk does not take what is left; calls that were waited for may be lost");
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
         let logs = self.shared.logs.clone();
         // The file system may take its time; others use this thread.
         let _ = tokio::task::spawn_blocking(move || logs.close()).await;

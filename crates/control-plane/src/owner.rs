@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calls::{Assignment, Effect, FinishedOutput, FunctionCalls, Millis, Outcome, TaskEnd};
+use calls::{Assignment, Effect, FunctionCalls, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerView, FailedStarts, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
 };
 use scheduler::{Held, RoomWait};
 use tokio::sync::{Notify, oneshot};
@@ -25,6 +25,7 @@ use crate::clock::now_ms;
 use crate::definition::Definition;
 use crate::logs::Origin;
 use crate::parameters::needs_parameters;
+use crate::recorder::{Record, Unrecorded};
 use crate::scaling::Scaling;
 use crate::shared::Shared;
 use crate::tasks::{EXIT_GRACE_MS, STOP_GRACE_MS};
@@ -39,8 +40,6 @@ const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
 const MAX_START_FAILURES: u32 = 3;
 /// A function that waits for room looks again after this: what others have may have become idle for long enough.
 const ROOM_RECHECK_MS: u64 = 2_000;
-/// Outputs written in one transaction; more only make the first of them wait longer.
-const RECORD_BATCH: usize = 256;
 
 pub struct Owner {
     pub id: FunctionId,
@@ -70,9 +69,8 @@ struct State {
     tasks: BTreeMap<TaskId, TaskPhase>,
     failed_starts: FailedStarts,
     startup_estimate_ms: u64,
-    /// Outputs of durable calls on their way to the disk, in the order in which they will be published.
-    unrecorded: VecDeque<(FunctionCallId, FinishedOutput)>,
-    recorder_runs: bool,
+    input_times: InputTimes,
+    unrecorded: Unrecorded,
     /// (time, inputs completed until then), oldest first.
     throughput: VecDeque<(Millis, u64)>,
     /// Set by `update_autoscaler` until the next deployment.
@@ -96,6 +94,8 @@ struct Outside {
     begin_recording: bool,
     cancels: Vec<(TaskId, Vec<InputId>)>,
     stops: Vec<(TaskId, String)>,
+    /// A container has stopped taking inputs: another may be due.
+    look: bool,
 }
 
 impl Owner {
@@ -118,8 +118,8 @@ impl Owner {
                 tasks: BTreeMap::new(),
                 failed_starts: FailedStarts::default(),
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
-                unrecorded: VecDeque::new(),
-                recorder_runs: false,
+                input_times: InputTimes::default(),
+                unrecorded: Unrecorded::default(),
                 throughput: VecDeque::new(),
                 scaling_override: None,
                 closed: false,
@@ -143,10 +143,10 @@ impl Owner {
         self.variant.as_ref().map_or(&self.id, |variant| &variant.base)
     }
 
-    /// Where the output of one of its containers comes from, or a word about the function itself.
-    pub fn origin(&self, task: Option<TaskId>) -> Origin {
+    /// Where its output comes from; its containers add themselves.
+    pub fn origin(&self) -> Origin {
         let variant = self.variant.is_some().then(|| self.id.clone());
-        Origin { task, function: Some(self.base_id().clone()), variant, call: None }
+        Origin { function: Some(self.base_id().clone()), variant, ..Origin::default() }
     }
 
     /// A function that an app's layout may name.
@@ -176,6 +176,7 @@ impl Owner {
             state.calls.set_policy(policy);
             state.scaling_override = None;
             state.failed_starts.forget();
+            state.input_times.forget_estimate();
             state.tasks.keys().cloned().collect()
         };
         for task in tasks {
@@ -208,6 +209,9 @@ impl Owner {
         let (result, look_again) = {
             let mut state = self.state.lock();
             let result = event(&mut state.calls, now, &mut effects);
+            if shared.shutting_down.load(Ordering::Relaxed) {
+                state.calls.record_open_calls(&mut effects);
+            }
             // A delivery that finds its container gone makes new effects: until there are none.
             while !effects.is_empty() {
                 for effect in std::mem::take(&mut effects) {
@@ -223,7 +227,10 @@ impl Owner {
 
     fn perform_outside(self: &Arc<Self>, shared: &Arc<Shared>, outside: Outside) {
         if outside.begin_recording {
-            tokio::spawn(record_loop(self.clone(), shared.clone()));
+            tokio::spawn(crate::recorder::record_loop(self.clone(), shared.clone()));
+        }
+        if outside.look {
+            self.wake(shared);
         }
         for (task, inputs) in outside.cancels {
             shared.tasks.cancel_inputs(&task, inputs);
@@ -325,6 +332,11 @@ impl Owner {
         matches!(self.state.lock().tasks.get(task), Some(TaskPhase::Draining))
     }
 
+    /// Containers that take inputs.
+    pub fn working_tasks(&self) -> usize {
+        self.state.lock().tasks.values().filter(|phase| matches!(phase, TaskPhase::Active { .. })).count()
+    }
+
     pub fn task_ids(&self) -> Vec<TaskId> {
         self.state.lock().tasks.keys().cloned().collect()
     }
@@ -343,6 +355,11 @@ impl Owner {
 
     pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
         let inputs: Vec<InputId> = self.read(|c| c.call_inputs(call)).into_iter().map(|(id, ..)| id).collect();
+        if self.read(|c| c.leaves_a_record(call)) {
+            // After what of it is still on its way to the disk.
+            let begin_recording = self.state.lock().unrecorded.push(Record::Deletion(call.clone()));
+            self.perform_outside(shared, Outside { begin_recording, ..Outside::default() });
+        }
         self.apply(shared, |calls, now, effects| calls.forget_call(call, now, effects));
         if let Some(watcher) = self.state.lock().watchers.remove(call) {
             watcher.notify_waiters();
@@ -362,6 +379,23 @@ impl Owner {
             self.apply(shared, |calls, now, effects| calls.cancel_call(&call, now, effects));
         }
         self.wake(shared);
+    }
+
+    /// The caller wants nothing more of the call. True if it may be forgotten then: nobody else will ask for it.
+    pub fn on_collected(&self, call: &FunctionCallId) -> bool {
+        let mut state = self.state.lock();
+        state.calls.on_collected(call);
+        state.calls.call_spec(call).is_some_and(|spec| !spec.durable)
+    }
+
+    /// Has everything that somebody may still ask for written down.
+    pub fn record_open_calls(self: &Arc<Self>, shared: &Arc<Shared>) {
+        self.apply(shared, |calls, _, effects| calls.record_open_calls(effects));
+    }
+
+    /// What is on its way to the disk.
+    pub(crate) fn unrecorded<R>(&self, act: impl FnOnce(&mut Unrecorded) -> R) -> R {
+        act(&mut self.state.lock().unrecorded)
     }
 
     pub fn is_idle(&self) -> bool {
@@ -454,6 +488,7 @@ impl Owner {
             tasks,
             settings: scaling.settings(),
             startup_estimate_ms: state.startup_estimate_ms,
+            input_ms: state.input_times.estimate_ms(),
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
             app_active: !state.closed && self.app.is_running() && self.is_published(),
             failed_starts: state.failed_starts,
@@ -470,6 +505,10 @@ impl State {
             Effect::Deliver { task, poll, inputs } => {
                 let ids: Vec<InputId> = inputs.iter().map(|i| i.input.clone()).collect();
                 let sent = self.polls.remove(&poll).is_some_and(|p| p.send(PollReply::Inputs(inputs)).is_ok());
+                if self.calls.policy().single_use {
+                    self.tasks.insert(task.clone(), TaskPhase::Draining);
+                    outside.look = true;
+                }
                 if !sent {
                     self.calls.on_undelivered(&task, &ids, now, more);
                 }
@@ -484,9 +523,9 @@ impl State {
                     watcher.notify_waiters();
                 }
             }
+            Effect::RecordCall(call) => outside.begin_recording |= self.unrecorded.push(Record::Call(call)),
             Effect::Record { call, output } => {
-                self.unrecorded.push_back((call, output));
-                outside.begin_recording |= !std::mem::replace(&mut self.recorder_runs, true);
+                outside.begin_recording |= self.unrecorded.push(Record::Output(call, Box::new(output)));
             }
             Effect::CancelInputs { task, inputs } => outside.cancels.push((task, inputs)),
             Effect::StopTask { task, why } => {
@@ -509,6 +548,7 @@ impl State {
     /// Inputs completed in the recent past, and how long that past is.
     fn measure_throughput(&mut self, now: Millis) -> RecentCompletions {
         let completed = self.calls.completed();
+        self.input_times.on_progress(completed, self.calls.completed_run_ms());
         self.throughput.push_back((now, completed));
         while self.throughput.len() > 2 && self.throughput[1].0 + THROUGHPUT_WINDOW_MS < now {
             self.throughput.pop_front();
@@ -594,36 +634,6 @@ async fn see_out(owner: Arc<Owner>, shared: Arc<Shared>, task: TaskId) {
                 shared.say(&owner, &task, &format!("container {task} did not leave within {seconds} s and was killed"));
             }
             return shared.stop_task(&task, 0, "it did not leave when it was not needed any more".to_owned());
-        }
-    }
-}
-
-/// Writes durable outputs down in their order, as many at once as wait, then lets them be seen. A full disk delays
-/// them; nothing is lost meanwhile, since the inputs stay unfinished in the store.
-async fn record_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
-    let mut delay = Duration::from_millis(100);
-    loop {
-        let batch: Vec<(FunctionCallId, FinishedOutput)> = {
-            let mut state = owner.state.lock();
-            if state.unrecorded.is_empty() {
-                state.recorder_runs = false;
-                return;
-            }
-            state.unrecorded.iter().take(RECORD_BATCH).cloned().collect()
-        };
-        if let Err(error) = shared.record_outputs(&batch).await {
-            tracing::error!(function = %owner.id, %error, "could not record outputs; trying again");
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(Duration::from_secs(10));
-            continue;
-        }
-        delay = Duration::from_millis(100);
-        owner.state.lock().unrecorded.drain(..batch.len());
-        for (call, output) in &batch {
-            owner.apply(&shared, |calls, _, effects| calls.on_recorded(&output.input, effects));
-            if owner.read(|c| c.is_finished(call)) {
-                shared.on_delivered(call);
-            }
         }
     }
 }

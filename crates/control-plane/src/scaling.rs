@@ -6,6 +6,8 @@ use client_protocol::wire;
 use scheduler::AutoscalerSettings;
 use tonic::Status;
 
+/// The client's own limit of `max_batch_size=`.
+const MAX_BATCH: u32 = 1_000;
 const DEFAULT_SCALEDOWN_SECS: u32 = 60;
 /// Shorter windows would stop containers between two calls of a loop; the client's documented minimum.
 const MIN_SCALEDOWN_SECS: u32 = 2;
@@ -38,7 +40,9 @@ impl Scaling {
             buffer: settings.buffer_containers.unwrap_or(function.experimental_buffer_containers),
             scaleup_ms: millis(settings.scaleup_window.unwrap_or(0)),
             scaledown_ms: millis(scaledown.unwrap_or(DEFAULT_SCALEDOWN_SECS)),
-            concurrency: non_zero(function.target_concurrent_inputs).unwrap_or(function.max_concurrent_inputs.max(1)),
+            concurrency: non_zero(function.target_concurrent_inputs)
+                .unwrap_or(function.max_concurrent_inputs.max(1))
+                .saturating_mul(batch_max(function)),
         }
     }
 
@@ -105,6 +109,11 @@ impl Scaling {
             concurrency: self.concurrency,
         }
     }
+}
+
+/// Inputs that one run of the user's code takes together; 1 without batches.
+pub fn batch_max(function: &wire::Function) -> u32 {
+    function.batch_max_size.clamp(1, MAX_BATCH)
 }
 
 /// What a definition may say of scaling.

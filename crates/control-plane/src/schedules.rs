@@ -280,7 +280,7 @@ impl Shared {
         self.calls.insert(call.clone(), owner.clone());
         let accepted = owner.apply(self, |calls, now, effects| {
             calls.create_call(spec);
-            calls.add_inputs(&call, vec![input], now, effects)
+            calls.add_inputs(&call, vec![input], true, now, effects)
         });
         if accepted != Accepted::Yes {
             // The queue has filled up since it was asked. It is stored, and so the next server makes it.

@@ -24,6 +24,7 @@ use worker_protocol::{ContainerApi, ContainerStream};
 
 use crate::caller::{Caller, ClientVersion, Principal};
 use crate::rpc::Api;
+use crate::shared::Shared;
 
 const SERVICE: &str = "/modal.client.ModalClient/";
 /// The client puts up to 49 inputs of 2 MiB into one request; its own limit for a message is 100 MiB.
@@ -38,14 +39,16 @@ pub struct Server {
     http: Router,
     token_id: String,
     token_secret: String,
+    shared: Arc<Shared>,
 }
 
 impl Server {
     pub fn new(api: Api, http: Router) -> Self {
         let config = &api.shared.config;
         let (token_id, token_secret) = (config.token_id.clone(), config.token_secret.clone());
+        let shared = api.shared.clone();
         let service = ModalClientServer::new(api).max_decoding_message_size(MAX_MESSAGE);
-        Self { service: service.max_encoding_message_size(MAX_MESSAGE), http, token_id, token_secret }
+        Self { service: service.max_encoding_message_size(MAX_MESSAGE), http, token_id, token_secret, shared }
     }
 
     /// Accepts clients until the future is dropped.
@@ -98,6 +101,10 @@ impl Server {
             return answer.unwrap_or_else(|never| match never {});
         }
         let path = path.to_owned();
+        if task.is_none() && self.shared.shutting_down.load(std::sync::atomic::Ordering::Relaxed) {
+            // The client comes back by itself; what it brings now might be lost.
+            return Status::unavailable("the server is being stopped").into_http();
+        }
         match self.identify(request.headers(), request.uri().authority().map(|a| a.as_str()), task) {
             Ok(caller) => request.extensions_mut().insert(caller),
             Err(status) => return status.into_http(),

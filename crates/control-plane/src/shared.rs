@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use blob_store::sign::UrlKey;
 use blob_store::{BlobStore, DiskBlobs};
-use calls::{FinishedOutput, Millis, Outcome, OutcomeStatus};
+use calls::{Millis, Outcome, OutcomeStatus};
 use dashmap::DashMap;
-use metadata_store::{AppState, EnvironmentRecord, MetadataStore, OutputRecord, StoreError, Write};
+use metadata_store::{AppState, EnvironmentRecord, MetadataStore, Write};
 use parking_lot::{Mutex, RwLock};
 use scheduler::{Holder, plan_reclaim};
 use tokio::sync::Notify;
@@ -202,7 +202,7 @@ impl Shared {
         let log = &task.owner.app.log;
         let now = now_ms();
         let call = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
-        let origin = task.owner.origin(Some(id.clone()));
+        let origin = Origin { task: Some(id.clone()), ..task.owner.origin() };
         log.append(now, Origin { call, ..origin.clone() }, descriptor, text);
         if cut {
             let limit = MAX_TASK_BYTES >> 20;
@@ -261,7 +261,8 @@ impl Shared {
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        owner.app.log.append(now_ms(), owner.origin(task), Descriptor::System, line);
+        let origin = Origin { task, ..owner.origin() };
+        owner.app.log.append(now_ms(), origin, Descriptor::System, line);
     }
 
     // ------------------------------------------------------------------------------------------- apps
@@ -369,13 +370,6 @@ impl Shared {
     }
 
     // ------------------------------------------------------------------------------------------- calls
-
-    pub async fn record_outputs(&self, outputs: &[(FunctionCallId, FinishedOutput)]) -> Result<(), StoreError> {
-        let record = |(call, output): &(FunctionCallId, FinishedOutput)| {
-            Write::Output(OutputRecord { call: call.clone(), output: output.clone() })
-        };
-        self.store.write(outputs.iter().map(record).collect()).await
-    }
 
     /// The caller has (or should have) every output of this call: forget it, a little later.
     pub fn on_delivered(self: &Arc<Self>, call: &FunctionCallId) {

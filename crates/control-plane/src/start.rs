@@ -13,6 +13,7 @@ use worker_protocol::{Descriptor, TaskSpec};
 use crate::clock::now_ms;
 use crate::definition::Definition;
 use crate::handles;
+use crate::logs::Origin;
 use crate::shared::Shared;
 use crate::tasks::Task;
 
@@ -88,7 +89,8 @@ async fn client_layers(
     let python = built.metadata.python_version_info.as_deref().and_then(python_minor).ok_or_else(|| {
         "the image has no `python` on its PATH; use a Python image, or `add_python=` with `from_registry`".to_owned()
     })?;
-    let (app, origin) = (task.owner.app.clone(), task.owner.origin(Some(task.id.clone())));
+    let app = task.owner.app.clone();
+    let origin = Origin { task: Some(task.id.clone()), ..task.owner.origin() };
     let sink = LogSink::new(move |line| {
         // What is done, not every line of what the installer says about it.
         if line.stream != LogStream::Builder {

@@ -4,7 +4,9 @@
 //! of many short inputs must not be answered with as many containers, while a queue of sleepers should be. The two
 //! look alike when they arrive; what tells them apart is the throughput seen shortly after. So:
 //!
-//! 1. up to [`up::FIRST_STEP`] containers (or one per core) start at once when inputs have nowhere to go;
+//! 0. where inputs were finished before, how long they took is remembered ([`InputTimes`]), and the number follows from
+//!    that at once: as many as the backlog is worth, none for one that drains sooner than a container starts;
+//! 1. otherwise up to [`up::FIRST_STEP`] containers (or one per core) start at once when inputs have nowhere to go;
 //! 2. what happens next waits until those starts are over and their effect has been seen for [`up::OBSERVE_MS`];
 //! 3. then, while the backlog would outlast a start, the number doubles at most, and goes no higher than where the
 //!    CPU spent on starting exceeds the waiting it saves ([`up::worthwhile_total`]).
@@ -24,9 +26,11 @@ use crate::Millis;
 
 mod down;
 mod failed_starts;
+mod input_times;
 mod up;
 
 pub use failed_starts::FailedStarts;
+pub use input_times::InputTimes;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +45,8 @@ pub struct AutoscalerView {
     pub settings: AutoscalerSettings,
     /// How long recent cold starts took; 1,000 when nothing is known.
     pub startup_estimate_ms: u64,
+    /// How long inputs took in the past; `None` when none was ever finished.
+    pub input_ms: Option<f64>,
     pub cores: u32,
     /// The app is deployed, or its client is connected.
     pub app_active: bool,

@@ -7,8 +7,8 @@ pub mod placement;
 pub mod schedule;
 
 pub use autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, RecentCompletions, StopReason, TaskPhase,
-    TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, StopReason,
+    TaskPhase, TaskView, plan_autoscale,
 };
 pub use fairness::{Claim, Held, Holder, RoomWait, plan_reclaim, sort_by_fairness};
 pub use placement::{

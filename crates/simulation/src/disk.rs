@@ -3,12 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use calls::{CallSpec, FinishedOutput, NewInput, Restored};
+use bytes::Bytes;
+use calls::{CallSpec, FinishedOutput, NewInput, Payload, Restored};
 use types::ids::{FunctionCallId, InputId};
 
 #[derive(Debug, Clone)]
 pub(crate) enum Write {
     Call(CallSpec, Vec<NewInput>),
+    /// A call that has lasted, with what came out of it.
+    Lasting(Box<Restored>),
+    Delete(FunctionCallId),
     Inputs(FunctionCallId, Vec<NewInput>),
     FinishInputs(FunctionCallId),
     Cancel(FunctionCallId),
@@ -68,6 +72,15 @@ impl Disk {
                 self.rows.entry(id.clone()).or_insert(row);
                 self.apply(Write::Inputs(id, inputs));
             }
+            Write::Lasting(call) => {
+                let Restored { spec, pending, finished, inputs_complete } = *call;
+                let done = finished.iter().map(|o| NewInput { id: o.input.clone(), idx: o.idx, ..no_input() });
+                let inputs = done.chain(pending).collect();
+                let row = Row { spec, inputs, outputs: finished, inputs_complete, cancelled: false };
+                let before = self.rows.insert(row.spec.id.clone(), row);
+                assert!(before.is_none(), "a call is recorded twice");
+            }
+            Write::Delete(call) => _ = self.rows.remove(&call),
             Write::Inputs(call, inputs) => {
                 let Some(row) = self.rows.get_mut(&call) else { return };
                 let known: BTreeSet<InputId> = row.inputs.iter().map(|i| i.id.clone()).collect();
@@ -86,6 +99,17 @@ impl Disk {
                 row.outputs.push(output);
             }
         }
+    }
+}
+
+/// Of an input that is over only its name matters.
+fn no_input() -> NewInput {
+    NewInput {
+        id: InputId::random(),
+        idx: 0,
+        payload: Payload::Inline(Bytes::new()),
+        data_format: 0,
+        method_name: String::new(),
     }
 }
 

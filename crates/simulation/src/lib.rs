@@ -10,9 +10,12 @@
 //! - no more containers than the maximum, and the minimum once it is quiet;
 //! - every caller gets its outputs, or learns that its call is gone; in the end nothing is left over.
 //!
+//! Beside the days, [`autoscaling`] compares the autoscaler with simpler rules under a fixed set of arrival traces.
+//!
 //! The shell around the state machine is a model here ([`server`]): small enough to be read beside the real one, which
 //! has the same events. What it cannot show: races between threads, and mistakes in the real shell.
 
+pub mod autoscaling;
 mod caller;
 mod container;
 mod disk;

@@ -70,11 +70,12 @@ impl Scenario {
         let calm = random.chance(0.15);
         let concurrency = random.pick(&[1, 1, 1, 2, 5]);
         let workers = random.between(1, 3) as usize;
+        let batch = if concurrency == 1 { random.pick(&[1, 1, 1, 4]) } else { 1 };
         Self {
             calm,
-            policy: policy(random, concurrency as usize),
+            policy: policy(random, concurrency as usize, batch),
             settings: settings(random, concurrency),
-            batch: if concurrency == 1 { random.pick(&[1, 1, 1, 4]) } else { 1 },
+            batch,
             callers: (0..random.between(1, 6)).map(|_| caller_plan(random)).collect(),
             workers,
             worker_capacity: Resources { milli_cpu: random.pick(&[2_000, 8_000]), memory_mib: 16_384, gpus: 0 },
@@ -104,7 +105,7 @@ impl Scenario {
     }
 }
 
-fn policy(random: &mut Random, concurrency: usize) -> Policy {
+fn policy(random: &mut Random, concurrency: usize, batch: usize) -> Policy {
     let retry = RetryPolicy {
         retries: random.pick(&[0, 0, 1, 3]),
         initial_delay_ms: random.pick(&[0, 100, 1_000]),
@@ -115,7 +116,10 @@ fn policy(random: &mut Random, concurrency: usize) -> Policy {
         retry,
         timeout_ms: random.pick(&[6_000, 30_000]),
         max_inputs: random.pick(&[20, 1_000]),
-        slots_per_container: concurrency,
+        durable_after_ms: random.pick(&[None, Some(0), Some(1_000)]),
+        slots_per_container: concurrency * batch,
+        batch_max: batch,
+        batch_linger_ms: if batch > 1 { random.pick(&[0, 50, 3_000]) } else { 0 },
         ..Policy::default()
     }
 }

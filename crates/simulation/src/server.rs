@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use calls::{Assignment, CallSpec, Effect, FunctionCalls, Millis, NewInput, OutputPage, PageRequest};
-use scheduler::{FailedStarts, TaskPhase};
+use scheduler::{FailedStarts, InputTimes, TaskPhase};
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::disk::{Disk, Write};
@@ -66,7 +66,9 @@ enum AfterWrite {
     Put(FunctionCallId, Vec<NewInput>, Address),
     FinishInputs(FunctionCallId, Address),
     Cancel(FunctionCallId, Address),
+    CallRecorded(FunctionCallId),
     Recorded(InputId),
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ pub(crate) struct Server {
     throughput: VecDeque<(Millis, u64)>,
     failed_starts: FailedStarts,
     startup_estimate_ms: Millis,
+    input_times: InputTimes,
     started: usize,
     scenario: Scenario,
 }
@@ -97,6 +100,7 @@ impl Server {
             throughput: VecDeque::new(),
             failed_starts: FailedStarts::default(),
             startup_estimate_ms: 1_000,
+            input_times: InputTimes::default(),
             started: 0,
             scenario: scenario.clone(),
         };
@@ -149,6 +153,10 @@ impl Server {
                 out.push(Out::Leave { task, poll });
             }
             Effect::OutputReady { call } => _ = news.insert(call),
+            Effect::RecordCall(restored) => {
+                let after = AfterWrite::CallRecorded(restored.spec.id.clone());
+                self.write(Write::Lasting(restored), after, out);
+            }
             Effect::Record { call, output } => {
                 self.write(Write::Output(call, output.clone()), AfterWrite::Recorded(output.input), out);
             }

@@ -5,7 +5,7 @@ use types::ids::{InputId, TaskId};
 use super::{FunctionCalls, InputState, Stage};
 use crate::Millis;
 use crate::effect::Effect;
-use crate::input::{Assignment, FinishedOutput, Outcome, OutcomeStatus};
+use crate::input::{Assignment, FinishedOutput, OnDisk, Outcome, OutcomeStatus};
 use crate::policy::MAX_SYSTEM_RETRIES;
 
 impl FunctionCalls {
@@ -15,7 +15,7 @@ impl FunctionCalls {
         self.end_abandoned(task_id, id);
         let state = self.inputs.get_mut(id)?;
         let Stage::Ready(key) = state.stage else { return None };
-        self.ready.remove(key);
+        self.ready.remove(&state.input.method_name, key);
         let deadline = now.saturating_add(self.policy.timeout_ms);
         state.stage = Stage::Running { task: task_id.clone(), deadline };
         self.deadlines.insert((deadline, task_id.clone(), id.clone()));
@@ -42,10 +42,11 @@ impl FunctionCalls {
     /// Takes an input out of the structure that its stage belongs to; the caller gives it its next stage. Answers
     /// with the container that ran it.
     fn detach(&mut self, id: &InputId, now: Millis) -> Option<TaskId> {
-        match &self.inputs.get(id)?.stage {
+        let state = self.inputs.get(id)?;
+        match &state.stage {
             Stage::Recording(_) => None,
             Stage::Ready(key) => {
-                self.ready.remove(*key);
+                self.ready.remove(&state.input.method_name, *key);
                 self.note_backlog(now);
                 None
             }
@@ -80,14 +81,14 @@ impl FunctionCalls {
     pub(super) fn make_ready_last(&mut self, id: &InputId, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
         state.ready_since = now;
-        state.stage = Stage::Ready(self.ready.push_back(id.clone(), now));
+        state.stage = Stage::Ready(self.ready.push_back(&state.input.method_name, id.clone(), now));
         self.note_backlog(now);
     }
 
     fn make_ready_first(&mut self, id: &InputId, since: Millis, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
         state.ready_since = since;
-        state.stage = Stage::Ready(self.ready.push_front(id.clone(), since));
+        state.stage = Stage::Ready(self.ready.push_front(&state.input.method_name, id.clone(), since));
         self.note_backlog(now);
     }
 
@@ -143,7 +144,7 @@ impl FunctionCalls {
         self.make_ready_first(id, now, now);
     }
 
-    /// Makes an outcome final. A durable call's output is recorded before anybody sees it. Answers with the container
+    /// Makes an outcome final. The output of a call that the store has is recorded before anybody sees it. Answers with the container
     /// that ran it.
     pub(super) fn finish(
         &mut self,
@@ -155,14 +156,19 @@ impl FunctionCalls {
         if matches!(self.inputs.get(id)?.stage, Stage::Recording(_)) {
             return None;
         }
+        let ran_ms = match &self.inputs.get(id)?.stage {
+            Stage::Running { deadline, .. } => now.saturating_add(self.policy.timeout_ms).saturating_sub(*deadline),
+            _ => 0,
+        };
         let task = self.detach(id, now);
         if task.is_some() && outcome.status != OutcomeStatus::Terminated {
             self.completed += 1;
+            self.completed_run_ms += ran_ms;
         }
         let state = self.inputs.get_mut(id)?;
         let output = FinishedOutput { input: id.clone(), idx: state.input.idx, task: task.clone(), outcome };
         let call = state.call.clone();
-        if self.calls.get(&call).is_some_and(|c| c.spec.durable) {
+        if self.calls.get(&call).is_some_and(|c| c.on_disk != OnDisk::No) {
             state.stage = Stage::Recording(Box::new(output.clone()));
             effects.push(Effect::Record { call, output });
         } else {
@@ -178,7 +184,7 @@ impl FunctionCalls {
         self.publish(id, output, effects);
     }
 
-    fn publish(&mut self, id: &InputId, output: FinishedOutput, effects: &mut Vec<Effect>) {
+    pub(super) fn publish(&mut self, id: &InputId, output: FinishedOutput, effects: &mut Vec<Effect>) {
         let Some(state) = self.inputs.remove(id) else { return };
         self.resident_bytes -= state.input.payload.resident_bytes();
         if let Some(call) = self.calls.get_mut(&state.call) {

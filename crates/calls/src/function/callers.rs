@@ -6,7 +6,7 @@ use types::ids::{FunctionCallId, InputId, TaskId};
 
 use super::{Call, FunctionCalls, InputState, Stage};
 use crate::effect::{Accepted, Effect, OutputPage, PageRequest};
-use crate::input::{CallSpec, NewInput, Outcome, OutcomeStatus, Restored};
+use crate::input::{CallSpec, NewInput, OnDisk, Outcome, OutcomeStatus, Restored};
 use crate::ready::ReadyKey;
 use crate::{CallKind, Millis};
 
@@ -14,11 +14,15 @@ impl FunctionCalls {
     /// A new call without inputs. A call that is already here stays as it is, and one that was forgotten a moment ago
     /// is not made again: the request was a repetition.
     pub fn create_call(&mut self, spec: CallSpec) {
-        if self.forgotten.contains(&spec.id) {
+        if self.forgotten.contains(&spec.id) || self.calls.contains_key(&spec.id) {
             return;
         }
+        let on_disk = if spec.durable { OnDisk::Yes } else { OnDisk::No };
+        if let (OnDisk::No, Some(after_ms)) = (on_disk, self.policy.durable_after_ms) {
+            self.young.push_back((spec.created_at.saturating_add(after_ms), spec.id.clone()));
+        }
         let inputs_complete = spec.kind == CallKind::Unary;
-        self.calls.entry(spec.id.clone()).or_insert_with(|| Call {
+        let call = Call {
             spec,
             inputs: 0,
             published: Vec::new(),
@@ -26,7 +30,10 @@ impl FunctionCalls {
             unfinished: BTreeMap::new(),
             inputs_complete,
             cancelled: false,
-        });
+            on_disk,
+            collected: false,
+        };
+        self.calls.insert(call.spec.id.clone(), call);
     }
 
     /// Whether `count` more inputs with `bytes` of arguments fit. Asked before they are written to disk.
@@ -38,12 +45,13 @@ impl FunctionCalls {
     /// Takes inputs of an existing call; all of them or none. Inputs that the call already has, finished or not, are
     /// passed over, so a request may be repeated. Inputs of a cancelled call end at once.
     ///
-    /// Inputs of a durable call are on disk by now and would come back with the next start, so they are taken even if
-    /// the queue has filled up since [`Self::has_room`] was asked.
+    /// Inputs of a call that the store has must be there first, which `written` says. They would come back with the next
+    /// start, so they are taken even if the queue has filled up since [`Self::has_room`] was asked.
     pub fn add_inputs(
         &mut self,
         call: &FunctionCallId,
         inputs: Vec<NewInput>,
+        written: bool,
         now: Millis,
         effects: &mut Vec<Effect>,
     ) -> Accepted {
@@ -52,9 +60,12 @@ impl FunctionCalls {
             .into_iter()
             .filter(|i| !self.inputs.contains_key(&i.id) && !known.finished.contains(&i.id))
             .collect();
-        let (durable, cancelled) = (known.spec.durable, known.cancelled);
+        let (on_disk, cancelled) = (known.on_disk, known.cancelled);
+        if on_disk != OnDisk::No && !written && !fresh.is_empty() {
+            return Accepted::WriteFirst;
+        }
         let bytes = fresh.iter().map(|i| i.payload.resident_bytes()).sum();
-        if !durable && !fresh.is_empty() && !self.has_room(fresh.len(), bytes) {
+        if !written && !fresh.is_empty() && !self.has_room(fresh.len(), bytes) {
             return Accepted::QueueFull;
         }
         for input in fresh {
@@ -115,6 +126,7 @@ impl FunctionCalls {
             call.inputs_complete |= restored.inputs_complete;
             call.finished = restored.finished.iter().map(|o| o.input.clone()).collect();
             call.published = restored.finished;
+            call.on_disk = OnDisk::Yes;
         }
         for input in restored.pending {
             self.add_input(&id, input, now);

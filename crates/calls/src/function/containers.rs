@@ -5,10 +5,13 @@ use types::ids::{InputId, TaskId};
 use super::FunctionCalls;
 use crate::Millis;
 use crate::effect::{Effect, TaskEnd};
-use crate::input::{Outcome, OutcomeStatus};
+use crate::input::{Outcome, OutcomeStatus, Payload};
 
 /// A cancelled input may clean up this long before its container is stopped under it.
 pub(super) const CANCEL_GRACE_MS: Millis = 10_000;
+
+/// Arguments in one answer to a container. Clients take messages of 100 MiB; what is beyond comes in the next batch.
+const MAX_BATCH_BYTES: usize = 64 << 20;
 
 impl FunctionCalls {
     /// A container asks for up to `max` inputs; `poll` names the request.
@@ -18,7 +21,7 @@ impl FunctionCalls {
             effects.push(Effect::Drain { task: task_id.clone(), poll });
             return;
         }
-        self.excuse_abandoned(task_id);
+        self.excuse_abandoned(task_id, max.max(1), now, effects);
         let task = self.tasks.entry(task_id.clone()).or_default();
         task.polls.push_back((poll, max.max(1)));
         if task.running.is_empty() && task.idle_since.is_none() {
@@ -28,16 +31,26 @@ impl FunctionCalls {
         self.dispatch(now, effects);
     }
 
-    /// A container asks only while it has a free slot. If its slots cannot hold what it runs and what was cancelled
-    /// on it, some of the cancelled has ended without a word, as it does with clients before 0.70.
-    fn excuse_abandoned(&mut self, task_id: &TaskId) {
+    /// A container asks only while it has room for `max` more. If it has no room for that beside what it runs and what
+    /// was cancelled on it, some of the cancelled has ended without a word, as it does with clients before 0.70. A
+    /// batch ends as a whole: what else was in it goes to another attempt.
+    fn excuse_abandoned(&mut self, task_id: &TaskId, max: usize, now: Millis, effects: &mut Vec<Effect>) {
         let slots = self.policy.slots_per_container;
         let Some(task) = self.tasks.get_mut(task_id).filter(|_| slots > 0) else { return };
-        let may_remain = slots.saturating_sub(1 + task.running.len());
-        while task.abandoned.len() > may_remain {
+        let may_remain = slots.saturating_sub(max);
+        let mut excused = false;
+        while !task.abandoned.is_empty() && task.abandoned.len() + task.running.len() > may_remain {
             let oldest = task.abandoned.iter().min_by_key(|(_, deadline)| **deadline).map(|(id, _)| id.clone());
             let Some((id, deadline)) = oldest.and_then(|id| task.abandoned.remove_entry(&id)) else { return };
             self.deadlines.remove(&(deadline, task_id.clone(), id));
+            excused = true;
+        }
+        if max == 1 || !excused || task.running.len() <= may_remain {
+            return;
+        }
+        let companions: Vec<InputId> = task.running.iter().cloned().collect();
+        for input in companions.iter().rev() {
+            self.retry_lost(input, "its batch was interrupted", now, effects);
         }
     }
 
@@ -63,35 +76,53 @@ impl FunctionCalls {
         self.dispatch(now, effects);
     }
 
-    /// Matches ready inputs with waiting requests until either runs out.
+    /// Matches ready inputs with waiting requests until either runs out, or only incomplete batches are left that may
+    /// wait for more.
     pub(super) fn dispatch(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        while !self.ready.is_empty() {
-            let Some((rank, task_id)) = self.idle.last().cloned() else { break };
-            let request = self.tasks.get_mut(&task_id).and_then(|t| {
-                let request = t.polls.pop_front();
-                t.idle_since = if request.is_some() { None } else { t.idle_since };
-                request.map(|(poll, max)| (poll, max, t.polls.is_empty()))
-            });
-            let Some((poll, max, was_last)) = request else {
-                self.idle.remove(&(rank, task_id));
-                continue;
-            };
-            if was_last {
-                self.idle.remove(&(rank, task_id.clone()));
+        while let Some((task_id, method)) = self.next_match(now) {
+            let Some(task) = self.tasks.get_mut(&task_id) else { break };
+            let Some((poll, max)) = task.polls.pop_front() else { break };
+            task.idle_since = None;
+            if task.polls.is_empty() {
+                self.idle.remove(&(task.rank, task_id.clone()));
             }
-            let inputs = self.take_batch(&task_id, max, now);
+            let inputs = self.take_batch(&task_id, &method, max, now);
+            if self.policy.single_use {
+                self.drain(&task_id, effects);
+            }
             effects.push(Effect::Deliver { task: task_id, poll, inputs });
         }
         self.note_backlog(now);
     }
 
-    /// Up to `max` inputs from the front, all for the method of the first: the client accepts no other batch.
-    fn take_batch(&mut self, task_id: &TaskId, max: usize, now: Millis) -> Vec<crate::Assignment> {
+    /// The container to be handed something now, and the method of it. Requests take different numbers of inputs only
+    /// while the function is being replaced; where one gets nothing, one that takes as many or more gets nothing too.
+    fn next_match(&self, now: Millis) -> Option<(TaskId, String)> {
+        let mut refused = usize::MAX;
+        for (_, task_id) in self.idle.iter().rev() {
+            if self.ready.is_empty() {
+                return None;
+            }
+            let max = self.tasks.get(task_id).and_then(|t| t.polls.front()).map_or(usize::MAX, |(_, max)| *max);
+            if max >= refused {
+                continue;
+            }
+            match self.ready.due_batch(max, self.policy.batch_linger_ms, now) {
+                Some(method) => return Some((task_id.clone(), method.to_owned())),
+                None => refused = max,
+            }
+        }
+        None
+    }
+
+    /// Up to `max` inputs of one method, from the front: the client accepts no other batch.
+    fn take_batch(&mut self, task_id: &TaskId, method: &str, max: usize, now: Millis) -> Vec<crate::Assignment> {
         let mut batch: Vec<crate::Assignment> = Vec::new();
+        let mut bytes = 0;
         while batch.len() < max {
-            let Some(id) = self.ready.front().cloned() else { break };
-            let method = self.inputs.get(&id).map(|i| i.input.method_name.as_str());
-            if batch.first().is_some_and(|first| Some(first.method_name.as_str()) != method) {
+            let Some(id) = self.ready.front_of(method).cloned() else { break };
+            bytes += self.payload(&id).map_or(0, Payload::resident_bytes);
+            if !batch.is_empty() && bytes > MAX_BATCH_BYTES {
                 break;
             }
             let Some(assignment) = self.assign(&id, task_id, now) else { break };

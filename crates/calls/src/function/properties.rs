@@ -64,6 +64,14 @@ enum Step {
     Recorded {
         which: usize,
     },
+    /// The store took the oldest call that it was asked to, or could not.
+    CallRecorded {
+        taken: bool,
+    },
+    Collected {
+        call: usize,
+    },
+    RecordOpen,
     Wait {
         ms: Millis,
     },
@@ -102,9 +110,18 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => call.clone().prop_map(|call| Step::Cancel { call }),
         1 => call.prop_map(|call| Step::Forget { call }),
         1 => Just(Step::FailWaiting),
+        2 => any::<bool>().prop_map(|taken| Step::CallRecorded { taken }),
+        1 => (0..CALLS).prop_map(|call| Step::Collected { call }),
+        1 => Just(Step::RecordOpen),
         4 => (0usize..20).prop_map(|which| Step::Recorded { which }),
         4 => prop_oneof![0u64..50, 0u64..2_000, 0u64..20_000].prop_map(|ms| Step::Wait { ms }),
     ]
+}
+
+/// How long a batch lingers (not, short, longer than everything else), and when calls become durable.
+fn any_delays() -> impl Strategy<Value = (Millis, Option<Millis>)> {
+    let linger = prop_oneof![2 => Just(0u64), 2 => 1u64..200, 1 => Just(5_000u64)];
+    (linger, prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))])
 }
 
 fn call_id(n: usize) -> FunctionCallId {
@@ -132,6 +149,8 @@ struct Account {
     /// Everything a container was ever handed.
     handed: HashMap<usize, Vec<(InputId, u32)>>,
     records: Vec<(InputId, FinishedOutput)>,
+    /// Calls on their way to the disk.
+    calls_to_record: Vec<FunctionCallId>,
     highest_attempt: HashMap<InputId, u32>,
 }
 
@@ -140,15 +159,25 @@ struct World {
     account: Account,
     now: Millis,
     poll: u64,
+    /// How many inputs each request takes.
+    asked: HashMap<u64, usize>,
     /// Containers end for good; the next one takes the place under another name.
     generation: [usize; TASKS],
 }
 
 impl World {
-    fn new() -> Self {
+    fn new((batch_linger_ms, durable_after_ms): (Millis, Option<Millis>)) -> Self {
         let retry = RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() };
-        let policy = Policy { retry, timeout_ms: 3_000, max_inputs: 40, ..Policy::default() };
-        Self { calls: FunctionCalls::new(policy), account: Account::default(), now: 0, poll: 0, generation: [0; TASKS] }
+        let policy =
+            Policy { retry, timeout_ms: 3_000, max_inputs: 40, batch_linger_ms, durable_after_ms, ..Policy::default() };
+        Self {
+            calls: FunctionCalls::new(policy),
+            account: Account::default(),
+            now: 0,
+            poll: 0,
+            asked: HashMap::new(),
+            generation: [0; TASKS],
+        }
     }
 
     fn task(&self, n: usize) -> TaskId {
@@ -177,6 +206,7 @@ impl World {
             Step::FinishInputs { call } => self.calls.finish_inputs(&call_id(call)),
             Step::Poll { task, max } => {
                 self.poll += 1;
+                self.asked.insert(self.poll, max);
                 self.calls.poll(&self.task(task), self.poll, max, now, &mut effects);
             }
             Step::CancelPoll { task } => self.calls.cancel_poll(&self.task(task), self.poll),
@@ -218,25 +248,38 @@ impl World {
                     self.calls.on_recorded(&input, &mut effects);
                 }
             }
+            Step::CallRecorded { taken } => {
+                if !self.account.calls_to_record.is_empty() {
+                    let call = self.account.calls_to_record.remove(0);
+                    match taken {
+                        true => self.calls.on_call_recorded(&call, &mut effects),
+                        false => self.calls.on_call_not_recorded(&call, now, &mut effects),
+                    }
+                }
+            }
+            Step::Collected { call } => self.calls.on_collected(&call_id(call)),
+            Step::RecordOpen => self.calls.record_open_calls(&mut effects),
             Step::Wait { ms } => {
                 self.now += ms;
                 self.calls.tick(self.now, &mut effects);
             }
         }
         self.follow(effects);
-        self.calls.check_structure();
+        self.calls.check_structure(self.now);
         self.check_account();
     }
 
     fn add(&mut self, call: usize, first: usize, count: usize, effects: &mut Vec<Effect>) {
         let inputs = (first..first + count).map(|n| new_input(call, n)).collect();
         let known = self.account.accepted.contains_key(&call_id(call));
-        match self.calls.add_inputs(&call_id(call), inputs, self.now, effects) {
+        let written = self.calls.on_disk(&call_id(call)).is_some_and(|on_disk| on_disk != OnDisk::No);
+        match self.calls.add_inputs(&call_id(call), inputs, written, self.now, effects) {
             Accepted::Yes => {
                 let accepted = self.account.accepted.get_mut(&call_id(call)).unwrap();
                 accepted.extend((first..first + count).map(|n| input_id(call, n)));
             }
-            Accepted::QueueFull => assert!(known && !self.calls.call_spec(&call_id(call)).unwrap().durable),
+            Accepted::QueueFull => assert!(known && !written),
+            Accepted::WriteFirst => panic!("they were written"),
             Accepted::NoSuchCall => assert!(!known),
         }
     }
@@ -263,16 +306,31 @@ impl World {
     fn follow(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Deliver { task, inputs, .. } => {
-                    assert!(!inputs.is_empty());
+                Effect::Deliver { task, poll, inputs } => {
+                    assert!((1..=self.asked[&poll]).contains(&inputs.len()), "a batch of {}", inputs.len());
+                    assert!(inputs.iter().all(|i| i.method_name == inputs[0].method_name), "a batch of two methods");
                     for assignment in inputs {
                         self.hand_over(&task, &assignment);
                     }
                 }
+                Effect::RecordCall(restored) => self.goes_to_disk(*restored),
                 Effect::Record { output, .. } => self.account.records.push((output.input.clone(), output)),
                 _ => {}
             }
         }
+    }
+
+    /// What goes to the disk is all there is of the call: nothing that was accepted, nothing that was seen is missing.
+    fn goes_to_disk(&mut self, call: Restored) {
+        let id = call.spec.id.clone();
+        for output in &call.finished {
+            let first = self.account.published.entry(output.input.clone()).or_insert_with(|| output.clone());
+            assert_eq!(first, output, "a published output is another one on disk");
+        }
+        let finished = call.finished.iter().map(|o| o.input.clone());
+        let ids: BTreeSet<InputId> = call.pending.iter().map(|i| i.id.clone()).chain(finished).collect();
+        assert_eq!(ids, self.account.accepted[&id], "inputs of `{id}` are missing on disk");
+        self.account.calls_to_record.push(id);
     }
 
     fn hand_over(&mut self, task: &TaskId, assignment: &Assignment) {
@@ -305,7 +363,7 @@ impl World {
 
 impl FunctionCalls {
     /// Invariant 1 from within: every index agrees with the stages.
-    fn check_structure(&self) {
+    fn check_structure(&self, now: Millis) {
         let (mut ready, mut delayed, mut deadlines, mut bytes, mut running) =
             (0, BTreeSet::new(), BTreeSet::new(), 0, 0);
         for (id, state) in &self.inputs {
@@ -328,7 +386,11 @@ impl FunctionCalls {
             let is_idle = self.idle.contains(&(task.rank, id.clone()));
             assert_eq!(is_idle, !task.polls.is_empty(), "`{id}` is in the wrong place");
             assert!(!task.draining || task.polls.is_empty());
-            assert!(self.ready.is_empty() || task.polls.is_empty(), "`{id}` waits beside a ready input");
+            // A container's requests are answered in their order.
+            if let Some((_, max)) = task.polls.front() {
+                let due = self.ready.due_batch(*max, self.policy.batch_linger_ms, now);
+                assert_eq!(due, None, "`{id}` waits beside a batch that is due");
+            }
         }
         assert_eq!(running, 0);
         assert_eq!(self.ready.len(), ready);
@@ -350,16 +412,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_history_breaks_an_invariant(steps in prop::collection::vec(any_step(), 1..150)) {
-        let mut world = World::new();
+    fn no_history_breaks_an_invariant(delays in any_delays(), steps in prop::collection::vec(any_step(), 1..150)) {
+        let mut world = World::new(delays);
         for step in &steps {
             world.step(step);
         }
     }
 
     #[test]
-    fn whatever_happened_every_input_can_still_be_finished(steps in prop::collection::vec(any_step(), 1..80)) {
-        let mut world = World::new();
+    fn whatever_happened_every_input_can_still_be_finished(
+        delays in any_delays(),
+        steps in prop::collection::vec(any_step(), 1..80),
+    ) {
+        let mut world = World::new(delays);
         for step in &steps {
             world.step(step);
         }
@@ -385,6 +450,7 @@ proptest! {
                     world.step(&Step::Poll { task: 0, max: 3 });
                 }
             }
+            world.step(&Step::CallRecorded { taken: true });
             world.step(&Step::Recorded { which: 0 });
             world.step(&Step::Wait { ms: 10 });
         }

@@ -1,4 +1,4 @@
-//! What only the clock brings about: the end of a backoff, of a timeout, of a grace.
+//! What only the clock brings about: the end of a backoff, of a timeout, of a grace, of a batch's waiting.
 
 use types::ids::{InputId, TaskId};
 
@@ -9,7 +9,7 @@ use crate::effect::Effect;
 use crate::input::{Outcome, OutcomeStatus};
 
 impl FunctionCalls {
-    /// What time has made due: retries, deadlines.
+    /// What time has made due: retries, deadlines, incomplete batches, calls that have lasted long.
     pub fn tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         while let Some((deadline, task, input)) = self.deadlines.first().cloned().filter(|(due, ..)| *due <= now) {
             self.deadlines.remove(&(deadline, task.clone(), input.clone()));
@@ -17,6 +17,9 @@ impl FunctionCalls {
         }
         while let Some((_, _, id)) = self.delayed.first().cloned().filter(|(due, ..)| *due <= now) {
             self.end_delay(&id, now);
+        }
+        while let Some((_, id)) = self.young.pop_front_if(|(due, _)| *due <= now) {
+            self.record_call(&id, effects);
         }
         self.dispatch(now, effects);
     }
@@ -42,6 +45,14 @@ impl FunctionCalls {
     pub fn next_due(&self) -> Option<Millis> {
         let retry = self.delayed.first().map(|(due, ..)| *due);
         let deadline = self.deadlines.first().map(|(due, ..)| *due);
-        [retry, deadline].into_iter().flatten().min()
+        let grown_up = self.young.front().map(|(due, _)| *due);
+        [retry, deadline, grown_up, self.batch_due()].into_iter().flatten().min()
+    }
+
+    /// When an incomplete batch has waited long enough, if a container waits for one.
+    fn batch_due(&self) -> Option<Millis> {
+        let linger_ms = self.policy.batch_linger_ms;
+        let waits = linger_ms > 0 && !self.ready.is_empty() && !self.idle.is_empty();
+        waits.then(|| self.ready.next_batch_due(linger_ms)).flatten()
     }
 }

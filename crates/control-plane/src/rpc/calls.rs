@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use calls::{Accepted, CallKind, CallSpec, NewInput, OutcomeStatus, OutputPage, PageRequest};
+use calls::{Accepted, CallKind, CallSpec, FunctionCalls, NewInput, OnDisk, OutcomeStatus, OutputPage, PageRequest};
 use client_protocol::wire;
 use futures::{Stream, StreamExt};
 use metadata_store::{CallRecord, InputRecord, StoredCall, Write};
@@ -90,9 +90,10 @@ impl Api {
             self.shared.children.entry(parent).or_default().push(id.clone());
         }
         self.shared.calls.insert(id.clone(), owner.clone());
+        let durable = spec.durable;
         let accepted = owner.apply(&self.shared, |calls, now, effects| {
             calls.create_call(spec);
-            calls.add_inputs(&id, inputs, now, effects)
+            calls.add_inputs(&id, inputs, durable, now, effects)
         });
         if accepted != Accepted::Yes {
             owner.forget_call(&self.shared, &id);
@@ -173,15 +174,40 @@ impl Api {
         let inputs = self.new_inputs(&call, request.inputs)?;
         check_methods(&owner, &inputs)?;
         let receipts = self.receipts(&call, &inputs);
-        let durable = owner.read(|c| c.call_spec(&call).is_some_and(|s| s.durable));
         self.refuse_if_full(&owner, &inputs)?;
-        if durable {
-            self.shared.store.write(input_records(&call, &inputs)).await.map_err(|e| store_status(&e))?;
+        let mut written = false;
+        loop {
+            if self.is_on_disk(&owner, &call).await && !written {
+                self.shared.store.write(input_records(&call, &inputs)).await.map_err(|e| store_status(&e))?;
+                written = true;
+            }
+            let add = |calls: &mut FunctionCalls, now, effects: &mut _| {
+                calls.add_inputs(&call, inputs.clone(), written, now, effects)
+            };
+            match owner.apply(&self.shared, add) {
+                Accepted::Yes => return Ok(Response::new(wire::FunctionPutInputsResponse { inputs: receipts })),
+                Accepted::QueueFull => return Err(queue_full(&owner)),
+                Accepted::NoSuchCall => return Err(unknown_call(&call)),
+                // It went to the disk between the look and the act.
+                Accepted::WriteFirst => {}
+            }
         }
-        match owner.apply(&self.shared, |calls, now, effects| calls.add_inputs(&call, inputs, now, effects)) {
-            Accepted::Yes => Ok(Response::new(wire::FunctionPutInputsResponse { inputs: receipts })),
-            Accepted::QueueFull => Err(queue_full(&owner)),
-            Accepted::NoSuchCall => Err(unknown_call(&call)),
+    }
+
+    /// Whether the store has the call; waits while it is on its way there.
+    async fn is_on_disk(&self, owner: &Owner, call: &FunctionCallId) -> bool {
+        if owner.read(|c| c.on_disk(call)) == Some(OnDisk::No) {
+            return false;
+        }
+        let watcher = owner.watcher(call);
+        loop {
+            let news = watcher.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            match owner.read(|c| c.on_disk(call)) {
+                Some(OnDisk::Begun) => news.await,
+                on_disk => return on_disk == Some(OnDisk::Yes),
+            }
         }
     }
 
@@ -191,8 +217,10 @@ impl Api {
     ) -> Result<Response<()>, Status> {
         let call = parse_call(&request.function_call_id)?;
         let owner = self.owner_of_call(&call)?;
-        self.shared.store.write(vec![Write::FinishInputs(call.clone())]).await.map_err(|e| store_status(&e))?;
         owner.apply(&self.shared, |calls, _, _| calls.finish_inputs(&call));
+        if self.is_on_disk(&owner, &call).await {
+            self.shared.store.write(vec![Write::FinishInputs(call.clone())]).await.map_err(|e| store_status(&e))?;
+        }
         Ok(Response::new(()))
     }
 
@@ -241,11 +269,9 @@ impl Api {
             let _ = tokio::time::timeout(CHUNKS_FIRST, chunks.all_taken()).await;
             tokio::time::sleep(CHUNKS_AHEAD).await;
         }
-        if request.clear_on_success && (found.unfinished == 0 || wait.is_zero()) {
-            let durable = owner.read(|c| c.call_spec(&call).is_none_or(|s| s.durable));
-            if !durable {
-                self.shared.on_delivered(&call);
-            }
+        let wants_no_more = request.clear_on_success && (found.unfinished == 0 || wait.is_zero());
+        if wants_no_more && owner.on_collected(&call) {
+            self.shared.on_delivered(&call);
         }
         Ok(Response::new(outputs_reply(found)))
     }
@@ -311,7 +337,7 @@ impl Api {
             let news = watcher.notified();
             tokio::pin!(news);
             news.as_mut().enable();
-            if owner.read(|c| c.is_finished(&call) || !c.call_spec(&call).is_some_and(|s| s.durable)) {
+            if owner.read(|c| c.is_finished(&call) || matches!(c.on_disk(&call), None | Some(OnDisk::No))) {
                 return Ok(Response::new(()));
             }
             news.await;
@@ -403,8 +429,8 @@ fn no_call() -> Status {
 
 fn unknown_call(call: &FunctionCallId) -> Status {
     Status::not_found(format!(
-        "function call `{call}` is not known: it was never made, its results have expired, or the server was restarted \
-         while its caller waited (calls made with `.spawn()` survive that)"
+        "function call `{call}` is not known: it was never made, its results have expired, or the server died in its \
+         first second (calls made with `.spawn()` survive that)"
     ))
 }
 

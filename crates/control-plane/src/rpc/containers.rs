@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use calls::{Assignment, OutcomeStatus};
+use calls::{Assignment, OutcomeStatus, decide_concurrency};
 use client_protocol::wire;
 use tonic::{Request, Response, Status};
 use types::ids::{InputId, TaskId};
@@ -59,9 +59,9 @@ impl Api {
             tracing::debug!(task = %task.id, ready_ms, "container ready");
             task.owner.on_task_ready(ready_ms);
         }
-        // A runner of `single_use_containers` or `max_inputs` leaves by itself; one input per request is what all
-        // runners but batched ones ask for.
-        let pending = task.owner.poll(&self.shared, &task.id, 1);
+        // One input per request is what all runners but batched ones ask for.
+        let max = request.get_ref().batch_max_size.clamp(1, task.owner.definition().batch_max());
+        let pending = task.owner.poll(&self.shared, &task.id, max as usize);
         let inputs = match pending.reply(POLL_PATIENCE).await {
             None => Vec::new(),
             Some(PollReply::Leave) => vec![wire::FunctionGetInputsItem { kill_switch: true, ..Default::default() }],
@@ -70,6 +70,19 @@ impl Api {
             }
         };
         Ok(Response::new(wire::FunctionGetInputsResponse { inputs, rate_limit_sleep_duration: 0.0 }))
+    }
+
+    /// A runner whose user gave a range asks every few seconds; `set_local_input_concurrency` ends that.
+    pub(crate) fn dynamic_concurrency(
+        &self,
+        request: &Request<wire::FunctionGetDynamicConcurrencyRequest>,
+    ) -> Result<Response<wire::FunctionGetDynamicConcurrencyResponse>, Status> {
+        let (_, task) = self.task(request)?;
+        let wire::FunctionGetDynamicConcurrencyRequest { target_concurrency, max_concurrency, .. } = *request.get_ref();
+        let containers = task.owner.working_tasks();
+        let load = task.owner.read(calls::FunctionCalls::load);
+        let concurrency = decide_concurrency(target_concurrency, max_concurrency, &load, containers);
+        Ok(Response::new(wire::FunctionGetDynamicConcurrencyResponse { concurrency }))
     }
 
     pub(crate) fn function_put_outputs(

@@ -331,9 +331,7 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::FunctionGetDynamicConcurrencyRequest>,
     ) -> Reply<wire::FunctionGetDynamicConcurrencyResponse> {
-        Ok(Response::new(wire::FunctionGetDynamicConcurrencyResponse {
-            concurrency: request.get_ref().target_concurrency,
-        }))
+        self.dynamic_concurrency(&request)
     }
 
     async fn container_stop(&self, request: Request<wire::ContainerStopRequest>) -> Reply<wire::ContainerStopResponse> {

@@ -32,6 +32,7 @@ fn view(now: Millis, ready: usize, tasks: Vec<TaskView>) -> AutoscalerView {
         tasks,
         settings: AutoscalerSettings::default(),
         startup_estimate_ms: 1_000,
+        input_ms: None,
         cores: 2,
         app_active: true,
         failed_starts: FailedStarts::default(),
@@ -65,9 +66,13 @@ fn a_second_step_waits_until_the_first_has_started() {
     let starting: Vec<_> = (0..4).map(|n| task(n, TaskPhase::Starting { since: 4_000 }, 0, None)).collect();
     let plan = plan_autoscale(&view(5_000, 100, starting.clone()));
     assert_eq!(plan.start, 0);
-    // Four starts on two cores: the estimate of a second, and two turns of 0.4 s.
-    assert_eq!(plan.reconsider_at, Some(5_800));
-    assert_eq!(plan_autoscale(&view(5_800, 100, starting)).start, 4);
+    // Four starts on two cores: four times the estimate of a second, and two turns of 0.4 s.
+    assert_eq!(plan.reconsider_at, Some(8_800));
+    assert_eq!(plan_autoscale(&view(8_800, 100, starting.clone())).start, 4);
+    // With one that is there, the others should be as well.
+    let mut tasks = starting;
+    tasks[0] = task(0, TaskPhase::Active { since: 4_600 }, 1, None);
+    assert_eq!(plan_autoscale(&view(5_000, 100, tasks)).reconsider_at, Some(5_600));
 }
 
 #[test]
@@ -87,6 +92,51 @@ fn a_backlog_that_drains_sooner_than_a_container_starts_starts_none() {
     assert_eq!(plan.start, 0);
     assert_eq!(plan.reconsider_at, Some(5_250));
     assert_eq!(plan.why, "the backlog of 500 drains in 833 ms, sooner than a container starts");
+}
+
+#[test]
+fn a_hundred_inputs_known_to_be_long_get_their_containers_at_once() {
+    let mut view = view(5_000, 100, vec![]);
+    view.input_ms = Some(10_000.0);
+    let plan = plan_autoscale(&view);
+    assert_eq!(plan.start, 70);
+    assert_eq!(plan.why, "start 70: 100 inputs wait, and took 10000 ms each before");
+    view.cores = 16;
+    assert_eq!(plan_autoscale(&view).start, 100);
+}
+
+#[test]
+fn a_thousand_inputs_known_to_be_short_start_a_handful() {
+    let mut view = view(5_000, 1_000, vec![]);
+    view.input_ms = Some(5.0);
+    assert_eq!(plan_autoscale(&view).start, 5);
+    view.input_ms = Some(0.5);
+    assert_eq!(plan_autoscale(&view).start, 2);
+    view.load.ready = 1;
+    assert_eq!(plan_autoscale(&view).start, 1);
+}
+
+#[test]
+fn a_burst_on_warm_containers_is_answered_at_once_by_what_is_known() {
+    let mut view = view(5_000, 40, vec![busy(1), busy(2)]);
+    view.load = load(5_000, 0, 40, 2);
+    assert_eq!(plan_autoscale(&view).start, 0);
+    view.input_ms = Some(2_000.0);
+    assert_eq!(plan_autoscale(&view).start, 18);
+    view.input_ms = Some(20.0);
+    assert_eq!(plan_autoscale(&view).start, 0);
+}
+
+#[test]
+fn what_is_known_gives_way_to_what_is_seen() {
+    // They took 10 ms; none was finished for three seconds.
+    let mut view = view(5_000, 20, vec![busy(1), busy(2)]);
+    view.input_ms = Some(10.0);
+    view.load = load(5_000, 3_000, 20, 2);
+    assert!(plan_autoscale(&view).start > 5);
+    view.load.completed_in_backlog = 600;
+    view.completed_recently = RecentCompletions { count: 600, window_ms: 2_000 };
+    assert_eq!(plan_autoscale(&view).start, 0);
 }
 
 #[test]
@@ -269,6 +319,7 @@ prop_compose! {
         tasks in any_tasks(),
         settings in any_settings(),
         startup_estimate_ms in 1u64..5_000,
+        input_ms in prop::option::of(0.0f64..20_000.0),
         cores in 0u32..9,
         app_active: bool,
         failed in any_failed_starts(),
@@ -281,6 +332,7 @@ prop_compose! {
             tasks,
             settings,
             startup_estimate_ms,
+            input_ms,
             cores,
             app_active,
             failed_starts: failed,

@@ -106,6 +106,7 @@ impl Server {
 
     fn view(&mut self, now: Millis) -> AutoscalerView {
         let completed = self.calls.completed();
+        self.input_times.on_progress(completed, self.calls.completed_run_ms());
         self.throughput.push_back((now, completed));
         while self.throughput.len() > 2 && self.throughput[1].0 + WINDOW_MS < now {
             self.throughput.pop_front();
@@ -124,6 +125,7 @@ impl Server {
             tasks: tasks.collect(),
             settings: self.scenario.settings,
             startup_estimate_ms: self.startup_estimate_ms,
+            input_ms: self.input_times.estimate_ms(),
             cores: 2,
             app_active: true,
             failed_starts: self.failed_starts,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use calls::{Accepted, CallSpec, Millis, NewInput, PageRequest};
+use calls::{Accepted, CallSpec, Millis, NewInput, OnDisk, PageRequest};
 use types::ids::FunctionCallId;
 
 use super::{Address, AfterWrite, Out, Reply, Request, Server};
@@ -12,28 +12,33 @@ impl Server {
     pub(crate) fn on_request(&mut self, request: Request, to: Address, now: Millis, out: &mut Vec<Out>) {
         match request {
             Request::Create(spec, inputs) => self.create(spec, inputs, to, now, out),
-            Request::Put(call, inputs) => match self.calls.call_spec(&call).map(|s| s.durable) {
+            Request::Put(call, inputs) => match self.is_on_disk(&call) {
                 None => out.push(Out::Reply(to, Reply::Gone)),
-                Some(false) => self.put(&call, inputs, to, now, out),
+                Some(false) => self.put(&call, inputs, false, to, now, out),
                 Some(true) if !self.has_room(&inputs) => out.push(Out::Reply(to, Reply::Busy)),
                 Some(true) => {
                     let write = Write::Inputs(call.clone(), inputs.clone());
                     self.write(write, AfterWrite::Put(call, inputs, to), out);
                 }
             },
-            Request::FinishInputs(call) => match self.calls.call_spec(&call).map(|s| s.durable) {
+            Request::FinishInputs(call) => match self.is_on_disk(&call) {
                 None => out.push(Out::Reply(to, Reply::Gone)),
                 Some(false) => self.finish_inputs(&call, to, now, out),
                 Some(true) => self.write(Write::FinishInputs(call.clone()), AfterWrite::FinishInputs(call, to), out),
             },
             Request::Collect(call, page) => self.collect(call, page, to, out),
-            Request::Cancel(call) => match self.calls.call_spec(&call).map(|s| s.durable) {
+            Request::Cancel(call) => match self.is_on_disk(&call) {
                 None => out.push(Out::Reply(to, Reply::Gone)),
                 Some(false) => self.cancel(&call, to, now, out),
                 Some(true) => self.write(Write::Cancel(call.clone()), AfterWrite::Cancel(call, to), out),
             },
             Request::Forget(call) => {
+                self.calls.on_collected(&call);
+                let on_disk = self.calls.leaves_a_record(&call);
                 self.apply(now, out, |calls, effects| calls.forget_call(&call, now, effects));
+                if on_disk {
+                    self.write(Write::Delete(call), AfterWrite::Nothing, out);
+                }
                 out.push(Out::Reply(to, Reply::Done));
             }
         }
@@ -57,8 +62,13 @@ impl Server {
         } else {
             let id = spec.id.clone();
             self.calls.create_call(spec);
-            self.put(&id, inputs, to, now, out);
+            self.put(&id, inputs, false, to, now, out);
         }
+    }
+
+    /// What comes to such a call goes to the disk first; the disk does everything in order.
+    fn is_on_disk(&self, call: &FunctionCallId) -> Option<bool> {
+        self.calls.on_disk(call).map(|on_disk| on_disk != OnDisk::No)
     }
 
     pub(super) fn has_room(&self, inputs: &[NewInput]) -> bool {
@@ -69,14 +79,16 @@ impl Server {
         &mut self,
         call: &FunctionCallId,
         inputs: Vec<NewInput>,
+        written: bool,
         to: Address,
         now: Millis,
         out: &mut Vec<Out>,
     ) {
-        let accepted = self.apply(now, out, |calls, effects| calls.add_inputs(call, inputs, now, effects));
+        let accepted = self.apply(now, out, |calls, effects| calls.add_inputs(call, inputs, written, now, effects));
         let reply = match accepted {
             Accepted::Yes => Reply::Done,
             Accepted::QueueFull => Reply::Busy,
+            Accepted::WriteFirst => panic!("`{call}` went to the disk in between"),
             Accepted::NoSuchCall => Reply::Gone,
         };
         out.push(Out::Reply(to, reply));
@@ -131,11 +143,15 @@ impl Server {
             AfterWrite::Create(spec, inputs, to) => {
                 let id = spec.id.clone();
                 self.calls.create_call(spec);
-                self.put(&id, inputs, to, now, out);
+                self.put(&id, inputs, true, to, now, out);
             }
-            AfterWrite::Put(call, inputs, to) => self.put(&call, inputs, to, now, out),
+            AfterWrite::Put(call, inputs, to) => self.put(&call, inputs, true, to, now, out),
             AfterWrite::FinishInputs(call, to) => self.finish_inputs(&call, to, now, out),
             AfterWrite::Cancel(call, to) => self.cancel(&call, to, now, out),
+            AfterWrite::CallRecorded(call) => {
+                self.apply(now, out, |calls, effects| calls.on_call_recorded(&call, effects));
+            }
+            AfterWrite::Nothing => {}
             AfterWrite::Recorded(input) => self.apply(now, out, |calls, effects| calls.on_recorded(&input, effects)),
         }
     }
