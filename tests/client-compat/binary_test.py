@@ -6,7 +6,18 @@ import subprocess
 import time
 
 import pytest
-from harness import NEWEST, REPOSITORY, Client, Server, binary, dorian, free_port, container_namespaces, wait_for
+from harness import (
+    NEWEST,
+    REPOSITORY,
+    Client,
+    Server,
+    best_of,
+    binary,
+    container_namespaces,
+    dorian,
+    free_port,
+    wait_for,
+)
 
 
 def help_names_every_command_and_what_it_is_for():

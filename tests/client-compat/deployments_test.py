@@ -2,10 +2,11 @@
 
 import json
 import re
+import shutil
 import time
 
 import pytest
-from harness import VERSIONS
+from harness import PROGRAMS, VERSIONS, Running
 
 # The data directory of a former run may still have its apps.
 RUN = f"{time.time():.0f}"
@@ -116,3 +117,112 @@ def a_wrong_name_is_answered_with_near_ones(client):
     if client.numbers >= (1, 6):
         told = client.modal("function", "info", f"{name}/slow_cod")
         assert told.code != 0 and f"{name}/slow_code" in told.out + told.err, told
+
+
+def no_call_fails_while_the_app_is_deployed_again(client, tmp_path):
+    name, stop = f"load-{client.version}-{RUN}", tmp_path / "stop"
+    _deploy(client, name, "v1")
+    caller = client.start_python("call_under_load.py", name, "1500", stop)
+    caller.wait_for_line("loading", 120)
+    for code in ("v2", "v3", "v4"):
+        _deploy(client, name, code)
+        # What is called from here on runs what was just deployed, also beside the load.
+        assert f"answer: {code}" in _call(client, name)
+    stop.touch()
+    ended = caller.end(300)
+    assert ended.code == 0 and "failure" not in ended.out, ended
+    answers = dict(re.findall(r"(v\d)=(\d+)", ended.out))
+    assert set(answers) == {"v1", "v2", "v3", "v4"} and sum(map(int, answers.values())) >= 1500, ended
+
+
+def a_deployment_that_fails_half_way_leaves_the_version_before_whole(client):
+    name = f"half-{client.version}-{RUN}"
+    good = {"APP_NAME": name, "CODE": "one"}
+    first = client.modal("deploy", "deployed_pair.py", **good)
+    assert first.code == 0, first
+    worse = {**good, "CODE": "two"}
+    for broken in ({"BREAK_IMAGE": f"{name}"}, {"BREAK_IMPORT": "1"}):
+        failed = client.modal("deploy", "deployed_pair.py", **worse, **broken)
+        assert failed.code != 0, failed
+        for function in ("left", "right"):
+            assert "answer: one" in _call(client, name, function), broken
+    again = client.modal("deploy", "deployed_pair.py", **worse)
+    assert again.code == 0, again
+    for function in ("left", "right"):
+        assert "answer: two" in _call(client, name, function)
+
+
+def of_two_deployments_at_once_one_wins_wholly(client):
+    name = f"race-{client.version}-{RUN}"
+    for round_ in range(3):
+        codes = [f"a{round_}", f"b{round_}"]
+        racing = [client.start("deploy", "deployed_pair.py", APP_NAME=name, CODE=code) for code in codes]
+        ended = [each.end() for each in racing]
+        assert any(each.code == 0 for each in ended), ended
+        left, right = _call(client, name, "left"), _call(client, name, "right")
+        assert left == right and left.split()[1] in codes, (left, right, ended)
+
+
+def a_stopped_app_takes_no_calls_and_may_be_deployed_again(client):
+    name = f"stopped-{client.version}-{RUN}"
+    _deploy(client, name, "one")
+    assert "answer: one" in _call(client, name)
+    app_id = _app_id(client, name)
+    stopped = client.modal("app", "stop", app_id, *(["-y"] if client.numbers >= (1, 1) else []))
+    assert stopped.code == 0, stopped
+    said = _call(client, name)
+    assert "raised NotFoundError" in said and name in said, said
+    _deploy(client, name, "two")
+    assert "answer: two" in _call(client, name)
+
+
+def environments_have_apps_of_the_same_name(client):
+    name = f"twin-{client.version}-{RUN}"
+    environments = [f"{side}-{client.version.replace('.', '-')}-{RUN}" for side in ("east", "west")]
+    for environment in environments:
+        assert client.modal("environment", "create", environment).code == 0
+        _deploy(client, name, f"of-{environment}", "-e", environment)
+    for environment in environments:
+        found = client.python("look_up_deployed.py", name, environment)
+        assert found.code == 0, found
+        answers = re.findall(r"^(?:from_name|lookup)(?: spawned)?: (.*)$", found.out, re.M)
+        assert len(answers) >= 2 and set(answers) == {f"of-{environment}"}, found
+        if client.numbers >= (1, 1):
+            assert f"tags: [('team', '{environment}'), ('tier', 'test')]" in found.out, found
+    assert "raised NotFoundError" in _call(client, name), "an app of another environment was found"
+
+
+@pytest.mark.parametrize("version", FOR_HISTORY)
+def recreating_ends_the_containers_of_the_version_before(clients, version):
+    client = clients[version]
+    name = f"recreated-{version}-{RUN}"
+    _deploy(client, name, "one")
+    assert "answer: one" in _call(client, name)
+    before = {row["container_id"] for row in client.container_list() if row["app_name"] == name}
+    assert before, client.container_list()
+    _deploy(client, name, "two", "--strategy", "recreate")
+    assert "answer: two" in _call(client, name)
+    after = {row["container_id"] for row in client.container_list() if row["app_name"] == name}
+    assert after and not after & before, (before, after)
+
+
+def serving_an_app_takes_up_a_changed_file(client, tmp_path):
+    program = tmp_path / "served.py"
+    shutil.copy(PROGRAMS / "served.py", program)
+    serving = Running([str(client.bin / "modal"), "serve", str(program)], client.environment(), tmp_path)
+    serving.wait_for_line("imported the first edition", 120)
+    text = program.read_text().replace('"first"', '"second"')
+    for attempt in range(6):
+        # Saved again: the client says that it serves before it has begun to watch the files.
+        program.write_text(text)
+        try:
+            serving.wait_for_line("imported the second edition", 20)
+        except AssertionError:
+            assert attempt < 5, serving.text()
+        else:
+            break
+    app = client.running_app("served")
+    assert app, client.app_list()
+    serving.interrupt()
+    serving.end(60)
+    assert client.running_app("served") is None, client.app_list()
