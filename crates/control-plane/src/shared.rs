@@ -334,6 +334,7 @@ impl Shared {
         use crate::apps::{Departure, Leaving, decide_departure};
         loop {
             tokio::time::sleep(Duration::from_secs(2)).await;
+            self.forget_delivered();
             let now = now_ms();
             let apps: Vec<Arc<App>> = self.apps.iter().map(|a| a.clone()).collect();
             for app in apps {
@@ -373,11 +374,16 @@ impl Shared {
 
     /// The caller has (or should have) every output of this call: forget it, a little later.
     pub fn on_delivered(self: &Arc<Self>, call: &FunctionCallId) {
+        self.delivered.lock().push_back((now_ms(), call.clone()));
+        self.forget_delivered();
+    }
+
+    /// Forgets the calls whose time after delivery is over.
+    fn forget_delivered(self: &Arc<Self>) {
         let now = now_ms();
         let mut expired = Vec::new();
         {
             let mut delivered = self.delivered.lock();
-            delivered.push_back((now, call.clone()));
             let too_old = |(at, _): &(Millis, FunctionCallId)| at + DELIVERED_KEPT_MS < now;
             while delivered.len() > DELIVERED_KEPT || delivered.front().is_some_and(too_old) {
                 expired.extend(delivered.pop_front());

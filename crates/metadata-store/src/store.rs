@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use calls::FinishedOutput;
+use calls::{FinishedOutput, OutputPage, PageRequest};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
@@ -98,6 +98,12 @@ impl MetadataStore {
     pub async fn definitions(&self, app: &AppId) -> Result<Vec<DefinitionRecord>, StoreError> {
         let app = app.clone();
         self.read("read the definitions of an app", move |connection| rows::definitions(connection, &app)).await
+    }
+
+    /// A page of a durable call's outputs; `None` when there is no such call. With a range the cursor counts what is in it.
+    pub async fn page(&self, call: &FunctionCallId, request: PageRequest) -> Result<Option<OutputPage>, StoreError> {
+        let call = call.clone();
+        self.read("read a page of outputs", move |connection| rows::page(connection, &call, request)).await
     }
 
     /// Outputs of a finished call from a cursor on, for a call too large to hold.

@@ -5,7 +5,7 @@
 mod common;
 
 use bytes::Bytes;
-use calls::{Outcome, OutcomeStatus, Payload};
+use calls::{Outcome, OutcomeStatus, PageRequest, Payload};
 use common::{any_call, app, call, environment, function, input, inputs, output, result_of, small_input};
 use dorian_metadata_store::{
     AppState, DefinitionRecord, DeploymentRecord, ImageRecord, ImageRevisionRecord, MetadataStore, MountFileRecord,
@@ -201,6 +201,9 @@ async fn a_finished_call_is_not_loaded_but_can_be_asked_for_with_its_outputs_in_
     assert_eq!(stored.finished.iter().map(|output| output.idx).collect::<Vec<_>>(), order.map(|idx| idx as i32));
     let page = store.outputs(&id, 2, 3).await.unwrap();
     assert_eq!(page.iter().map(|output| output.idx).collect::<Vec<_>>(), [4, 0, 5]);
+    let one = PageRequest { after: 0, range: Some((4, 5)), limit: 1 };
+    let page = store.page(&id, one).await.unwrap().unwrap();
+    assert_eq!((page.outputs[0].idx, page.outputs.len(), page.next, page.unfinished), (4, 1, 1, 0));
     assert_eq!(store.call(&FunctionCallId::random()).await.unwrap(), None);
 }
 

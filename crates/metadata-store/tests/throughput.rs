@@ -37,6 +37,25 @@ async fn prints_what_many_callers_and_one_get() {
     println!("load: {:?}", start.elapsed());
 }
 
+/// A restart with a long queue: run it with `--ignored --nocapture`.
+#[tokio::test]
+#[ignore = "writes 200,000 calls"]
+async fn prints_how_long_a_queue_of_two_hundred_thousand_spawned_inputs_takes_to_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = MetadataStore::open(&folder.path().join("dorian.db")).unwrap();
+    for _ in 0..200 {
+        let spawn = |_| {
+            let call = any_call(1);
+            let inputs = inputs(&call.spec.id, &[small_input(0)]);
+            [Write::Call(call), inputs]
+        };
+        store.write((0..1_000).flat_map(spawn).collect()).await.unwrap();
+    }
+    let start = Instant::now();
+    assert_eq!(store.load().await.unwrap().calls.len(), 200_000);
+    println!("load of 200,000 spawned calls: {:?}", start.elapsed());
+}
+
 async fn spawn_and_answer(store: MetadataStore, rounds: u32) {
     for _ in 0..rounds {
         let call = any_call(1);

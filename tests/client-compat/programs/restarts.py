@@ -46,8 +46,8 @@ def load(running, queued, go):
     import json
     import threading
 
-    find = getattr(modal.Function, "from_name", None) or modal.Function.lookup
-    function = find("restarts", "work")
+    # The old one's `from_name` waits for somebody to ask the server.
+    function = (modal.Function.from_name if NEW_NAMES else modal.Function.lookup)("restarts", "work")
     got, raised = {}, []
 
     def keep(x, call):

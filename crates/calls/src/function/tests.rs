@@ -365,6 +365,13 @@ fn a_failed_start_fails_what_waits_and_spares_what_runs() {
 }
 
 #[test]
+fn an_empty_function_has_room_for_a_million_inputs() {
+    let calls = FunctionCalls::new(Policy::default());
+    assert!(calls.has_room(1_000_000, 2 << 30));
+    assert!(!calls.has_room(1_000_001, 0) && !calls.has_room(1, (2 << 30) + 1));
+}
+
+#[test]
 fn a_full_queue_takes_nothing() {
     let policy = Policy { max_inputs: 3, ..Policy::default() };
     let mut bench = Bench::new(policy, 2, false);

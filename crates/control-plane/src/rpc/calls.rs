@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use calls::{Accepted, CallKind, CallSpec, FunctionCalls, NewInput, OnDisk, OutcomeStatus, OutputPage, PageRequest};
 use client_protocol::wire;
 use futures::{Stream, StreamExt};
-use metadata_store::{CallRecord, InputRecord, StoredCall, Write};
+use metadata_store::{CallRecord, InputRecord, Write};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use types::ids::{FunctionCallId, InputId};
@@ -282,9 +282,8 @@ impl Api {
         call: &FunctionCallId,
         page: PageRequest,
     ) -> Result<Response<wire::FunctionGetOutputsResponse>, Status> {
-        let stored = self.shared.store.call(call).await.map_err(|e| store_status(&e))?;
-        let stored = stored.ok_or_else(|| unknown_call(call))?;
-        Ok(Response::new(outputs_reply(stored_page(stored, page))))
+        let page = self.shared.store.page(call, page).await.map_err(|e| store_status(&e))?;
+        Ok(Response::new(outputs_reply(page.ok_or_else(|| unknown_call(call))?)))
     }
 
     pub(crate) async fn function_call_from_id(
@@ -455,23 +454,6 @@ fn page_request(request: &wire::FunctionGetOutputsRequest) -> PageRequest {
     let after = request.last_entry_id.split('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
     let range = request.start_idx.map(|start| (start, request.end_idx.unwrap_or(start)));
     PageRequest { after, range, limit: OUTPUTS_PER_REPLY }
-}
-
-fn stored_page(stored: StoredCall, page: PageRequest) -> OutputPage {
-    let unfinished = stored.pending.len();
-    let wanted = |idx: i32| page.range.is_none_or(|(from, to)| (from..=to).contains(&idx));
-    let mut next = page.after.min(stored.finished.len());
-    let mut outputs = Vec::new();
-    for output in stored.finished.into_iter().skip(next) {
-        if outputs.len() == page.limit {
-            break;
-        }
-        next += 1;
-        if wanted(output.idx) {
-            outputs.push(output);
-        }
-    }
-    OutputPage { outputs, next, unfinished }
 }
 
 fn outputs_reply(page: OutputPage) -> wire::FunctionGetOutputsResponse {

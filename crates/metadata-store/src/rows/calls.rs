@@ -4,12 +4,14 @@
 //! what is in `inputs`, and no state is kept twice. Both are unique per call and id, so that a repeated write changes
 //! nothing, and the first output of an input is the one that stays.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
-use calls::{CallSpec, FinishedOutput, NewInput, Outcome, Payload};
+use calls::{CallSpec, FinishedOutput, NewInput, Outcome, OutputPage, PageRequest, Payload};
 use rusqlite::{Connection, Row, params};
 use types::ids::{AppId, BlobId, FunctionCallId, FunctionId, InputId, TaskId};
 
-use super::{collect, execute, payload, text};
+use super::{collect, each, execute, payload, text};
 use crate::error::RowError;
 use crate::records::{CallRecord, Expired, InputRecord, OutputRecord, StoredCall};
 
@@ -146,14 +148,51 @@ pub(crate) fn expire_calls(connection: &Connection, before_ms: u64, limit: usize
     Ok(expired)
 }
 
+/// Three queries, however many calls there are: a queue of a million spawned inputs is a million calls.
 pub(super) fn load_open(connection: &Connection) -> Result<Vec<StoredCall>, RowError> {
-    let records = collect(
-        connection,
-        "SELECT * FROM calls WHERE NOT inputs_complete OR id IN (SELECT call FROM inputs) ORDER BY created_at_ms, id",
-        [],
-        read_call,
-    )?;
-    records.into_iter().map(|record| with_contents(connection, record)).collect()
+    const OPEN: &str = "NOT inputs_complete OR id IN (SELECT call FROM inputs)";
+    let sql = format!("SELECT * FROM calls WHERE {OPEN} ORDER BY created_at_ms, id");
+    let records = collect(connection, &sql, [], read_call)?;
+    let by_call = |row: &Row<'_>| text::id(row, "call", FunctionCallId::parse);
+    let mut pending: HashMap<FunctionCallId, Vec<NewInput>> = HashMap::new();
+    let sql = "SELECT * FROM inputs ORDER BY position";
+    each(connection, sql, |row| {
+        pending.entry(by_call(row)?).or_default().push(read_input(row)?);
+        Ok(())
+    })?;
+    let mut finished: HashMap<FunctionCallId, Vec<FinishedOutput>> = HashMap::new();
+    let sql = format!("SELECT * FROM outputs WHERE call IN (SELECT id FROM calls WHERE {OPEN}) ORDER BY position");
+    each(connection, &sql, |row| {
+        finished.entry(by_call(row)?).or_default().push(read_output(row)?);
+        Ok(())
+    })?;
+    let with_contents = |record: CallRecord| StoredCall {
+        pending: pending.remove(&record.spec.id).unwrap_or_default(),
+        finished: finished.remove(&record.spec.id).unwrap_or_default(),
+        record,
+    };
+    Ok(records.into_iter().map(with_contents).collect())
+}
+
+/// A page of a call's outputs, for a call too large to hold, and how many inputs have none.
+pub(crate) fn page(
+    connection: &Connection,
+    id: &FunctionCallId,
+    request: PageRequest,
+) -> Result<Option<OutputPage>, RowError> {
+    if !exists(connection, id)? {
+        return Ok(None);
+    }
+    let (from, to) = request.range.unwrap_or((i32::MIN, i32::MAX));
+    let sql = "SELECT * FROM outputs WHERE call = ?1 AND idx BETWEEN ?4 AND ?5 ORDER BY position LIMIT ?3 OFFSET ?2";
+    let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
+    let after = i64::try_from(request.after).unwrap_or(i64::MAX);
+    let outputs = collect(connection, sql, (id.as_str(), after, limit, from, to), read_output)?;
+    let unfinished = connection
+        .prepare_cached("SELECT count(*) FROM inputs WHERE call = ?1")?
+        .query_row([id.as_str()], |row| row.get::<_, i64>(0))?;
+    let next = request.after.saturating_add(outputs.len());
+    Ok(Some(OutputPage { next, unfinished: usize::try_from(unfinished).unwrap_or(0), outputs }))
 }
 
 pub(crate) fn call(connection: &Connection, id: &FunctionCallId) -> Result<Option<StoredCall>, RowError> {

@@ -16,7 +16,7 @@ mod variants;
 
 use rusqlite::Connection;
 
-pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs};
+pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs, page};
 pub(crate) use self::deployments::{definitions, deployments};
 pub(crate) use self::variants::find as variant;
 use crate::error::RowError;
@@ -85,6 +85,20 @@ fn collect<T>(
         records.push(map(row)?);
     }
     Ok(records)
+}
+
+/// As [`collect`], for rows that go to several places.
+fn each(
+    connection: &Connection,
+    sql: &str,
+    mut take: impl FnMut(&rusqlite::Row<'_>) -> Result<(), RowError>,
+) -> Result<(), RowError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        take(row)?;
+    }
+    Ok(())
 }
 
 fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<usize, RowError> {
