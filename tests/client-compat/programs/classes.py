@@ -134,6 +134,13 @@ class Plain:
         return seconds
 
 
+@app.cls()
+class Batcher:
+    @modal.method()
+    def sizes(self, numbers):
+        return [(number, len(numbers)) for number in numbers]
+
+
 @app.function(secrets=[modal.Secret.from_dict({"WHO": "base"})])
 def whoami():
     return [os.environ.get("WHO"), os.environ[TASK]]
@@ -269,6 +276,16 @@ def check_concurrency_of_an_instance_lets_inputs_share_a_container():
     shared = Plain.with_concurrency(max_inputs=4)()
     calls = [shared.slow.spawn(1) for _ in range(4)]
     assert [call.get(timeout=60) for call in calls] == [1, 1, 1, 1]
+
+
+def check_batching_of_an_instance_hands_lists_to_its_method():
+    if not hasattr(modal.Cls, "with_batching"):
+        return "skip: not in this client"
+    batched = Batcher.with_batching(max_batch_size=4, wait_ms=5000)()
+    answers = list(batched.sizes.map(range(8)))
+    assert [number for number, _ in answers] == list(range(8)), answers
+    sizes = [size for _, size in answers]
+    assert 1 < max(sizes) <= 4, sizes
 
 
 def check_a_function_has_options_too():
