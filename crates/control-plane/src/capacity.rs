@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use calls::Millis;
 use parking_lot::Mutex;
@@ -24,6 +24,8 @@ pub struct CapacityPool {
     state: Mutex<State>,
     /// Read for every call, so not under the lock; one that comes a moment late is found by the next look.
     anyone_waits: AtomicBool,
+    /// Counts what may have made room: as long as it stays, a refusal stands.
+    changes: AtomicU64,
 }
 
 struct State {
@@ -45,6 +47,7 @@ impl CapacityPool {
             total,
             state: Mutex::new(State { free: total, tasks: 0, waiting: BTreeMap::new() }),
             anyone_waits: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
         }
     }
 
@@ -121,7 +124,12 @@ impl CapacityPool {
         }
     }
 
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     fn wake_waiting(&self, shared: &Arc<Shared>) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let waiting: Vec<Arc<Owner>> = self.state.lock().waiting.values().map(|w| w.owner.clone()).collect();
         for owner in waiting {
             owner.wake(shared);

@@ -78,6 +78,14 @@ struct State {
     /// The app is stopped: nothing starts any more.
     closed: bool,
     room_wait: RoomWait,
+    refused: Option<Refusal>,
+}
+
+/// Why there was no room at `at`, when the pool had seen so many `changes`.
+struct Refusal {
+    changes: u64,
+    at: Millis,
+    reason: String,
 }
 
 /// What a container's request for inputs is answered with.
@@ -124,6 +132,7 @@ impl Owner {
                 scaling_override: None,
                 closed: false,
                 room_wait: RoomWait::default(),
+                refused: None,
             }),
             wake: Notify::new(),
             sleeping_until: AtomicU64::new(u64::MAX),
@@ -175,6 +184,7 @@ impl Owner {
             let mut state = self.state.lock();
             state.calls.set_policy(policy);
             state.scaling_override = None;
+            state.refused = None;
             state.failed_starts.forget();
             state.input_times.forget_estimate();
             state.tasks.keys().cloned().collect()
@@ -458,6 +468,17 @@ impl Owner {
             tokio::spawn(owner_loop(self.clone(), shared.clone()));
         }
         self.wake.notify_one();
+    }
+
+    /// The last refusal of room, while it stands.
+    pub fn refusal(&self, changes: u64, now: Millis) -> Option<String> {
+        let state = self.state.lock();
+        let refused = state.refused.as_ref()?;
+        (refused.changes == changes && now < refused.at + ROOM_RECHECK_MS).then(|| refused.reason.clone())
+    }
+
+    pub fn note_refusal(&self, changes: u64, now: Millis, reason: String) {
+        self.state.lock().refused = Some(Refusal { changes, at: now, reason });
     }
 
     /// Tells in the app's log why the function waits for room, once that lasts. Answers with when to look again.

@@ -90,10 +90,17 @@ impl Shared {
     pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) -> Option<String> {
         if count == 0 {
             self.capacity.stop_waiting(&owner.id, self);
+            return None;
+        }
+        // A busy function is looked at with each input that ends; a refusal stands until something has changed.
+        let changes = self.capacity.changes();
+        if let Some(reason) = owner.refusal(changes, now_ms()) {
+            return Some(reason);
         }
         for begun in 0..count {
             if let Err(reason) = self.clone().start_task(owner) {
                 self.reclaim(owner, count - begun);
+                owner.note_refusal(changes, now_ms(), reason.clone());
                 return Some(reason);
             }
         }

@@ -113,6 +113,17 @@ impl Bench {
 }
 
 #[test]
+fn the_time_that_completed_inputs_ran_is_added_up() {
+    let mut day = Bench::new(Policy::default(), 2, false);
+    assert_eq!(day.poll(1, 1, 1_000).len(), 1);
+    assert_eq!(day.poll(2, 1, 1_500).len(), 1);
+    assert!(day.output(1, 0, None, success(), 1_700));
+    assert_eq!((day.calls.completed(), day.calls.completed_run_ms()), (1, 700));
+    assert!(day.output(2, 1, None, failure(), 1_600));
+    assert_eq!((day.calls.completed(), day.calls.completed_run_ms()), (2, 800));
+}
+
+#[test]
 fn a_waiting_container_gets_an_input_as_it_arrives() {
     let mut calls = FunctionCalls::new(Policy::default());
     let mut effects = Vec::new();
