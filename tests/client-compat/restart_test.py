@@ -7,6 +7,7 @@ version, once by `kill -9` and once by SIGTERM. The callers (`.remote`, maps, `.
 import json
 import os
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -21,45 +22,46 @@ READY_AGAIN_S = 60
 DURABLE_S = 4
 
 
-def _attempts():
-    """How often each input was begun in the containers that run now."""
+def _attempts(mark):
+    """How often each input was begun in the containers that run now; the mark tells ours from another test run's."""
     names = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                names.update(os.listdir(entry / "root/var/tmp/attempts"))
+                names.update(os.listdir(entry / "root/var/tmp" / mark))
             except OSError:
                 pass
     return Counter(int(name.partition(".")[0]) for name in names)
 
 
-def _stop(client):
+def _stop(client, mark):
     """Takes the app away, so that the next test does not see its containers."""
     for row in client.app_list():
         if "restarts" in (row.get("name"), row.get("description")) and not row.get("stopped_at"):
             client.modal("app", "stop", row["app_id"], *(["-y"] if client.numbers >= (1, 1) else []))
-    wait_for(lambda: not _attempts(), 60, "no container of the app")
+    wait_for(lambda: not _attempts(mark), 60, "no container of the app")
 
 
 def _through_a_restart(client, server, tmp_path, killed):
     deployed = client.modal("deploy", "restarts.py", CHECK_SLOTS=str(RUNNING))
     assert deployed.code == 0, deployed
+    mark = f"attempts-{uuid.uuid4().hex}"
     try:
         go = tmp_path / "go"
-        caller = client.start_python("restarts.py", RUNNING, QUEUED, go, CHECK_LONG_S=LONG_S)
+        caller = client.start_python("restarts.py", RUNNING, QUEUED, go, mark, CHECK_LONG_S=LONG_S)
         caller.wait_for_line("calling", 60)
-        wait_for(lambda: len(_attempts()) >= RUNNING, 120, f"{RUNNING} running inputs, not {len(_attempts())}")
+        wait_for(lambda: len(_attempts(mark)) >= RUNNING, 120, f"{RUNNING} running inputs, not {len(_attempts(mark))}")
         go.touch()
         caller.wait_for_line("queueing", 60)
         time.sleep(DURABLE_S if killed else 0.2)
-        before = _attempts()
+        before = _attempts(mark)
         server.kill() if killed else server.stop()
         assert before, "nothing ran before the server ended: the load was too short for this machine"
         server.start(READY_AGAIN_S)
         ended = caller.end(900)
-        after = _attempts()
+        after = _attempts(mark)
     finally:
-        _stop(client)
+        _stop(client, mark)
     told = [line for line in ended.out.splitlines() if line.startswith("LOAD ")]
     assert told, ended
     account = json.loads(told[0][len("LOAD ") :])

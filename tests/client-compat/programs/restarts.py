@@ -19,10 +19,10 @@ LIMITS = (
 )
 
 
-async def note_and_wait(x, seconds):
+async def note_and_wait(x, seconds, mark):
     # One file for each attempt; the test reads them through the container's processes.
-    os.makedirs("/var/tmp/attempts", exist_ok=True)
-    open(f"/var/tmp/attempts/{x}.{uuid.uuid4().hex[:8]}", "w").close()
+    os.makedirs(f"/var/tmp/{mark}", exist_ok=True)
+    open(f"/var/tmp/{mark}/{x}.{uuid.uuid4().hex[:8]}", "w").close()
     await asyncio.sleep(seconds)
     return 3 * x
 
@@ -31,17 +31,17 @@ if hasattr(modal, "concurrent"):
 
     @app.function(timeout=900, **LIMITS)
     @modal.concurrent(max_inputs=SLOTS)
-    async def work(x, seconds):
-        return await note_and_wait(x, seconds)
+    async def work(x, seconds, mark):
+        return await note_and_wait(x, seconds, mark)
 
 else:
 
     @app.function(timeout=900, allow_concurrent_inputs=SLOTS, **LIMITS)
-    async def work(x, seconds):
-        return await note_and_wait(x, seconds)
+    async def work(x, seconds, mark):
+        return await note_and_wait(x, seconds, mark)
 
 
-def load(running, queued, go):
+def load(running, queued, go, mark):
     """Calls the deployed function in every way, and prints what came back."""
     import json
     import threading
@@ -60,28 +60,28 @@ def load(running, queued, go):
 
     def keep_all(inputs):
         try:
-            for (x, _), value in zip(inputs, function.starmap(inputs)):
+            for (x, *_), value in zip(inputs, function.starmap(inputs)):
                 got[x] = value
         except BaseException as error:
             raised.append(f"map of {inputs[0]}...: {error!r:.300}")
 
     # The first inputs take every slot, for a while; the others wait.
-    long = [(x, LONG_S) for x in range(running)]
-    remote = [threading.Thread(target=keep, args=(x, lambda x=x, s=s: function.remote(x, s))) for x, s in long[:5]]
+    long = [(x, LONG_S, mark) for x in range(running)]
+    remote = [threading.Thread(target=keep, args=(i[0], lambda i=i: function.remote(*i))) for i in long[:5]]
     maps = [threading.Thread(target=keep_all, args=(long[5:],))]
     for thread in remote + maps:
         thread.start()
     print("calling", flush=True)
-    short = [(x, 0.1) for x in range(running, running + queued)]
+    short = [(x, 0.1, mark) for x in range(running, running + queued)]
     spawned = []
     while not os.path.exists(go):
         time.sleep(0.05)
-    for x, seconds in short[: queued // 5]:
-        spawned.append((x, function.spawn(x, seconds)))
+    for inputs in short[: queued // 5]:
+        spawned.append((inputs[0], function.spawn(*inputs)))
     # A map sends at most a thousand inputs ahead.
     rest = short[queued // 5 :]
-    maps = [threading.Thread(target=keep_all, args=(rest[i : i + 900],)) for i in range(0, len(rest), 900)]
-    for thread in maps:
+    maps += [threading.Thread(target=keep_all, args=(rest[i : i + 900],)) for i in range(0, len(rest), 900)]
+    for thread in maps[1:]:
         thread.start()
     print("queueing", flush=True)
     for thread in remote + maps:
@@ -93,4 +93,4 @@ def load(running, queued, go):
 
 
 if __name__ == "__main__":
-    load(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    load(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
