@@ -187,10 +187,15 @@ def check_methods_call_each_other():
     assert Counter().add_twice.remote(1) == 4
 
 
+def pool(method, *arguments):
+    """The id that the method's calls go to: it is the same for whatever shares containers."""
+    method.remote(*arguments)
+    return method.object_id
+
+
 def check_all_methods_share_a_pool():
     counter = Counter()
-    counter.task.remote()
-    assert counter.task.remote() == Counter().task.remote()
+    assert pool(counter.add, 1) == pool(counter.task) == pool(Counter().task)
 
 
 def check_methods_are_inherited():
@@ -210,9 +215,9 @@ def check_each_parameter_set_has_its_own_pool():
     if not hasattr(modal, "parameter"):
         return "skip: not in this client"
     (one, first), (two, second) = Model(name="a").describe.remote(), Model(name="b", size=5).describe.remote()
-    (again, third) = Model(name="a", size=3).describe.remote()
-    assert [one, two, again] == ["a:3", "b:5", "a:3"]
-    assert first == third and first != second
+    assert [one, two] == ["a:3", "b:5"] and first != second
+    ids = [pool(Model(**values).describe) for values in ({"name": "a"}, {"name": "a", "size": 3}, {"name": "b"})]
+    assert ids[0] == ids[1] != ids[2], ids
 
 
 def check_a_generator_of_an_instance_with_parameters():
@@ -305,9 +310,13 @@ def check_an_instance_is_kept_warm():
         model.update_autoscaler(min_containers=1, scaledown_window=2)
     else:
         model.keep_warm(1)
-    (_, first) = model.describe.remote()
-    (_, second) = model.describe.remote()
-    assert first == second
+    method = model.describe
+    method.hydrate()
+    until = time.time() + 60
+    while not method.get_current_stats().num_total_runners:
+        assert time.time() < until, "no container came without a call"
+        time.sleep(0.2)
+    assert method.remote()[0] == "warm:3"
 
 
 @app.local_entrypoint()
