@@ -88,6 +88,26 @@ def earlier_versions_are_listed_and_brought_back(clients, version):
 
 
 @pytest.mark.parametrize("version", FOR_HISTORY)
+def a_version_whose_image_was_deleted_is_not_brought_back(clients, version):
+    client = clients[version]
+    name = f"imageless-{version}-{RUN}"
+    for code in ("one", "two"):
+        deployed = client.modal("deploy", "deployed_image.py", APP_NAME=name, CODE=code, IMAGE_OF=f"{name}-{code}")
+        assert deployed.code == 0, deployed
+        said = _call(client, name)
+        assert f"('{code}', '{name}-{code}'" in said, said
+        if code == "one":
+            image = re.search(r"im-\w+", said).group(0)
+    delete = "import modal.experimental, sys; modal.experimental.image_delete(sys.argv[1])"
+    deleted = client.python("-c", delete, image)
+    assert deleted.code == 0, deleted
+    rolled = client.modal("app", "rollback", name, "v1")
+    assert rolled.code != 0 and image in rolled.out + rolled.err, rolled
+    assert f"('two', '{name}-two'" in _call(client, name)
+    assert set(_history(client, name)) == {"v1", "v2"}
+
+
+@pytest.mark.parametrize("version", FOR_HISTORY)
 def a_staged_version_is_live_only_when_promoted(clients, version):
     client = clients[version]
     name = f"staged-{version}-{RUN}"
