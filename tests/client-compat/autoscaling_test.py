@@ -56,7 +56,7 @@ def deployed_functions_that_nobody_calls_cost_nothing(client, server):
     assert ended.code == 0 and "deployed 4 apps" in ended.out, ended
     try:
         # What earlier tests left may still be on its way out: a quiet span must come, not be there at once.
-        wait_for(lambda: cpu_seconds_within(server, 10) < 0.1, 180, "ten seconds below 1 % of a core")
+        wait_for(lambda: _cpu_seconds_within(server, 10) < 0.1, 180, "ten seconds below 1 % of a core")
         looked = client.python("many_idle_apps.py", 4, 5, "look", within_s=180)
         assert "20 functions have 0 containers" in looked.out, looked
     finally:
@@ -65,7 +65,7 @@ def deployed_functions_that_nobody_calls_cost_nothing(client, server):
                 client.modal("app", "stop", row["app_id"], *(["-y"] if client.numbers >= (1, 1) else []))
 
 
-def cpu_seconds_within(server, seconds):
+def _cpu_seconds_within(server, seconds):
     def used():
         # The name in parentheses may hold anything; the 14th and 15th fields are user and system time.
         fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -29,6 +29,7 @@ mod input;
 mod policy;
 mod ready;
 mod recent;
+mod report;
 
 pub use concurrency::decide_concurrency;
 pub use effect::{Accepted, Effect, Load, OutputPage, PageRequest, TaskEnd};
@@ -37,6 +38,7 @@ pub use input::{
     Assignment, CallKind, CallSpec, FinishedOutput, NewInput, OnDisk, Outcome, OutcomeStatus, Payload, Restored,
 };
 pub use policy::{MAX_SYSTEM_RETRIES, Policy, RetryPolicy};
+pub use report::{InputReport, ReportedStage};
 
 /// Milliseconds since the Unix epoch. Time is always an argument here.
 pub type Millis = u64;

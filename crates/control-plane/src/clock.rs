@@ -28,6 +28,11 @@ pub fn unique_now_ms() -> Millis {
     before.map_or(now, |last| now.max(last + 1))
 }
 
+/// A wire time in milliseconds since the epoch, rounded up; before the epoch is 0.
+pub fn milliseconds(at: prost_types::Timestamp) -> u64 {
+    (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add((at.nanos.max(0) as u64).div_ceil(1_000_000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calls::{Assignment, Effect, FunctionCalls, Millis, Outcome, TaskEnd};
+use calls::{Assignment, Effect, FunctionCalls, InputReport, Millis, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
@@ -41,6 +41,9 @@ const MAX_START_FAILURES: u32 = 3;
 /// A function that waits for room looks again after this: what others have may have become idle for long enough.
 const ROOM_RECHECK_MS: u64 = 2_000;
 
+/// Inputs that can be looked at after their call was forgotten.
+const PAST_KEPT: usize = 500;
+
 pub struct Owner {
     pub id: FunctionId,
     /// Its name in the app.
@@ -70,6 +73,8 @@ struct State {
     failed_starts: FailedStarts,
     startup_estimate_ms: u64,
     input_times: InputTimes,
+    /// Inputs of calls that were forgotten, oldest first.
+    past: VecDeque<InputReport>,
     unrecorded: Unrecorded,
     /// (time, inputs completed until then), oldest first.
     throughput: VecDeque<(Millis, u64)>,
@@ -127,6 +132,7 @@ impl Owner {
                 failed_starts: FailedStarts::default(),
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
                 input_times: InputTimes::default(),
+                past: VecDeque::new(),
                 unrecorded: Unrecorded::default(),
                 throughput: VecDeque::new(),
                 scaling_override: None,
@@ -358,13 +364,29 @@ impl Owner {
         self.state.lock().watchers.entry(call.clone()).or_default().clone()
     }
 
+    /// Inputs for a person to look at: those that are known, and the latest of those that were forgotten. At least
+    /// `limit` of the newest, if there are so many.
+    pub fn report_inputs(&self, limit: usize) -> Vec<InputReport> {
+        let state = self.state.lock();
+        let mut reports = state.calls.report(limit);
+        reports.extend(state.past.iter().cloned());
+        reports
+    }
+
     /// Reads the state machine.
     pub fn read<R>(&self, look: impl FnOnce(&FunctionCalls) -> R) -> R {
         look(&self.state.lock().calls)
     }
 
     pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
-        let inputs: Vec<InputId> = self.read(|c| c.call_inputs(call)).into_iter().map(|(id, ..)| id).collect();
+        let reports = self.read(|c| c.report_call(call));
+        let inputs: Vec<InputId> = reports.iter().map(|report| report.input.clone()).collect();
+        {
+            let mut state = self.state.lock();
+            state.past.extend(reports.into_iter().rev().take(PAST_KEPT));
+            let over = state.past.len().saturating_sub(PAST_KEPT);
+            state.past.drain(..over);
+        }
         if self.read(|c| c.leaves_a_record(call)) {
             // After what of it is still on its way to the disk.
             let begin_recording = self.state.lock().unrecorded.push(Record::Deletion(call.clone()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use calls::{FinishedOutput, OutputPage, PageRequest};
+use calls::{FinishedOutput, InputReport, OutputPage, PageRequest};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
@@ -86,6 +86,21 @@ impl MetadataStore {
     pub async fn calls_of_app(&self, app: &AppId) -> Result<Vec<CallRecord>, StoreError> {
         let app = app.clone();
         self.read("list the calls of an app", move |connection| rows::calls_of_app(connection, &app)).await
+    }
+
+    /// Inputs of durable calls to a function that were made in a time (milliseconds, both ends included): at most
+    /// `limit` finished and as many open ones, of the newest calls.
+    pub async fn report(
+        &self,
+        (app, function): (&AppId, &FunctionId),
+        times_ms: (u64, u64),
+        limit: usize,
+    ) -> Result<Vec<InputReport>, StoreError> {
+        let (app, function) = (app.clone(), function.clone());
+        self.read("list the calls of a function", move |connection| {
+            rows::report(connection, (&app, &function), times_ms, limit)
+        })
+        .await
     }
 
     /// The versions of an app, oldest first.

@@ -5,13 +5,15 @@
 mod common;
 
 use bytes::Bytes;
-use calls::{Outcome, OutcomeStatus, PageRequest, Payload};
+use calls::{Outcome, OutcomeStatus, PageRequest, Payload, ReportedStage};
 use common::{any_call, app, call, environment, function, input, inputs, output, result_of, small_input};
 use dorian_metadata_store::{
     AppState, DefinitionRecord, DeploymentRecord, ImageRecord, ImageRevisionRecord, MetadataStore, MountFileRecord,
     MountRecord, ScheduleRecord, ScheduledRun, SecretRecord, StoreError, StoredCall, Write,
 };
-use types::ids::{BlobId, DefinitionId, FunctionCallId, ImageId, ImageRevisionId, MountId, SecretId, TaskId};
+use types::ids::{
+    AppId, BlobId, DefinitionId, FunctionCallId, FunctionId, ImageId, ImageRevisionId, MountId, SecretId, TaskId,
+};
 
 fn store() -> (tempfile::TempDir, MetadataStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -356,4 +358,31 @@ async fn a_scheduled_run_is_stored_with_its_call_or_not_at_all() {
     assert_eq!(store.load().await.unwrap().schedules, [after]);
     store.write(vec![Write::DeleteSchedule(function.id)]).await.unwrap();
     assert!(store.load().await.unwrap().schedules.is_empty());
+}
+
+#[tokio::test]
+async fn a_functions_inputs_are_reported_newest_call_first_within_a_time() {
+    let (_folder, store) = store();
+    let (app, function) = (AppId::random(), FunctionId::random());
+    let mut calls = Vec::new();
+    for created_at in [1_000, 2_000, 3_000] {
+        let record = call(&app, &function, created_at);
+        let input = small_input(0);
+        store.write(vec![Write::Call(record.clone()), inputs(&record.spec.id, &[input.clone()])]).await.unwrap();
+        if created_at != 3_000 {
+            store.write(vec![output(&record.spec.id, result_of(&input))]).await.unwrap();
+        }
+        calls.push(record.spec.id);
+    }
+    let other = any_call(2_000);
+    store.write(vec![Write::Call(other.clone()), inputs(&other.spec.id, &[small_input(0)])]).await.unwrap();
+    let report = async |since, until, limit| {
+        let inputs = store.report((&app, &function), (since, until), limit).await.unwrap();
+        inputs.into_iter().map(|input| (input.call, input.stage)).collect::<Vec<_>>()
+    };
+    let done = ReportedStage::Finished(OutcomeStatus::Success);
+    let of = |n: usize, stage| (calls[n].clone(), stage);
+    assert_eq!(report(0, u64::MAX, 9).await, [of(1, done), of(0, done), of(2, ReportedStage::Pending)]);
+    assert_eq!(report(0, u64::MAX, 1).await, [of(1, done), of(2, ReportedStage::Pending)]);
+    assert_eq!(report(500, 1_500, 9).await, [of(0, done)]);
 }

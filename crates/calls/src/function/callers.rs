@@ -8,6 +8,7 @@ use super::{Call, FunctionCalls, InputState, Stage};
 use crate::effect::{Accepted, Effect, OutputPage, PageRequest};
 use crate::input::{CallSpec, NewInput, OnDisk, Outcome, OutcomeStatus, Restored};
 use crate::ready::ReadyKey;
+use crate::report::{InputReport, ReportedStage};
 use crate::{CallKind, Millis};
 
 impl FunctionCalls {
@@ -171,6 +172,50 @@ impl FunctionCalls {
             (id.clone(), None, task)
         });
         done.chain(open).collect()
+    }
+
+    /// The inputs of a call for a person: finished ones first, in the order in which they ended.
+    pub fn report_call(&self, id: &FunctionCallId) -> Vec<InputReport> {
+        let Some(call) = self.calls.get(id) else { return Vec::new() };
+        let report = |input: &InputId, stage, task| InputReport {
+            input: input.clone(),
+            call: id.clone(),
+            enqueued_at: call.spec.created_at,
+            stage,
+            task,
+            started_at: 0.0,
+            ended_at: 0.0,
+        };
+        let done = call.published.iter().map(|output| InputReport {
+            started_at: output.outcome.started_at,
+            ended_at: output.outcome.created_at,
+            ..report(&output.input, ReportedStage::Finished(output.outcome.status), output.task.clone())
+        });
+        let open = call.unfinished.values().map(|input| match self.inputs.get(input).map(|i| &i.stage) {
+            Some(Stage::Running { task, .. }) => report(input, ReportedStage::Running, Some(task.clone())),
+            Some(Stage::Recording(output)) => InputReport {
+                started_at: output.outcome.started_at,
+                ended_at: output.outcome.created_at,
+                ..report(input, ReportedStage::Finished(output.outcome.status), output.task.clone())
+            },
+            _ => report(input, ReportedStage::Pending, None),
+        });
+        done.chain(open).collect()
+    }
+
+    /// The inputs of the newest calls, until there are `limit`; of very large calls all.
+    pub fn report(&self, limit: usize) -> Vec<InputReport> {
+        let mut calls: Vec<(Millis, &FunctionCallId)> =
+            self.calls.iter().map(|(id, call)| (call.spec.created_at, id)).collect();
+        calls.sort_unstable_by(|a, b| b.cmp(a));
+        let mut reports = Vec::new();
+        for (_, call) in calls {
+            if reports.len() >= limit {
+                break;
+            }
+            reports.extend(self.report_call(call));
+        }
+        reports
     }
 
     pub fn call_ids(&self) -> impl Iterator<Item = &FunctionCallId> {

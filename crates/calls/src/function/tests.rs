@@ -698,3 +698,20 @@ fn what_an_idle_container_prints_belongs_to_no_input() {
     assert!(bench.calls.printing_on(&task_id(0), 400, 500).is_some());
     assert_eq!(bench.calls.printing_on(&task_id(0), 600, 500), None);
 }
+
+#[test]
+fn a_report_tells_where_each_input_of_a_call_is() {
+    let mut bench = Bench::new(Policy::default(), 3, false);
+    bench.poll(1, 1, 10);
+    bench.output(1, 0, Some(0), failure(), 20);
+    bench.poll(2, 1, 30);
+    let report = bench.calls.report(10);
+    let seen: Vec<_> = report.iter().map(|r| (r.input.clone(), r.stage, r.task.clone())).collect();
+    let expected = [
+        (input_id(0), ReportedStage::Finished(OutcomeStatus::Failure), Some(task_id(1))),
+        (input_id(1), ReportedStage::Running, Some(task_id(2))),
+        (input_id(2), ReportedStage::Pending, None),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(bench.calls.report(0), []);
+}

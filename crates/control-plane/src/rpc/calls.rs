@@ -418,7 +418,7 @@ fn check_methods(owner: &Owner, inputs: &[NewInput]) -> Result<(), Status> {
     inputs.iter().try_for_each(|input| check_method(&definition.view, &input.method_name))
 }
 
-fn parse_call(id: &str) -> Result<FunctionCallId, Status> {
+pub(crate) fn parse_call(id: &str) -> Result<FunctionCallId, Status> {
     FunctionCallId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function call id")))
 }
 
@@ -426,7 +426,7 @@ fn no_call() -> Status {
     Status::invalid_argument("the request names no function call")
 }
 
-fn unknown_call(call: &FunctionCallId) -> Status {
+pub(crate) fn unknown_call(call: &FunctionCallId) -> Status {
     Status::not_found(format!(
         "function call `{call}` is not known: it was never made, its results have expired, or the server died in its \
          first second (calls made with `.spawn()` survive that)"

@@ -15,7 +15,7 @@ use types::ids::{AppId, FunctionCallId, FunctionId, TaskId};
 use worker_protocol::Descriptor;
 
 use crate::apps::App;
-use crate::clock::{patience, seconds};
+use crate::clock::{milliseconds, patience, seconds};
 use crate::images::LogLine;
 use crate::logs::{EntryView, KeptRange, LogEntry, LogKeeper, Newest, has_printed, visit_kept};
 use crate::rpc::Api;
@@ -488,11 +488,6 @@ fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {
         wire::FileDescriptor::Info => Some(Descriptor::System),
         _ => None,
     }
-}
-
-/// Rounded up, so that a range that ends now has what was printed in this millisecond.
-fn milliseconds(at: Timestamp) -> u64 {
-    (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add((at.nanos.max(0) as u64).div_ceil(1_000_000))
 }
 
 #[cfg(test)]

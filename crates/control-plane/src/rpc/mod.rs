@@ -4,6 +4,7 @@
 pub mod apps;
 pub mod auth;
 pub mod blobs;
+pub mod call_reports;
 pub mod calls;
 pub mod classes;
 pub mod containers;

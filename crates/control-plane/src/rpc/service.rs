@@ -276,6 +276,27 @@ impl ModalClient for Api {
         self.function_finish_inputs(request.into_inner()).await
     }
 
+    async fn function_call_fetch(
+        &self,
+        request: Request<wire::FunctionCallFetchRequest>,
+    ) -> Reply<wire::FunctionCallFetchResponse> {
+        self.function_call_fetch(request.into_inner()).await
+    }
+
+    async fn function_call_count(
+        &self,
+        request: Request<wire::FunctionCallCountRequest>,
+    ) -> Reply<wire::FunctionCallCountResponse> {
+        self.function_call_count(request.into_inner()).await
+    }
+
+    async fn function_call_get_info(
+        &self,
+        request: Request<wire::FunctionCallGetInfoRequest>,
+    ) -> Reply<wire::FunctionCallGetInfoResponse> {
+        self.function_call_get_info(&request.get_ref().function_call_id).await
+    }
+
     async fn function_get_call_graph(
         &self,
         request: Request<wire::FunctionGetCallGraphRequest>,

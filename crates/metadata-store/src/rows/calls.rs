@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use calls::{CallSpec, FinishedOutput, NewInput, Outcome, OutputPage, PageRequest, Payload};
+use calls::{
+    CallSpec, FinishedOutput, InputReport, NewInput, Outcome, OutputPage, PageRequest, Payload, ReportedStage,
+};
 use rusqlite::{Connection, Row, params};
 use types::ids::{AppId, BlobId, FunctionCallId, FunctionId, InputId, TaskId};
 
@@ -203,6 +205,48 @@ pub(crate) fn call(connection: &Connection, id: &FunctionCallId) -> Result<Optio
 pub(crate) fn calls_of_app(connection: &Connection, app: &AppId) -> Result<Vec<CallRecord>, RowError> {
     let sql = "SELECT * FROM calls WHERE app = ?1 ORDER BY created_at_ms, id";
     collect(connection, sql, [app.as_str()], read_call)
+}
+
+/// Inputs of calls to a function that were made in a time, newest call first.
+pub(crate) fn report(
+    connection: &Connection,
+    (app, function): (&AppId, &FunctionId),
+    (since_ms, until_ms): (u64, u64),
+    limit: usize,
+) -> Result<Vec<InputReport>, RowError> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let until_ms = until_ms.min(i64::MAX as u64);
+    let range = params![app.as_str(), function.as_str(), since_ms, until_ms, limit];
+    let finished =
+        "SELECT calls.id AS call, calls.created_at_ms, outputs.* FROM calls JOIN outputs ON outputs.call = calls.id
+         WHERE app = ?1 AND function = ?2 AND created_at_ms BETWEEN ?3 AND ?4
+         ORDER BY created_at_ms DESC, calls.id, outputs.position DESC LIMIT ?5";
+    let mut reports = collect(connection, finished, range, |row| {
+        Ok(InputReport {
+            input: text::id(row, "input", InputId::parse)?,
+            call: text::id(row, "call", FunctionCallId::parse)?,
+            enqueued_at: row.get("created_at_ms")?,
+            stage: ReportedStage::Finished(text::status(row, "status")?),
+            task: text::optional_id(row, "task", TaskId::parse)?,
+            started_at: row.get("started_at")?,
+            ended_at: row.get("created_at")?,
+        })
+    })?;
+    let open = "SELECT calls.id AS call, calls.created_at_ms, inputs.id AS input FROM calls JOIN inputs ON inputs.call = calls.id
+         WHERE app = ?1 AND function = ?2 AND created_at_ms BETWEEN ?3 AND ?4
+         ORDER BY created_at_ms DESC, calls.id, inputs.position LIMIT ?5";
+    reports.extend(collect(connection, open, range, |row| {
+        Ok(InputReport {
+            input: text::id(row, "input", InputId::parse)?,
+            call: text::id(row, "call", FunctionCallId::parse)?,
+            enqueued_at: row.get("created_at_ms")?,
+            stage: ReportedStage::Pending,
+            task: None,
+            started_at: 0.0,
+            ended_at: 0.0,
+        })
+    })?);
+    Ok(reports)
 }
 
 pub(crate) fn outputs(

@@ -16,7 +16,7 @@ mod variants;
 
 use rusqlite::Connection;
 
-pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs, page};
+pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs, page, report};
 pub(crate) use self::deployments::{definitions, deployments};
 pub(crate) use self::variants::find as variant;
 use crate::error::RowError;
