@@ -120,7 +120,7 @@ impl Api {
         }
         if let Err(sentence) = self.shared.capacity.could_ever_fit(definition.request()) {
             let name = &definition.view.function_name;
-            return Err(Status::failed_precondition(format!("function `{name}` cannot run here: {sentence}")));
+            return Err(Status::invalid_argument(format!("function `{name}` cannot run here: {sentence}")));
         }
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),
