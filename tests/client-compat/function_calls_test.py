@@ -39,7 +39,7 @@ def the_latest_inputs_of_a_function_are_listed_with_what_became_of_them(clients,
 
 def following_the_log_of_a_call_ends_with_the_call(clients, version):
     client = clients[version]
-    calls = _made_calls(client)
-    followed = client.modal("app", "logs", "listed-calls", "--function-call", calls["fails"], "-f", within_s=60)
-    assert followed.code == 0, followed
-    assert "how: fails" in followed.out and "how: returns" not in followed.out, followed
+    _made_calls(client)
+    followed = client.python("follow_call.py", within_s=100)
+    assert followed.code == 0 and "the stream ended and the call returned returns" in followed.out, followed
+    assert "how: returns" in followed.out and "how: fails" not in followed.out, followed
