@@ -368,7 +368,10 @@ async fn a_functions_inputs_are_reported_newest_call_first_within_a_time() {
     for created_at in [1_000, 2_000, 3_000] {
         let record = call(&app, &function, created_at);
         let input = small_input(0);
-        store.write(vec![Write::Call(record.clone()), inputs(&record.spec.id, &[input.clone()])]).await.unwrap();
+        store
+            .write(vec![Write::Call(record.clone()), inputs(&record.spec.id, std::slice::from_ref(&input))])
+            .await
+            .unwrap();
         if created_at != 3_000 {
             store.write(vec![output(&record.spec.id, result_of(&input))]).await.unwrap();
         }
