@@ -34,7 +34,7 @@ async fn what_is_written_is_a_layer_and_nothing_else_is_in_it() {
     let machine = Machine::new();
     let spec = machine.shell("mkdir -p /data/sub; echo one > /data/sub/file; rm /etc/passwd; rm -r /bin/sort").build();
     let spec = spec.change(|spec| {
-        spec.cwd = "/work/here".into();
+        spec.cwd = "/srv/here".into();
         spec.binds = vec![Bind { source: "/etc".into(), target: "/somewhere/else".into(), read_only: true }];
     });
     let diff = spec.inner.scratch.join("diff");

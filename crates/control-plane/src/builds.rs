@@ -197,13 +197,8 @@ impl Shared {
             data_format: run.data_format,
             method_name: run.method_name.clone(),
         };
-        self.calls.insert(call.clone(), owner.clone());
         let watcher = owner.watcher(call);
-        let accepted = owner.apply(self, |calls, now, effects| {
-            calls.create_call(spec);
-            calls.add_inputs(call, vec![input], false, now, effects)
-        });
-        if accepted != Accepted::Yes {
+        if owner.begin_call(self, spec, vec![input], false) != Accepted::Yes {
             return Err(format!("function `{}` takes no inputs now", owner.tag));
         }
         let page = PageRequest { after: 0, range: None, limit: 1 };

@@ -66,7 +66,7 @@ impl Caller {
             principal,
             version: text("x-modal-client-version").map_or(ClientVersion(0, 0, 0), ClientVersion::parse),
             authority,
-            idempotency_key: text("x-idempotency-key").map(str::to_owned),
+            idempotency_key: text("x-idempotency-key").filter(|key| !key.is_empty()).map(str::to_owned),
             python_minor: text("x-modal-python-version").and_then(python_minor),
         }
     }

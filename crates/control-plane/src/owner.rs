@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calls::{Assignment, Effect, FunctionCalls, InputReport, Millis, Outcome, TaskEnd};
+use calls::{Accepted, Assignment, CallSpec, Effect, FunctionCalls, InputReport, Millis, NewInput, Outcome, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
@@ -348,11 +348,6 @@ impl Owner {
         matches!(self.state.lock().tasks.get(task), Some(TaskPhase::Draining))
     }
 
-    /// Containers that take inputs.
-    pub fn working_tasks(&self) -> usize {
-        self.state.lock().tasks.values().filter(|phase| matches!(phase, TaskPhase::Active { .. })).count()
-    }
-
     pub fn task_ids(&self) -> Vec<TaskId> {
         self.state.lock().tasks.keys().cloned().collect()
     }
@@ -364,12 +359,13 @@ impl Owner {
         self.state.lock().watchers.entry(call.clone()).or_default().clone()
     }
 
-    /// Inputs for a person to look at: those that are known, and the latest of those that were forgotten. At least
-    /// `limit` of the newest, if there are so many.
-    pub fn report_inputs(&self, limit: usize) -> Vec<InputReport> {
+    /// Inputs of calls made in a time (both ends included), for a person to look at: those that are known, and the
+    /// latest of those that were forgotten. At least `limit` of the newest calls, if there are so many.
+    pub fn report_inputs(&self, times: (Millis, Millis), limit: usize) -> Vec<InputReport> {
         let state = self.state.lock();
-        let mut reports = state.calls.report(limit);
-        reports.extend(state.past.iter().cloned());
+        let mut reports = state.calls.report(times, limit);
+        let in_time = |report: &&InputReport| (times.0..=times.1).contains(&report.enqueued_at);
+        reports.extend(state.past.iter().filter(in_time).cloned());
         reports
     }
 
@@ -378,15 +374,29 @@ impl Owner {
         look(&self.state.lock().calls)
     }
 
-    pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
-        let reports = self.read(|c| c.report_call(call));
-        let inputs: Vec<InputId> = reports.iter().map(|report| report.input.clone()).collect();
-        {
-            let mut state = self.state.lock();
-            state.past.extend(reports.into_iter().rev().take(PAST_KEPT));
-            let over = state.past.len().saturating_sub(PAST_KEPT);
-            state.past.drain(..over);
+    /// Makes a call with its first inputs; from here on it is found by its id. `written`: the store has them, and then
+    /// they are always taken. Of a call whose inputs are not taken nothing is left.
+    pub fn begin_call(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        spec: CallSpec,
+        inputs: Vec<NewInput>,
+        written: bool,
+    ) -> Accepted {
+        let call = spec.id.clone();
+        shared.calls.insert(call.clone(), self.clone());
+        let accepted = self.apply(shared, |calls, now, effects| {
+            calls.create_call(spec);
+            calls.add_inputs(&call, inputs, written, now, effects)
+        });
+        if accepted != Accepted::Yes {
+            self.forget_call(shared, &call);
         }
+        accepted
+    }
+
+    pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
+        let inputs = self.state.lock().put_away(call);
         if self.read(|c| c.leaves_a_record(call)) {
             // After what of it is still on its way to the disk.
             let begin_recording = self.state.lock().unrecorded.push(Record::Deletion(call.clone()));
@@ -543,6 +553,17 @@ impl Owner {
 }
 
 impl State {
+    /// Keeps what a person may still ask of a call that is about to be forgotten. Answers with its inputs.
+    fn put_away(&mut self, call: &FunctionCallId) -> Vec<InputId> {
+        let reports = self.calls.report_call(call);
+        let inputs = reports.iter().map(|report| report.input.clone()).collect();
+        let too_many = reports.len().saturating_sub(PAST_KEPT);
+        self.past.extend(reports.into_iter().skip(too_many));
+        let over = self.past.len().saturating_sub(PAST_KEPT);
+        self.past.drain(..over);
+        inputs
+    }
+
     fn perform(&mut self, effect: Effect, now: Millis, more: &mut Vec<Effect>, outside: &mut Outside) {
         match effect {
             Effect::Deliver { task, poll, inputs } => {

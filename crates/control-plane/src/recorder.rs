@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calls::{FinishedOutput, Restored};
+use calls::{CallKind, CallSpec, FinishedOutput, NewInput, Restored};
 use metadata_store::{CallRecord, InputRecord, OutputRecord, Write};
 use types::ids::FunctionCallId;
 
@@ -43,6 +43,17 @@ impl Record {
     }
 }
 
+/// What makes a call durable from its beginning.
+pub fn new_call_writes(owner: &Owner, spec: &CallSpec, inputs: &[NewInput]) -> Vec<Write> {
+    let call = Restored {
+        spec: spec.clone(),
+        pending: inputs.to_vec(),
+        finished: Vec::new(),
+        inputs_complete: spec.kind == CallKind::Unary,
+    };
+    call_writes(owner, &call)
+}
+
 fn call_writes(owner: &Owner, call: &Restored) -> Vec<Write> {
     let id = &call.spec.id;
     let mut writes = vec![Write::Call(CallRecord {
@@ -51,7 +62,7 @@ fn call_writes(owner: &Owner, call: &Restored) -> Vec<Write> {
         function: owner.id.clone(),
         inputs_complete: call.inputs_complete,
     })];
-    let input = |input: &calls::NewInput| InputRecord { call: id.clone(), input: input.clone() };
+    let input = |input: &NewInput| InputRecord { call: id.clone(), input: input.clone() };
     writes.push(Write::Inputs(call.pending.iter().map(input).collect()));
     writes.extend(call.finished.iter().map(|output| output_write(id, output)));
     writes

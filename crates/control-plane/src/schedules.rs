@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use calls::{Accepted, CallKind, CallSpec, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
+use calls::{CallKind, CallSpec, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
 use client_protocol::wire;
-use metadata_store::{AppState, CallRecord, InputRecord, ScheduleRecord, ScheduledRun, Write};
+use metadata_store::{AppState, ScheduleRecord, ScheduledRun, Write};
 use parking_lot::Mutex;
 use scheduler::schedule::{Due, Schedule, decide_due};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ use types::ids::{AppId, FunctionCallId, FunctionId, InputId};
 use crate::apps::App;
 use crate::clock::now_ms;
 use crate::owner::Owner;
+use crate::recorder::new_call_writes;
 use crate::shared::Shared;
 
 /// The machine's clock may be set while the loop sleeps; then it is late by this at most.
@@ -255,14 +256,9 @@ impl Shared {
             next_run_ms: next,
             call: call.clone(),
         };
-        let record_of_call = CallRecord {
-            inputs_complete: true,
-            spec: spec.clone(),
-            app: owner.app.id.clone(),
-            function: owner.id.clone(),
-        };
-        let inputs = vec![InputRecord { call: call.clone(), input: input.clone() }];
-        let writes = vec![Write::Call(record_of_call), Write::Inputs(inputs), Write::ScheduledRun(run)];
+        let inputs = vec![input];
+        let mut writes = new_call_writes(&owner, &spec, &inputs);
+        writes.push(Write::ScheduledRun(run));
         self.store.write(writes).await.map_err(|error| error.to_string())?;
         self.schedules.update(record, |known| {
             known.record.next_run_ms = next;
@@ -270,22 +266,10 @@ impl Shared {
             known.record.last_call = Some(call.clone());
             known.retry_at = None;
         });
-        self.begin_call(&owner, spec, input);
+        // They are written, so they are taken.
+        owner.begin_call(self, spec, inputs, true);
         tracing::info!(app = %owner.app.id, function = owner.tag, schedule = record.schedule, %call, "a scheduled run begins");
         Ok(call)
-    }
-
-    fn begin_call(self: &Arc<Self>, owner: &Arc<Owner>, spec: CallSpec, input: NewInput) {
-        let call = spec.id.clone();
-        self.calls.insert(call.clone(), owner.clone());
-        let accepted = owner.apply(self, |calls, now, effects| {
-            calls.create_call(spec);
-            calls.add_inputs(&call, vec![input], true, now, effects)
-        });
-        if accepted != Accepted::Yes {
-            // The queue has filled up since it was asked. It is stored, and so the next server makes it.
-            tracing::warn!(function = %owner.id, %call, "a scheduled run waits for the next start of the server");
-        }
     }
 
     /// Everything that runs by itself.

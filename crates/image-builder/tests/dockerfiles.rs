@@ -196,15 +196,15 @@ async fn a_shared_cache_is_used_together_a_locked_one_in_turn_and_a_private_one_
 async fn a_secret_is_a_file_or_a_variable_of_one_step_and_stays_nowhere() {
     let Some(bench) = Bench::new() else { return };
     let text = "FROM IMAGE\nRUN --mount=type=secret,id=TOKEN --mount=type=secret,id=TOKEN,env=COPY_OF_IT \\\n\
-                --mount=type=secret,id=TOKEN,target=/work/token,mode=0440,uid=1000 \\\n\
+                --mount=type=secret,id=TOKEN,target=/srv/token,mode=0440,uid=1000 \\\n\
                 --mount=type=secret,id=ABSENT \\\n\
                 test \"$(cat /run/secrets/TOKEN)\" = \"$TOKEN\" && test \"$COPY_OF_IT\" = \"$TOKEN\" \\\n\
-                && stat -c '%a %u %n' /run/secrets/* /work/token && touch /done\n\
+                && stat -c '%a %u %n' /run/secrets/* /srv/token && touch /done\n\
                 RUN ls /run/secrets /work; echo \"[$COPY_OF_IT]\"";
     let with =
         |value: &str| BuildRequest { secret_env: vec![("TOKEN".to_owned(), value.to_owned())], ..bench.request(text) };
     let built = bench.machine.build(with("hunter2-in-a-file")).await;
-    assert_lines(&built, &["400 0 /run/secrets/TOKEN", "440 1000 /work/token", "[]"]);
+    assert_lines(&built, &["400 0 /run/secrets/TOKEN", "440 1000 /srv/token", "[]"]);
     assert_eq!(built.ok().layers.len(), 5);
     for layer in &built.ok().layers[3..] {
         let folder = bench.machine.builder.layer_path(layer);

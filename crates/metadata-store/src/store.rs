@@ -9,7 +9,7 @@ use calls::{FinishedOutput, InputReport, OutputPage, PageRequest};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
-use types::ids::{AppId, BlobId, FunctionCallId, FunctionId};
+use types::ids::{AppId, BlobId, DefinitionId, FunctionCallId, FunctionId};
 
 use crate::error::{RowError, StoreError};
 use crate::queue::{Job, Queue};
@@ -107,6 +107,11 @@ impl MetadataStore {
     pub async fn deployments(&self, app: &AppId) -> Result<Vec<DeploymentRecord>, StoreError> {
         let app = app.clone();
         self.read("list the versions of an app", move |connection| rows::deployments(connection, &app)).await
+    }
+
+    pub async fn definition(&self, id: &DefinitionId) -> Result<Option<DefinitionRecord>, StoreError> {
+        let id = id.clone();
+        self.read("read a definition", move |connection| rows::definition(connection, &id)).await
     }
 
     /// The definitions of an app's functions that some version names, or that are new.

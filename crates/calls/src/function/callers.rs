@@ -203,10 +203,11 @@ impl FunctionCalls {
         done.chain(open).collect()
     }
 
-    /// The inputs of the newest calls, until there are `limit`; of very large calls all.
-    pub fn report(&self, limit: usize) -> Vec<InputReport> {
-        let mut calls: Vec<(Millis, &FunctionCallId)> =
-            self.calls.iter().map(|(id, call)| (call.spec.created_at, id)).collect();
+    /// The inputs of calls made in a time (both ends included), newest call first, until there are `limit`; the last
+    /// call is given whole.
+    pub fn report(&self, (since, until): (Millis, Millis), limit: usize) -> Vec<InputReport> {
+        let made = self.calls.iter().map(|(id, call)| (call.spec.created_at, id));
+        let mut calls: Vec<(Millis, &FunctionCallId)> = made.filter(|(at, _)| (since..=until).contains(at)).collect();
         calls.sort_unstable_by(|a, b| b.cmp(a));
         let mut reports = Vec::new();
         for (_, call) in calls {

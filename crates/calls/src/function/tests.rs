@@ -705,7 +705,7 @@ fn a_report_tells_where_each_input_of_a_call_is() {
     bench.poll(1, 1, 10);
     bench.output(1, 0, Some(0), failure(), 20);
     bench.poll(2, 1, 30);
-    let report = bench.calls.report(10);
+    let report = bench.calls.report((0, 0), 10);
     let seen: Vec<_> = report.iter().map(|r| (r.input.clone(), r.stage, r.task.clone())).collect();
     let expected = [
         (input_id(0), ReportedStage::Finished(OutcomeStatus::Failure), Some(task_id(1))),
@@ -713,5 +713,6 @@ fn a_report_tells_where_each_input_of_a_call_is() {
         (input_id(2), ReportedStage::Pending, None),
     ];
     assert_eq!(seen, expected);
-    assert_eq!(bench.calls.report(0), []);
+    assert_eq!(bench.calls.report((0, 0), 0), []);
+    assert_eq!(bench.calls.report((1, 100), 10), []);
 }

@@ -15,7 +15,7 @@ use crate::owner::Owner;
 use crate::rpc::calls::{parse_call, unknown_call};
 use crate::rpc::{Api, store_status};
 
-/// Inputs looked at for one question, of each function and variant. The client asks for no more in one range.
+/// Inputs in the answer to one question.
 const MOST: usize = 20_000;
 /// Buckets of one count; the client asks for fewer.
 const MOST_BUCKETS: u64 = 10_000;
@@ -37,7 +37,7 @@ impl Api {
             }
             Some(QueryOneof::Range(range)) => {
                 let times = (range.since.map_or(0, milliseconds), range.until.map_or(u64::MAX, milliseconds));
-                let mut reports = self.reports(&owners, times, MOST).await?;
+                let mut reports = self.all_reports(&owners, times).await?;
                 reports.truncate(if range.limit == 0 { MOST } else { range.limit as usize });
                 reports
             }
@@ -60,7 +60,7 @@ impl Api {
             return Err(Status::invalid_argument(text));
         }
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-        for report in self.reports(&owners, (since, until), MOST).await? {
+        for report in self.all_reports(&owners, (since, until)).await? {
             *counts.entry(report.enqueued_at / width * width).or_default() += 1;
         }
         let bucket = |(start, count)| InputBucket { bucket_start_at: Some(timestamp(start)), count };
@@ -120,23 +120,31 @@ impl Api {
         Ok(owners)
     }
 
-    /// Inputs of calls made in a time, oldest first: what is in memory, and of durable calls what is in the store.
+    /// Every input of a time. More than an answer holds is refused: a part would look like the whole.
+    async fn all_reports(&self, owners: &[Arc<Owner>], times: (u64, u64)) -> Result<Vec<InputReport>, Status> {
+        let reports = self.reports(owners, times, MOST + 1).await?;
+        if reports.len() > MOST {
+            let text = format!("there are more than {MOST} inputs in this time; ask for a shorter one");
+            return Err(Status::invalid_argument(text));
+        }
+        Ok(reports)
+    }
+
+    /// Inputs of calls made in a time, oldest first: what is in memory, and of durable calls what is in the store. At
+    /// least `limit` of the newest calls, if there are so many.
     async fn reports(
         &self,
         owners: &[Arc<Owner>],
-        (since, until): (u64, u64),
+        times: (u64, u64),
         limit: usize,
     ) -> Result<Vec<InputReport>, Status> {
         let mut by_input: HashMap<InputId, InputReport> = HashMap::new();
         for owner in owners {
-            let stored = self.shared.store.report((&owner.app.id, &owner.id), (since, until), limit).await;
-            let in_memory = owner.report_inputs(limit);
+            let stored = self.shared.store.report((&owner.app.id, &owner.id), times, limit).await;
+            let stored = stored.map_err(|e| store_status(&e))?;
             // What is in memory is newer.
-            for report in stored.map_err(|e| store_status(&e))?.into_iter().chain(in_memory) {
-                if (since..=until).contains(&report.enqueued_at) {
-                    by_input.insert(report.input.clone(), report);
-                }
-            }
+            let reports = stored.into_iter().chain(owner.report_inputs(times, limit));
+            by_input.extend(reports.map(|report| (report.input.clone(), report)));
         }
         let mut reports: Vec<InputReport> = by_input.into_values().collect();
         reports.sort_by(|a, b| (a.enqueued_at, &a.call, &a.input).cmp(&(b.enqueued_at, &b.call, &b.input)));

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use calls::{Accepted, CallKind, CallSpec, FunctionCalls, NewInput, OnDisk, OutcomeStatus, OutputPage, PageRequest};
 use client_protocol::wire;
 use futures::{Stream, StreamExt};
-use metadata_store::{CallRecord, InputRecord, Write};
+use metadata_store::{InputRecord, Write};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use types::ids::{FunctionCallId, InputId};
@@ -19,6 +19,7 @@ use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
 use crate::convert;
 use crate::owner::Owner;
+use crate::recorder::new_call_writes;
 use crate::rpc::classes::check_method;
 use crate::rpc::{Api, derive_suffix, store_status};
 
@@ -76,30 +77,17 @@ impl Api {
         }
         self.refuse_if_full(&owner, &inputs)?;
         if spec.durable {
-            let record = CallRecord {
-                inputs_complete: spec.kind == CallKind::Unary,
-                spec: spec.clone(),
-                app: owner.app.id.clone(),
-                function: owner.id.clone(),
-            };
-            let mut writes = vec![Write::Call(record)];
-            writes.extend(input_records(&id, &inputs));
+            let writes = new_call_writes(&owner, &spec, &inputs);
             self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         }
         if let Some(parent) = spec.parent_input.clone() {
             self.shared.children.entry(parent).or_default().push(id.clone());
         }
-        self.shared.calls.insert(id.clone(), owner.clone());
-        let durable = spec.durable;
-        let accepted = owner.apply(&self.shared, |calls, now, effects| {
-            calls.create_call(spec);
-            calls.add_inputs(&id, inputs, durable, now, effects)
-        });
-        if accepted != Accepted::Yes {
-            owner.forget_call(&self.shared, &id);
-            return Err(queue_full(&owner));
+        let written = spec.durable;
+        match owner.begin_call(&self.shared, spec, inputs, written) {
+            Accepted::Yes => Ok(Response::new(reply)),
+            _ => Err(queue_full(&owner)),
         }
-        Ok(Response::new(reply))
     }
 
     /// Ids of inputs follow from call and position, so that a repeated request names the same inputs.

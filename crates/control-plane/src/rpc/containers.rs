@@ -79,7 +79,7 @@ impl Api {
     ) -> Result<Response<wire::FunctionGetDynamicConcurrencyResponse>, Status> {
         let (_, task) = self.task(request)?;
         let wire::FunctionGetDynamicConcurrencyRequest { target_concurrency, max_concurrency, .. } = *request.get_ref();
-        let containers = task.owner.working_tasks();
+        let (_, containers) = task.owner.count_tasks();
         let load = task.owner.read(calls::FunctionCalls::load);
         let concurrency = decide_concurrency(target_concurrency, max_concurrency, &load, containers);
         Ok(Response::new(wire::FunctionGetDynamicConcurrencyResponse { concurrency }))

@@ -49,6 +49,30 @@ impl Publication {
         }
     }
 
+    /// All that the store gets of it. `record` is the app's as it was; `version` is the number of a deployment.
+    fn writes(&self, mut record: AppRecord, live: &Live, deployed_at_ms: u64, version: Option<u32>) -> Vec<Write> {
+        let deployment = version.map(|version| DeploymentRecord {
+            app: record.id.clone(),
+            version,
+            deployed_at_ms,
+            client_version: self.client_version.clone(),
+            tag: self.tag.clone(),
+            rollback_version: self.rollback_version,
+            staged: self.staged,
+            commit_info: self.commit_info.clone(),
+            function_ids: self.function_ids.clone(),
+            class_ids: self.class_ids.clone(),
+            definition_ids: live.iter().map(|(owner, d)| (owner.id.clone(), d.id.clone())).collect(),
+        });
+        let mut writes: Vec<Write> = deployment.into_iter().map(Write::Deployment).collect();
+        if !self.staged {
+            self.change(&mut record, deployed_at_ms, version);
+            writes.extend(live.iter().map(|(owner, d)| Write::Function(function_record(owner, d))));
+            writes.push(Write::App(record));
+        }
+        writes
+    }
+
     fn change(&self, record: &mut AppRecord, deployed_at_ms: u64, version: Option<u32>) {
         record.function_ids = self.function_ids.clone();
         record.class_ids = self.class_ids.clone();
@@ -68,6 +92,9 @@ impl Publication {
         }
     }
 }
+
+/// Functions with the definitions to run.
+type Live = Vec<(Arc<Owner>, Arc<Definition>)>;
 
 impl Api {
     pub(crate) async fn app_publish(
@@ -260,34 +287,16 @@ impl Api {
         let live = self.resolve(app, &publication).await?;
         let deployed_at = unique_now_ms();
         let deploys = publication.state.unwrap_or(app.state()) == AppState::Deployed;
-        let version = match deploys {
-            true => Some(self.next_version(app).await?),
-            false => None,
+        let version = if deploys { Some(self.next_version(app).await?) } else { None };
+        let replaced = match &publication.name {
+            Some(name) if deploys && !publication.staged => self.others_deployed_as(app, name),
+            _ => Vec::new(),
         };
-        let mut record = app.record();
-        if !publication.staged {
-            publication.change(&mut record, deployed_at, version);
-        }
-        let mut writes: Vec<Write> = Vec::new();
-        if let Some(version) = version {
-            writes.push(Write::Deployment(DeploymentRecord {
-                app: app.id.clone(),
-                version,
-                deployed_at_ms: deployed_at,
-                client_version: publication.client_version.clone(),
-                tag: publication.tag.clone(),
-                rollback_version: publication.rollback_version,
-                staged: publication.staged,
-                commit_info: publication.commit_info.clone(),
-                function_ids: publication.function_ids.clone(),
-                class_ids: publication.class_ids.clone(),
-                definition_ids: live.iter().map(|(owner, d)| (owner.id.clone(), d.id.clone())).collect(),
-            }));
-        }
-        if !publication.staged {
-            writes.extend(live.iter().map(|(owner, d)| Write::Function(function_record(owner, d))));
-            writes.push(Write::App(record));
-        }
+        let mut writes = publication.writes(app.record(), &live, deployed_at, version);
+        writes.extend(replaced.iter().map(|other| {
+            // The name has one owner also for a server that is killed right after this.
+            Write::App(AppRecord { state: AppState::Stopping, ..other.record() })
+        }));
         self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         if let Some(key) = &caller.idempotency_key {
             *app.last_publication.lock() = Some((key.clone(), deployed_at));
@@ -295,8 +304,8 @@ impl Api {
         if publication.staged {
             return Ok(deployed_at);
         }
-        if let (true, Some(name)) = (deploys, &publication.name) {
-            self.retire_previous_deployment(app, name);
+        for other in replaced {
+            tokio::spawn(self.shared.clone().stop_app(other, "another app was deployed under its name"));
         }
         app.update(|record| publication.change(record, deployed_at, version));
         for (owner, _) in &live {
@@ -311,38 +320,20 @@ impl Api {
     ///
     /// # Errors
     /// When a definition, or an object that it needs, is gone.
-    async fn resolve(
-        &self,
-        app: &Arc<App>,
-        publication: &Publication,
-    ) -> Result<Vec<(Arc<Owner>, Arc<Definition>)>, Status> {
-        let mut stored: Option<HashMap<DefinitionId, DefinitionRecord>> = None;
+    async fn resolve(&self, app: &Arc<App>, publication: &Publication) -> Result<Live, Status> {
         let mut live = Vec::with_capacity(publication.function_ids.len());
         for (tag, function) in &publication.function_ids {
             let known = self.shared.owners.get(function).map(|o| o.clone());
-            let wanted = publication.definition_ids.get(function).filter(|id| !id.as_str().is_empty());
-            let definition = match (wanted, &known) {
-                (Some(id), Some(owner)) if owner.definition().id == *id => owner.definition(),
-                (Some(id), _) => match app.drafts.get(id).filter(|draft| draft.function == *function) {
-                    Some(draft) => draft.definition,
-                    None => {
-                        let records = match &mut stored {
-                            Some(records) => records,
-                            None => stored.insert(self.stored_definitions(app).await?),
-                        };
-                        let record = records.get(id).filter(|record| record.function == *function);
-                        let record = record.ok_or_else(|| {
-                            refused(app, "deploy", &format!("the definition of `{tag}` is gone; deploy the code again"))
-                        })?;
-                        Arc::new(restored_definition(record)?)
-                    }
-                },
-                (None, _) if let Some(draft) = app.drafts.newest(function) => draft.definition,
-                (None, Some(owner)) => owner.definition(),
-                (None, None) => {
-                    return Err(Status::not_found(format!("function `{function}` (`{tag}`) does not exist")));
+            let definition = match publication.definition_ids.get(function) {
+                Some(id) => self.find_definition(app, function, id).await?,
+                None => {
+                    let made_last = app.drafts.newest(function).map(|draft| draft.definition);
+                    made_last.or_else(|| known.as_ref().map(|owner| owner.definition()))
                 }
             };
+            let definition = definition.ok_or_else(|| {
+                refused(app, "deploy", &format!("the definition of `{tag}` is gone; deploy the code again"))
+            })?;
             self.check_objects(&definition).map_err(|missing| {
                 let why =
                     format!("`{tag}` needs what is not there any more: {}; deploy the code again", missing.message());
@@ -354,6 +345,22 @@ impl Api {
             live.push((owner, definition));
         }
         Ok(live)
+    }
+
+    /// A definition of this function that lives, was made for a version to come, or belongs to one that was.
+    async fn find_definition(
+        &self,
+        app: &App,
+        function: &FunctionId,
+        id: &DefinitionId,
+    ) -> Result<Option<Arc<Definition>>, Status> {
+        let live = self.shared.owners.get(function).map(|owner| owner.definition()).filter(|d| d.id == *id);
+        let draft = || app.drafts.get(id).filter(|draft| draft.function == *function).map(|draft| draft.definition);
+        if let Some(definition) = live.or_else(draft) {
+            return Ok(Some(definition));
+        }
+        let stored = self.shared.store.definition(id).await.map_err(|e| store_status(&e))?;
+        stored.filter(|record| record.function == *function).map(|r| restored_definition(&r).map(Arc::new)).transpose()
     }
 
     async fn stored_definitions(&self, app: &App) -> Result<HashMap<DefinitionId, DefinitionRecord>, Status> {
@@ -376,12 +383,11 @@ impl Api {
         Ok((app, history))
     }
 
-    /// Another app may hold the name that is deployed now (it was stopped and created anew): it gives way.
-    fn retire_previous_deployment(&self, app: &App, name: &str) {
-        let taken = self.deployed_apps(&app.environment, name).into_iter().filter(|other| other.id != app.id);
-        for other in taken {
-            tokio::spawn(self.shared.clone().stop_app(other, "another app was deployed under its name"));
-        }
+    /// Other apps that hold the name now: one was stopped and created anew. They give way.
+    fn others_deployed_as(&self, app: &App, name: &str) -> Vec<Arc<App>> {
+        let mut others = self.deployed_apps(&app.environment, name);
+        others.retain(|other| other.id != app.id);
+        others
     }
 
     fn layout_functions(

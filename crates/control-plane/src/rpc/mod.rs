@@ -55,7 +55,7 @@ impl Api {
     /// 22 letters and digits that a repeated request yields again: the client keeps its idempotency key over all
     /// attempts of a call, so what such a request creates is created once without anything being remembered.
     pub(crate) fn stable_suffix(&self, caller: &Caller, method: &str) -> Option<String> {
-        let key = caller.idempotency_key.as_deref().filter(|k| !k.is_empty())?;
+        let key = caller.idempotency_key.as_deref()?;
         let principal = format!("{:?}", caller.principal);
         Some(derive_suffix(&self.shared.config.salt, &[method, &principal, key]))
     }

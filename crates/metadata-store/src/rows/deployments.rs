@@ -1,7 +1,7 @@
 //! Versions of apps, and the definitions that they name.
 
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use types::ids::{AppId, DefinitionId, FunctionId};
 
 use super::{collect, execute, text};
@@ -97,15 +97,22 @@ pub(crate) fn deployments(connection: &Connection, app: &AppId) -> Result<Vec<De
 }
 
 pub(crate) fn definitions(connection: &Connection, app: &AppId) -> Result<Vec<DefinitionRecord>, RowError> {
-    collect(connection, "SELECT * FROM definitions WHERE app = ?1", [app.as_str()], |row| {
-        let definition: Vec<u8> = row.get("definition")?;
-        Ok(DefinitionRecord {
-            id: text::id(row, "id", DefinitionId::parse)?,
-            function: text::id(row, "function", FunctionId::parse)?,
-            app: text::id(row, "app", AppId::parse)?,
-            definition: Bytes::from(definition),
-            client_version: row.get("client_version")?,
-            created_at_ms: row.get("created_at_ms")?,
-        })
+    collect(connection, "SELECT * FROM definitions WHERE app = ?1", [app.as_str()], read_definition)
+}
+
+pub(crate) fn definition(connection: &Connection, id: &DefinitionId) -> Result<Option<DefinitionRecord>, RowError> {
+    let mut found = collect(connection, "SELECT * FROM definitions WHERE id = ?1", [id.as_str()], read_definition)?;
+    Ok(found.pop())
+}
+
+fn read_definition(row: &Row<'_>) -> Result<DefinitionRecord, RowError> {
+    let definition: Vec<u8> = row.get("definition")?;
+    Ok(DefinitionRecord {
+        id: text::id(row, "id", DefinitionId::parse)?,
+        function: text::id(row, "function", FunctionId::parse)?,
+        app: text::id(row, "app", AppId::parse)?,
+        definition: Bytes::from(definition),
+        client_version: row.get("client_version")?,
+        created_at_ms: row.get("created_at_ms")?,
     })
 }

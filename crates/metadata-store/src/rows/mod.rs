@@ -17,7 +17,7 @@ mod variants;
 use rusqlite::Connection;
 
 pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs, page, report};
-pub(crate) use self::deployments::{definitions, deployments};
+pub(crate) use self::deployments::{definition, definitions, deployments};
 pub(crate) use self::variants::find as variant;
 use crate::error::RowError;
 use crate::records::{LoadedState, Write};
