@@ -6,6 +6,9 @@ use types::ids::{FunctionCallId, InputId, TaskId};
 use super::FunctionCalls;
 use crate::*;
 
+mod batches;
+mod durability;
+
 fn call_id(n: usize) -> FunctionCallId {
     FunctionCallId::parse(&format!("fc-{n}")).unwrap()
 }
@@ -402,116 +405,6 @@ fn durable_inputs_that_are_on_disk_are_taken_by_a_full_queue_too() {
 }
 
 #[test]
-fn a_batch_holds_inputs_of_one_method() {
-    let mut bench = Bench::new(Policy::default(), 0, false);
-    let methods = ["a", "a", "b", "a"];
-    let inputs = (0..4).map(|n| NewInput { method_name: methods[n].to_owned(), ..input(n) }).collect();
-    bench.calls.add_inputs(&call_id(0), inputs, true, 0, &mut bench.effects);
-    let sizes: Vec<usize> = (0..3).map(|task| bench.poll(task, 4, 1).len()).collect();
-    assert_eq!(sizes, [3, 1, 0]);
-}
-
-fn batched(max: usize, linger_ms: Millis) -> Policy {
-    Policy { batch_max: max, batch_linger_ms: linger_ms, slots_per_container: max, ..Bench::with_retries(1, 0) }
-}
-
-#[test]
-fn a_full_batch_goes_at_once_and_an_incomplete_one_when_its_first_input_has_lingered() {
-    let mut bench = Bench::new(batched(3, 100), 0, false);
-    assert!(bench.poll(1, 3, 0).is_empty());
-    bench.add(0..3, 10);
-    assert_eq!(bench.delivered(), [(task_id(1), 3)]);
-    assert!(bench.poll(2, 3, 20).is_empty());
-    bench.add(3..4, 50);
-    bench.add(4..5, 120);
-    assert_eq!(bench.delivered(), []);
-    assert_eq!(bench.calls.next_due(), Some(150));
-    bench.tick(149);
-    assert_eq!(bench.delivered(), []);
-    bench.tick(150);
-    assert_eq!(bench.delivered(), [(task_id(2), 2)]);
-}
-
-#[test]
-fn inputs_that_lingered_while_no_container_was_free_go_with_the_first_request() {
-    let mut bench = Bench::new(batched(3, 100), 2, false);
-    assert_ne!(bench.calls.next_due(), Some(100), "nobody waits for the batch");
-    assert_eq!(bench.poll(1, 3, 100).len(), 2);
-}
-
-const LASTING: Policy = Policy { durable_after_ms: Some(1_000), ..Policy::DEFAULT };
-
-#[test]
-fn a_call_that_lasts_is_recorded_once_with_what_is_left_and_what_came_out() {
-    let mut bench = Bench::new(LASTING, 3, false);
-    bench.poll(1, 1, 0);
-    bench.output(1, 0, Some(0), success(), 10);
-    bench.tick(999);
-    assert_eq!(bench.to_record(), None);
-    assert_eq!(bench.calls.next_due(), Some(1_000));
-    bench.tick(1_000);
-    let call = bench.to_record().unwrap();
-    assert_eq!((call.pending.len(), call.finished.len(), call.inputs_complete), (2, 1, false));
-    bench.tick(60_000);
-    assert_eq!(bench.to_record(), None);
-}
-
-#[test]
-fn a_call_that_its_caller_has_collected_never_touches_the_disk() {
-    let mut bench = Bench::new(LASTING, 1, false);
-    bench.poll(1, 1, 0);
-    bench.output(1, 0, Some(0), success(), 10);
-    bench.calls.on_collected(&call_id(0));
-    bench.tick(5_000);
-    assert_eq!(bench.to_record(), None);
-    assert!(!bench.calls.leaves_a_record(&call_id(0)));
-}
-
-#[test]
-fn outputs_after_the_call_was_recorded_are_recorded_too_and_inputs_are_written_first() {
-    let mut bench = Bench::new(LASTING, 1, false);
-    bench.poll(1, 1, 0);
-    bench.tick(1_000);
-    assert_eq!(bench.calls.on_disk(&call_id(0)), Some(OnDisk::Begun));
-    let more = || vec![input(1)];
-    let effects = &mut bench.effects;
-    assert_eq!(bench.calls.add_inputs(&call_id(0), more(), false, 1_001, effects), Accepted::WriteFirst);
-    assert_eq!(bench.calls.add_inputs(&call_id(0), more(), true, 1_002, effects), Accepted::Yes);
-    bench.output(1, 0, Some(0), success(), 1_003);
-    assert!(bench.calls.outputs(&call_id(0), EVERYTHING).unwrap().outputs.is_empty());
-    bench.calls.on_call_recorded(&call_id(0), &mut bench.effects);
-    bench.calls.on_recorded(&input_id(0), &mut bench.effects);
-    assert_eq!(bench.calls.outputs(&call_id(0), EVERYTHING).unwrap().outputs.len(), 1);
-    bench.calls.on_collected(&call_id(0));
-    assert!(bench.calls.leaves_a_record(&call_id(0)));
-}
-
-#[test]
-fn a_call_that_cannot_be_recorded_goes_on_in_memory_and_is_tried_again() {
-    let mut bench = Bench::new(LASTING, 2, false);
-    bench.poll(1, 1, 0);
-    bench.tick(1_000);
-    bench.output(1, 0, Some(0), success(), 1_001);
-    bench.calls.on_call_not_recorded(&call_id(0), 1_002, &mut bench.effects);
-    assert_eq!(bench.calls.outputs(&call_id(0), EVERYTHING).unwrap().outputs.len(), 1);
-    bench.tick(1_003);
-    assert_eq!(bench.to_record(), None);
-    bench.tick(60_000);
-    let call = bench.to_record().unwrap();
-    assert_eq!((call.pending.len(), call.finished.len()), (1, 1));
-}
-
-#[test]
-fn a_server_that_ends_has_every_open_call_recorded() {
-    let mut bench = Bench::new(LASTING, 1, false);
-    bench.calls.create_call(spec(1, CallKind::Unary, true));
-    bench.effects.clear();
-    bench.calls.record_open_calls(&mut bench.effects);
-    assert_eq!(bench.effects.len(), 1);
-    assert_eq!(bench.to_record().unwrap().spec.id, call_id(0));
-}
-
-#[test]
 fn a_container_for_single_use_gets_nothing_after_its_first_input() {
     let mut bench = Bench::new(Policy { single_use: true, ..Policy::default() }, 2, false);
     assert_eq!(bench.poll(1, 1, 0).len(), 1);
@@ -519,45 +412,6 @@ fn a_container_for_single_use_gets_nothing_after_its_first_input() {
     assert!(bench.poll(1, 1, 2).is_empty());
     assert!(matches!(&bench.effects[..], [Effect::Drain { .. }]));
     assert_eq!(bench.poll(2, 1, 3).len(), 1);
-}
-
-#[test]
-fn an_input_of_a_batch_is_tried_again_in_another_batch() {
-    let mut bench = Bench::new(batched(2, 100), 2, false);
-    assert_eq!(bench.poll(1, 2, 0).len(), 2);
-    bench.output(1, 0, Some(0), success(), 10);
-    bench.output(1, 1, Some(0), failure(), 10);
-    bench.add(2..3, 20);
-    let again: Vec<_> = bench.poll(1, 2, 30).iter().map(|a| (a.idx, a.attempt)).collect();
-    assert_eq!(again, [(1, 1), (2, 0)]);
-}
-
-#[test]
-fn an_incomplete_batch_takes_the_room_of_a_whole_one() {
-    let mut bench = Bench::new(batched(4, 0), 1, false);
-    assert_eq!(bench.poll(1, 4, 0).len(), 1);
-    assert_eq!((bench.calls.running_on(&task_id(1)), bench.calls.load().running), (4, 1));
-}
-
-#[test]
-fn a_batch_that_a_cancellation_silenced_is_run_again_without_the_cancelled_input() {
-    let mut bench = Bench::new(batched(2, 0), 1, false);
-    bench.calls.create_call(spec(1, CallKind::Map, false));
-    bench.calls.add_inputs(&call_id(1), vec![input(1)], true, 0, &mut bench.effects);
-    assert_eq!(bench.poll(1, 2, 0).len(), 2);
-    bench.calls.cancel_call(&call_id(1), 10, &mut bench.effects);
-    // It asks again and has said nothing of either.
-    let again: Vec<_> = bench.poll(1, 2, 30).iter().map(|a| (a.idx, a.attempt)).collect();
-    assert_eq!(again, [(0, 1)]);
-}
-
-#[test]
-fn a_batch_stays_within_what_one_message_may_hold() {
-    let mut bench = Bench::new(batched(4, 0), 0, false);
-    let payload = Payload::Inline(Bytes::from(vec![0; 30 << 20]));
-    let inputs = (0..4).map(|n| NewInput { payload: payload.clone(), ..input(n) }).collect();
-    bench.calls.add_inputs(&call_id(0), inputs, true, 0, &mut bench.effects);
-    assert_eq!((bench.poll(1, 4, 0).len(), bench.poll(2, 4, 0).len()), (2, 2));
 }
 
 #[test]
@@ -653,6 +507,7 @@ fn the_backlog_is_timed_from_the_moment_it_began() {
 
 /// Not a measurement, only a guard against something quadratic: a hundred thousand inputs through one container, with
 /// the facts read at each step as the shell does, take well under a second even unoptimised.
+
 #[test]
 fn a_hundred_thousand_queued_inputs_are_no_burden() {
     const COUNT: usize = 100_000;
