@@ -23,6 +23,7 @@ mod images;
 mod logs;
 mod mounts;
 mod near_matches;
+mod objects;
 mod options;
 mod owner;
 mod parameters;
@@ -117,6 +118,7 @@ impl ControlPlane {
             logs,
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
+            objects: Default::default(),
             generators: Default::default(),
             schedules: Default::default(),
             publishing: Default::default(),
@@ -127,6 +129,7 @@ impl ControlPlane {
         restore::restore(&shared).await?;
         tokio::spawn(shared.clone().worker_event_loop(events));
         tokio::spawn(shared.clone().app_reaper_loop());
+        tokio::spawn(shared.clone().object_reaper_loop());
         tokio::spawn(shared.clone().expiry_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key);
