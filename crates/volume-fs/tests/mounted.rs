@@ -1,6 +1,8 @@
 //! Volumes under real overlay mounts: random programs write, commit and reload, and what the kernel shows is compared with
 //! what was written and with what the store reads. Needs root; skips itself without.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -183,7 +185,7 @@ fn act(random: &mut StdRng, root: &Path) {
     let _ = match random.random_range(0..12) {
         0..3 => {
             let size = [0, 10, 5000, 70_000, 200_000][random.random_range(0..5)];
-            fs::write(&one, vec![random.random_range(b'a'..b'z'); size])
+            fs::write(&one, vec![random.random_range(b'a'..=b'z'); size])
         }
         3 | 4 => fs::create_dir_all(&one),
         5 => fs::rename(&one, &two),
