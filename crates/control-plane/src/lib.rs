@@ -24,6 +24,7 @@ mod logs;
 mod message_limit;
 mod mounts;
 mod near_matches;
+mod objects;
 mod options;
 mod owner;
 mod parameters;
@@ -118,6 +119,7 @@ impl ControlPlane {
             logs,
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
+            objects: Default::default(),
             generators: Default::default(),
             schedules: Default::default(),
             publishing: Default::default(),
@@ -128,6 +130,7 @@ impl ControlPlane {
         restore::restore(&shared).await?;
         tokio::spawn(shared.clone().worker_event_loop(events));
         tokio::spawn(shared.clone().app_reaper_loop());
+        tokio::spawn(shared.clone().object_reaper_loop());
         tokio::spawn(shared.clone().expiry_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key);

@@ -42,6 +42,9 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
     for secret in state.secrets {
         shared.secrets.insert(secret);
     }
+    for object in state.objects {
+        shared.objects.insert(object, now_ms());
+    }
     for mount in state.mounts {
         shared.mounts.insert(mount);
     }
@@ -69,6 +72,9 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
         shared.apps.insert(app.id.clone(), app);
     }
     shared.forget_logs();
+    // What belonged to an app that ended while no server was there to see it.
+    let has_ended = |app: &_| !shared.apps.get(app).is_some_and(|app| app.is_running());
+    shared.forget_objects(|object| object.app.as_ref().is_some_and(has_ended));
     for function in state.functions {
         restore_function(shared, function);
     }

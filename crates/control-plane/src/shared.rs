@@ -24,6 +24,7 @@ use crate::generators::Generators;
 use crate::images::Images;
 use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
 use crate::mounts::Mounts;
+use crate::objects::Objects;
 use crate::owner::Owner;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
@@ -71,6 +72,7 @@ pub struct Shared {
     pub logs: Arc<LogKeeper>,
     pub mounts: Mounts,
     pub secrets: Secrets,
+    pub objects: Objects,
     pub generators: Generators,
     pub schedules: Schedules,
     /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
@@ -332,6 +334,7 @@ impl Shared {
                 self.owners.remove(&owner.id);
             }
             self.forget_secrets(|secret| secret.app.as_ref() == Some(&app.id));
+            self.forget_objects_of(&app.id);
             app.log.shrink();
         }
     }

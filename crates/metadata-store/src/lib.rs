@@ -27,8 +27,8 @@ mod writer;
 pub use error::StoreError;
 pub use records::{
     AppRecord, AppState, CallRecord, DefinitionRecord, DeploymentRecord, EnvironmentRecord, Expired, FunctionRecord,
-    ImageRecord, ImageRevisionRecord, InputRecord, LoadedState, MountFileRecord, MountRecord, OutputRecord,
-    ScheduleRecord, ScheduledRun, SecretRecord, StoredCall, VariantRecord, Write,
+    ImageRecord, ImageRevisionRecord, InputRecord, LoadedState, MountFileRecord, MountRecord, ObjectRecord,
+    OutputRecord, ScheduleRecord, ScheduledRun, SecretRecord, StoredCall, VariantRecord, Write,
 };
 pub use store::MetadataStore;
 pub use vault::{Vault, VaultError};

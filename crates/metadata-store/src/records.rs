@@ -9,6 +9,7 @@ use types::ids::{
     AppId, BlobId, ClassId, DefinitionId, EnvironmentId, FunctionCallId, FunctionId, ImageId, ImageRevisionId, MountId,
     SecretId, TaskId,
 };
+use types::objects::ObjectKind;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvironmentRecord {
@@ -156,6 +157,23 @@ pub struct SecretRecord {
     pub last_used_ms: Option<u64>,
 }
 
+/// A volume, dict, queue or network file system: what it is called and whose it is. What is in it is kept elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRecord {
+    /// With the prefix of its kind.
+    pub id: String,
+    pub kind: ObjectKind,
+    pub environment: EnvironmentId,
+    /// Unique among those of its kind in the environment. Without one it belongs to a program: its app's, or its client's.
+    pub name: Option<String>,
+    /// Goes with this app.
+    pub app: Option<AppId>,
+    /// Which flavour of its kind the client asked for; 0 where there is only one.
+    pub version: u32,
+    /// Never equal for two objects.
+    pub created_at_ms: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountRecord {
     pub id: MountId,
@@ -255,6 +273,7 @@ pub struct LoadedState {
     /// In order of publication.
     pub image_revisions: Vec<ImageRevisionRecord>,
     pub secrets: Vec<SecretRecord>,
+    pub objects: Vec<ObjectRecord>,
     pub mounts: Vec<MountRecord>,
     /// Calls that still wait for something: an input without an output, or the word that no more inputs come.
     /// Finished ones stay on disk until somebody asks for them.
@@ -296,6 +315,9 @@ pub enum Write {
     DeleteImageTag(EnvironmentId, String),
     Secret(SecretRecord),
     DeleteSecret(SecretId),
+    Object(ObjectRecord),
+    /// The record only; what was in the object is deleted by whoever keeps it.
+    DeleteObject(String),
     Mount(MountRecord),
     DeleteMount(MountId),
     Call(CallRecord),

@@ -103,6 +103,13 @@ const MIGRATIONS: &[&str] = &[
         next_run_ms INTEGER, last_run_ms INTEGER, last_call TEXT
     ) STRICT, WITHOUT ROWID;
     ",
+    // 4: volumes, dicts, queues and network file systems, by name.
+    "CREATE TABLE objects (
+        id TEXT PRIMARY KEY, kind TEXT NOT NULL, environment TEXT NOT NULL, name TEXT, app TEXT,
+        version INTEGER NOT NULL, created_at_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX objects_by_name ON objects (environment, kind, name) WHERE name IS NOT NULL;
+    CREATE INDEX objects_by_app ON objects (app) WHERE app IS NOT NULL;",
 ];
 
 /// The version that this program writes.

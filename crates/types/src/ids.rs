@@ -100,6 +100,8 @@ ids! {
     VolumeId = "vo";
     DictId = "di";
     QueueId = "qu";
+    /// A network file system.
+    SharedVolumeId = "sv";
 }
 
 impl TaskId {

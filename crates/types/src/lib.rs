@@ -3,4 +3,5 @@
 
 pub mod errors;
 pub mod ids;
+pub mod objects;
 pub mod variables;

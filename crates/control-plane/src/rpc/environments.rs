@@ -90,8 +90,10 @@ impl Api {
         for app in apps {
             tokio::spawn(self.shared.clone().stop_app(app, "its environment was deleted"));
         }
+        let id = record.id.clone();
         self.shared.store.write(vec![Write::DeleteEnvironment(record.id)]).await.map_err(|e| store_status(&e))?;
         self.shared.environments.write().remove(name);
+        self.shared.forget_objects(|object| object.environment == id);
         Ok(Response::new(()))
     }
 

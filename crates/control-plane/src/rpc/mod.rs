@@ -15,8 +15,10 @@ pub mod image_names;
 pub mod images;
 pub mod logs;
 pub mod mounts;
+pub mod objects;
 pub mod secrets;
 mod service;
+pub mod volumes;
 
 use std::sync::Arc;
 

@@ -2,6 +2,7 @@
 
 use client_protocol::{ModalClient, wire};
 use tonic::{Request, Response, Status};
+use types::objects::ObjectKind;
 
 use crate::rpc::Api;
 use crate::rpc::calls::ChunkStream;
@@ -409,6 +410,37 @@ impl ModalClient for Api {
 
     async fn secret_delete(&self, request: Request<wire::SecretDeleteRequest>) -> Reply<()> {
         self.secret_delete(&request.get_ref().secret_id).await
+    }
+
+    async fn volume_get_or_create(
+        &self,
+        request: Request<wire::VolumeGetOrCreateRequest>,
+    ) -> Reply<wire::VolumeGetOrCreateResponse> {
+        self.volume_get_or_create(request).await
+    }
+
+    async fn volume_get_by_id(
+        &self,
+        request: Request<wire::VolumeGetByIdRequest>,
+    ) -> Reply<wire::VolumeGetByIdResponse> {
+        self.volume_get_by_id(&request.get_ref().volume_id)
+    }
+
+    async fn volume_list(&self, request: Request<wire::VolumeListRequest>) -> Reply<wire::VolumeListResponse> {
+        self.volume_list(request)
+    }
+
+    async fn volume_heartbeat(&self, request: Request<wire::VolumeHeartbeatRequest>) -> Reply<()> {
+        self.object_heartbeat(ObjectKind::Volume, &request.get_ref().volume_id).map(Response::new)
+    }
+
+    async fn volume_rename(&self, request: Request<wire::VolumeRenameRequest>) -> Reply<()> {
+        let wire::VolumeRenameRequest { volume_id, name } = request.into_inner();
+        self.object_rename(ObjectKind::Volume, &volume_id, name).await.map(Response::new)
+    }
+
+    async fn volume_delete(&self, request: Request<wire::VolumeDeleteRequest>) -> Reply<()> {
+        self.object_delete(ObjectKind::Volume, &request.get_ref().volume_id).await.map(Response::new)
     }
 
     async fn image_get_by_tag(

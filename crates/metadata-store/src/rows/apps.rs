@@ -44,6 +44,7 @@ pub(super) fn delete(connection: &Connection, id: &AppId) -> Result<(), RowError
     execute(connection, "DELETE FROM schedules WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM variants WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM secrets WHERE app = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM objects WHERE app = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM apps WHERE id = ?1", [id.as_str()])?;
     Ok(())
 }

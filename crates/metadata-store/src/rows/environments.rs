@@ -23,6 +23,7 @@ pub(super) fn delete(connection: &Connection, id: &EnvironmentId) -> Result<(), 
         apps::delete(connection, &app)?;
     }
     execute(connection, "DELETE FROM secrets WHERE environment = ?1", [id.as_str()])?;
+    execute(connection, "DELETE FROM objects WHERE environment = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM image_revisions WHERE environment = ?1", [id.as_str()])?;
     execute(connection, "DELETE FROM environments WHERE id = ?1", [id.as_str()])?;
     Ok(())

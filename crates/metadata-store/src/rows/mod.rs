@@ -8,6 +8,7 @@ mod functions;
 mod image_revisions;
 mod images;
 mod mounts;
+mod objects;
 mod payload;
 mod schedules;
 mod secrets;
@@ -40,6 +41,8 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::DeleteImageTag(environment, tag) => image_revisions::delete_tag(connection, environment, tag),
         Write::Secret(record) => secrets::put(connection, record),
         Write::DeleteSecret(id) => secrets::delete(connection, id),
+        Write::Object(record) => objects::put(connection, record),
+        Write::DeleteObject(id) => objects::delete(connection, id),
         Write::Mount(record) => mounts::put(connection, record),
         Write::DeleteMount(id) => mounts::delete(connection, id),
         Write::Call(record) => calls::put(connection, record),
@@ -64,6 +67,7 @@ pub(crate) fn load(connection: &Connection) -> Result<LoadedState, RowError> {
         images: images::load(connection)?,
         image_revisions: image_revisions::load(connection)?,
         secrets: secrets::load(connection)?,
+        objects: objects::load(connection)?,
         mounts: mounts::load(connection)?,
         calls: calls::load_open(connection)?,
         schedules: schedules::load(connection)?,
