@@ -85,7 +85,7 @@ print("done")
     assert ended.code == 0 and "done" in ended.out, ended
 
 
-def values_are_in_no_file_no_log_and_no_command_line(newest, server, tmp_path):
+def values_are_nowhere_on_the_disk_in_plain_text(newest, server, tmp_path):
     value, started = random.token_hex(40), time.time()
     # As an argument of the client itself, the value would be on a command line: on the user's machine.
     (tmp_path / "it.json").write_text(json.dumps({"HIDDEN": value}))
