@@ -40,6 +40,25 @@ pub fn normalize(text: &str) -> Result<PathBuf, PathError> {
     Ok(path)
 }
 
+/// Where a symbolic link at `link` leads, inside the volume; `None` when it leads out of it. An absolute target is one of the
+/// container's file system, which is not known here.
+pub fn resolve(link: &Path, target: &Path) -> Option<PathBuf> {
+    let mut path = link.parent()?.to_owned();
+    for component in target.components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !path.pop() {
+                    return None;
+                }
+            }
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +68,15 @@ mod tests {
         for (text, wanted) in [("/a//b/", "a/b"), ("./a/./b", "a/b"), ("/", ""), ("", ""), ("ä b/…", "ä b/…")] {
             assert_eq!(normalize(text).unwrap(), Path::new(wanted), "{text}");
         }
+    }
+
+    #[test]
+    fn a_link_is_followed_inside_the_volume_only() {
+        let resolved = |target: &str| resolve(Path::new("a/b/link"), Path::new(target));
+        assert_eq!(resolved("x"), Some("a/b/x".into()));
+        assert_eq!(resolved("../../x"), Some("x".into()));
+        assert_eq!(resolved("../../../x"), None);
+        assert_eq!(resolved("/etc/passwd"), None);
     }
 
     #[test]

@@ -161,28 +161,3 @@ fn stamp(metadata: &Metadata) -> Stamp {
         owner: (metadata.uid(), metadata.gid()),
     }
 }
-
-/// After a mount on newer layers: takes out of the upper folder what those layers hold already, so that they show.
-pub fn forget_committed(upper: &Path, committed: &Committed) -> Result<(), VolumeError> {
-    let mut entries = Vec::new();
-    scan(upper, Path::new(""), committed, false, &mut entries)?;
-    // What is deepest first, so that a folder is empty when its turn comes.
-    entries.sort_by(|a, b| b.path.cmp(&a.path));
-    for entry in entries.iter().filter(|entry| committed.has(entry) || is_folder(entry)) {
-        let real = upper.join(&entry.path);
-        let gone = if is_folder(entry) { fs::remove_dir(&real) } else { fs::remove_file(&real) };
-        match gone {
-            // Its marks spoke of the old layers, and have been resolved into the new ones.
-            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-                sys::remove_xattr(&real, sys::OPAQUE).doing("unmark", &real)?;
-                sys::remove_xattr(&real, sys::REDIRECT).doing("unmark", &real)?;
-            }
-            other => other.doing("remove", &real)?,
-        }
-    }
-    Ok(())
-}
-
-fn is_folder(entry: &Entry) -> bool {
-    matches!(entry.kind, EntryKind::Folder { .. })
-}

@@ -38,6 +38,11 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// A plain file of root's, made at this moment.
+    pub fn now() -> Self {
+        Self { mode: 0o644, modified: now(), ..Self::default() }
+    }
+
     pub(crate) fn of(path: &Path) -> Result<Self, VolumeError> {
         let metadata = fs::symlink_metadata(path).doing("look at", path)?;
         Ok(Self {
@@ -157,7 +162,7 @@ impl<'a> LayerBuilder<'a> {
         }
         match self.view.find(path)?.filter(|node| node.kind == Kind::Folder) {
             Some(node) => Attributes::of(node.path()),
-            None => Ok(Attributes { mode: 0o755, modified: now(), ..Attributes::default() }),
+            None => Ok(Attributes { mode: 0o755, ..Attributes::now() }),
         }
     }
 

@@ -24,7 +24,7 @@ const MAX_XATTR: usize = 64 << 10;
 pub fn xattr(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0; 256];
     loop {
-        match rustix::fs::lgetxattr(path, name, &mut value) {
+        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
             Ok(length) => {
                 value.truncate(length);
                 return Ok(Some(value));
@@ -40,19 +40,11 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?)
 }
 
-/// Without such an attribute there is nothing to do.
-pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
-    match rustix::fs::lremovexattr(path, name) {
-        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// The attributes that programs have set on a file.
 pub fn user_xattrs(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut list = vec![0; 1024];
     let length = loop {
-        match rustix::fs::llistxattr(path, &mut list) {
+        match rustix::fs::llistxattr(path, &mut list[..]) {
             Ok(length) => break length,
             Err(Errno::RANGE) if list.len() < MAX_XATTR => list.resize(MAX_XATTR, 0),
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -61,7 +53,10 @@ pub fn user_xattrs(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
     };
     let mut found = Vec::new();
     for name in list[..length].split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
-        if let (true, Some(value)) = (name.starts_with(USER_PREFIX), xattr(path, name)?) {
+        if !name.starts_with(USER_PREFIX) {
+            continue;
+        }
+        if let Some(value) = xattr(path, name)? {
             found.push((name.to_owned(), value));
         }
     }
@@ -139,4 +134,21 @@ pub fn kernel_has_data_layers() -> bool {
     let release = uname.release().to_string_lossy();
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_that_programs_set_are_read_back_and_others_are_not() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = folder.path().join("file");
+        File::create(&path).unwrap();
+        assert_eq!(user_xattrs(&path).unwrap(), []);
+        set_xattr(&path, "user.colour", b"blue").unwrap();
+        assert_eq!(user_xattrs(&path).unwrap(), [("user.colour".to_owned(), b"blue".to_vec())]);
+        set_xattr(&path, "user.long", &[7; 2000]).unwrap();
+        assert_eq!(user_xattrs(&path).unwrap().len(), 2);
+    }
 }

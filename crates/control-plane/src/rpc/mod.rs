@@ -18,6 +18,7 @@ pub mod mounts;
 pub mod objects;
 pub mod secrets;
 mod service;
+pub mod volume_files;
 pub mod volumes;
 
 use std::sync::Arc;
