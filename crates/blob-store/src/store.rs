@@ -1,6 +1,7 @@
 //! What a place for blobs must be able to do.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::SystemTime;
@@ -47,6 +48,9 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// The length of a complete blob and its bytes.
     async fn open(&self, blob: &BlobId) -> Result<(u64, ByteStream), BlobError>;
+
+    /// Some bytes of a complete blob; the range ends where the blob does, or before.
+    async fn open_range(&self, blob: &BlobId, range: Range<u64>) -> Result<ByteStream, BlobError>;
 
     /// A whole blob, refused when it is larger than `limit`.
     async fn read(&self, blob: &BlobId, limit: u64) -> Result<Bytes, BlobError>;
