@@ -176,7 +176,9 @@ impl Volumes {
 
     /// Merges layers if there are many; true when it did.
     pub fn merge(&self, id: &str) -> Result<bool, VolumeError> {
-        self.volume(id)?.merge(self.contents())
+        // Only of a volume that is in use: one that was deleted meanwhile must not come back.
+        let volume = self.inner.volumes.lock().get(id).cloned();
+        volume.map_or(Ok(false), |volume| volume.merge(self.contents()))
     }
 
     /// The volume is gone for everybody who comes from now on; its files go when the last reader does.
@@ -364,3 +366,6 @@ impl Volumes {
         volume.layer_is_named(layer).then(|| volume.layer(layer).join("diff").join(path))
     }
 }
+
+#[cfg(test)]
+mod tests;
