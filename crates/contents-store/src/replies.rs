@@ -95,6 +95,25 @@ impl ContentsStore {
         self.change(0, work).await
     }
 
+    /// Takes away everything in a dict or queue that is no more. In many small transactions, as all that may be much.
+    pub async fn delete_contents(&self, id: &str) -> Result<(), ContentsError> {
+        self.dict_clear(id).await?;
+        let id = id.to_owned();
+        loop {
+            let id = id.clone();
+            let work = move |connection: &Connection| {
+                let delete = "DELETE FROM queue_items WHERE position IN
+                              (SELECT position FROM queue_items WHERE queue = ?1 LIMIT ?2)";
+                let deleted = connection.prepare_cached(delete)?.execute(params![id, SWEEP_AT_ONCE])?;
+                give_back_pages(connection)?;
+                Ok(deleted)
+            };
+            if self.change(0, work).await? < SWEEP_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
     /// Takes away what became of requests before a time, with what they took. In many small transactions, between which
     /// other writes get their turn. Answers with how many there were.
     pub async fn sweep(&self, before_ms: u64) -> Result<usize, ContentsError> {

@@ -216,6 +216,19 @@ async fn an_entry_goes_a_week_after_its_last_use() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_of_what_was_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let many = vec!["value"; 1_200];
+    put(&store, "", &many, None).await;
+    store.dict_update(DICT, entries(&[("a", "1")]), false, None, 1).await.unwrap();
+    store.delete_contents(QUEUE).await.unwrap();
+    assert_eq!(store.owners().await.unwrap(), [DICT]);
+    store.delete_contents(DICT).await.unwrap();
+    assert!(store.owners().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_closed_store_is_one_file_and_refuses_more() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

@@ -137,7 +137,8 @@ impl Shared {
     /// The record is gone, and so is what was in it.
     pub fn on_object_gone(self: &Arc<Self>, record: &ObjectRecord) {
         match record.kind {
-            ObjectKind::Volume | ObjectKind::Dict | ObjectKind::Queue | ObjectKind::SharedVolume => {}
+            ObjectKind::Dict | ObjectKind::Queue => self.forget_contents(record),
+            ObjectKind::Volume | ObjectKind::SharedVolume => {}
         }
     }
 
