@@ -20,10 +20,6 @@ def queues(clients, version, check):
     assert_check(clients, "queues.py", version, check, 300)
 
 
-def _yes(client):
-    return ["--yes"] if client.numbers >= (0, 63) else []
-
-
 def a_dict_is_made_read_listed_cleared_and_deleted_by_hand(client, server):
     name = f"by-hand-{client.version}"
     assert client.modal("dict", "create", name).code == 0
@@ -32,13 +28,13 @@ def a_dict_is_made_read_listed_cleared_and_deleted_by_hand(client, server):
     assert client.python("-c", script, name).code == 0
     got = client.modal("dict", "get", name, "b")
     assert got.code == 0 and got.out.strip() == "two", got
-    items = client.modal("dict", "items", name, "--json")
-    assert items.code == 0 and sorted(row["Key"] for row in json.loads(items.out)) == ["a", "b", "c"], items
+    items = client.rows("dict", "items", name, "--json")
+    assert sorted(row["key"] for row in items) == ["a", "b", "c"], items
     few = client.modal("dict", "items", name, "1")
     assert few.code == 0 and "..." in few.out, few
     assert [row for row in client.rows("dict", "list", "--json") if row["name"] == name]
     assert client.modal("dict", "clear", "--yes", name).code == 0
-    assert json.loads(client.modal("dict", "items", name, "--json").out or "[]") == []
+    assert client.rows("dict", "items", name, "--json") == []
     assert client.modal("dict", "delete", "--yes", name).code == 0
     missing = client.modal("dict", "get", name, "b")
     said = missing.out + missing.err
@@ -116,7 +112,7 @@ def what_was_acknowledged_survives_kills_and_nothing_is_got_twice(newest, server
         assert newest.modal(kind, "clear", "--yes", "crashes").code == 0
     writer, reader = newest.start_python("-c", WRITER), newest.start_python("-c", READER)
     try:
-        for round in range(4):
+        for _ in range(4):
             lines = len(writer.lines) + 40
             wait_for(lambda: len(writer.lines) > lines, 60, f"40 more puts: {writer.text()[-500:]}")
             server.kill()
@@ -129,7 +125,7 @@ def what_was_acknowledged_survives_kills_and_nothing_is_got_twice(newest, server
     rest = json.loads(re.search(r"^REST (.*)$", ended.out, re.M).group(1))
     put = [int(n) for n in re.findall(r"^put (\d+)$", wrote, re.M)]
     got = [int(n) for n in re.findall(r"^got (\d+)$", read, re.M)] + rest["queue"]
-    assert len(put) > 100, wrote[-2000:]
+    assert len(put) > 60, wrote[-2000:]
     assert len(got) == len(set(got)), sorted(n for n in set(got) if got.count(n) > 1)
     # The reader was killed in the end: one value may have been on its way to it.
     lost = set(put) - set(got)
