@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from harness import wait_for
@@ -65,6 +66,41 @@ queue.put_many([1, 2, 3], partition="other")
     assert client.modal("queue", "delete", "--yes", name).code == 0
     missing = client.modal("queue", "len", name)
     assert missing.code != 0 and f"Queue '{name}' not found" in missing.out + missing.err, missing
+
+
+@pytest.mark.crash
+def a_request_that_is_repeated_is_answered_as_the_first_time_also_by_the_next_server(newest, server):
+    mark = str(time.time_ns())
+    first = newest.python("repeated_requests.py", "first", mark)
+    said = ["got [b'one', b'two']", "created True", "popped True b'1'"]
+    assert first.code == 0 and first.out.splitlines() == said, first
+    again = ["got [b'one', b'two']", "left 1", "created True False", "popped True b'1' False"]
+    for dies in (False, True):
+        if dies:
+            server.kill()
+            server.start(READY_AGAIN_S)
+        ended = newest.python("repeated_requests.py", "again", mark)
+        assert ended.code == 0 and ended.out.splitlines() == again, ended
+
+
+def what_is_put_goes_to_nobody_who_has_gone(newest, server):
+    ended = newest.python("repeated_requests.py", "lost", str(time.time_ns()))
+    said = ["kept [b'kept']", "replaced GRPCError", "rest [b'next']"]
+    assert ended.code == 0 and ended.out.splitlines() == said, ended
+
+
+def a_request_that_is_larger_than_any_may_be_is_refused_as_too_large(newest, server):
+    script = """
+import modal
+with modal.Dict.ephemeral() as entries:
+    try:
+        entries["a"] = b"x" * (130 << 20)
+    except modal.exception.RequestSizeError as error:
+        print("refused", error)
+    print("left", entries.len())
+"""
+    ended = newest.python("-c", script)
+    assert ended.code == 0 and "refused" in ended.out and "left 0" in ended.out, ended
 
 
 WRITER = """
