@@ -29,6 +29,7 @@ def measure(options, say):
         Program(options.redis, BENCH / "programs/contents_of_redis.py", memory.port) as forgetful,
         Program(options.redis, BENCH / "programs/contents_of_redis.py", always.port) as durable,
     ):
+        pids = {"dorian": server.process.pid, "redis": memory.process.pid, "redis_always": always.process.pid}
         programs = {"dorian": ours, "redis": forgetful, "redis_always": durable}
         for program in programs.values():
             for act in ACTS:
@@ -36,23 +37,28 @@ def measure(options, say):
         rounds = []
         for number in range(options.rounds):
             say(f"dicts and queues, round {number + 1} of {options.rounds}")
-            rounds.append(one_round(programs))
-        pids = {"dorian": server.process.pid, "redis": memory.process.pid}
-        waiting = {name: cpu_while_waiting(programs[name], pid) for name, pid in pids.items()}
+            rounds.append(one_round(programs, pids))
+        waiting = {name: cpu_while_waiting(programs[name], pids[name]) for name in ("dorian", "redis")}
         versions = {name: program.about["version"] for name, program in programs.items()}
     return {"rounds": rounds, "waiting_cpu": waiting, "versions": versions}
 
 
-def one_round(programs):
+def one_round(programs, pids):
     rates = {}
     for way, callers in WAYS:
         for act in ACTS:
             rates[f"{way} {callers} {act}"] = {
-                name: program.ask("rate", way, act.replace(" ", "-"), callers, SECONDS)["per_second"]
-                for name, program in programs.items()
+                name: rate(program, pids[name], way, act, callers) for name, program in programs.items()
             }
     wakes = {name: program.ask("wake", WAKES) for name, program in programs.items()}
     return {"rates": rates, "wakes": wakes, "load": os.getloadavg()[0]}
+
+
+def rate(program, pid, way, act, callers):
+    """Operations in a second, and what each takes of a core in the client's process and in the server."""
+    before = cpu_seconds(pid)
+    found = program.ask("rate", way, act.replace(" ", "-"), callers, SECONDS)
+    return {**found, "server_us": (cpu_seconds(pid) - before) / found["done"] * 1e6}
 
 
 def cpu_while_waiting(program, pid):

@@ -217,7 +217,8 @@ def contents(results):
     rounds = results["contents"]["rounds"]
     for case in rounds[0]["rates"]:
         way, callers, act = case.split(" ", 2)
-        ours, memory, always = ([r["rates"][case][who] for r in rounds] for who in ("dorian", "redis", "redis_always"))
+        sides = ("dorian", "redis", "redis_always")
+        ours, memory, always = ([r["rates"][case][who]["per_second"] for r in rounds] for who in sides)
         how = {"client": "the client", "wire": f"bare gRPC, {callers} at once"}[way]
         for theirs, what in ((memory, "in memory"), (always, "fsync always")):
             ratio = paired_ratio(ours, theirs)
@@ -229,6 +230,7 @@ def contents(results):
                 "0.5x",
                 judged(ratio, 0.5, at_least=True),
             )
+        yield ("  processor time: client, server", times_of(rounds, case, "dorian"), times_of(rounds, case, "redis"), "", "", "")
     for key, name in (("since_sent_ms", "put sent"), ("since_acknowledged_ms", "put acknowledged")):
         ours, always = ([ms for r in rounds for ms in r["wakes"][who][key]] for who in ("dorian", "redis_always"))
         yield (
@@ -242,6 +244,11 @@ def contents(results):
     waiting = results["contents"]["waiting_cpu"]
     share = f"{waiting['dorian'] * 100:.1f} % of a core"
     yield ("1,000 consumers wait", share, f"Redis: {waiting['redis'] * 100:.1f} %", "", "", "")
+
+
+def times_of(rounds, case, who):
+    client, server = (median([r["rates"][case][who][key] for r in rounds]) for key in ("client_us", "server_us"))
+    return f"{client:,.0f} us, {server:,.0f} us"
 
 
 def floor(results):

@@ -24,9 +24,9 @@ def serve(about, client_acts, on_the_wire):
         if order == "rate":
             way, what, callers, seconds = words[0], words[1].replace("-", " "), int(words[2]), float(words[3])
             if way == "client":
-                say({"per_second": rate_of_one(acts, what, seconds)})
+                say(rate_of_one(acts, what, seconds))
             else:
-                say({"per_second": asyncio.run(on_the_wire(lambda found: rate_of_many(found, what, callers, seconds)))})
+                say(asyncio.run(on_the_wire(lambda found: rate_of_many(found, what, callers, seconds))))
         elif order == "wake":
             say(asyncio.run(on_the_wire(lambda found: wake(found, int(words[0])))))
         elif order == "wait":
@@ -43,11 +43,11 @@ def rate_of_one(acts, what, seconds):
     if what == "queue get":
         acts["fill"](FILL)
         most = FILL
-    act, done, start = acts[what], 0, time.perf_counter()
-    while (took := time.perf_counter() - start) < seconds and done < most:
+    act, done, start, used = acts[what], 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds and done < most:
         act(done)
         done += 1
-    return done / took
+    return rate(done, start, used)
 
 
 async def rate_of_many(acts, what, callers, seconds):
@@ -56,7 +56,7 @@ async def rate_of_many(acts, what, callers, seconds):
     if what == "queue get":
         await acts["fill"](FILL)
         left = FILL
-    act, done, start = acts[what], 0, time.perf_counter()
+    act, done, start, used = acts[what], 0, time.perf_counter(), time.process_time()
 
     async def caller():
         nonlocal done, left
@@ -66,7 +66,13 @@ async def rate_of_many(acts, what, callers, seconds):
             await act(number)
 
     await asyncio.gather(*(caller() for _ in range(callers)))
-    return done / (time.perf_counter() - start)
+    return rate(done, start, used)
+
+
+def rate(done, start, used):
+    """Operations in a second, and the processor time of this process for each."""
+    took, used = time.perf_counter() - start, time.process_time() - used
+    return {"per_second": done / took, "done": done, "client_us": used / done * 1e6}
 
 
 async def wake(acts, count):

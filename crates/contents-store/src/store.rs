@@ -16,8 +16,8 @@ use crate::writer::{Message, Writer};
 
 /// What may wait for the disk: enough for a second of writing on an ordinary one.
 const MAX_WAITING_KIB: u32 = 64 << 10;
-/// Reading connections that are kept when idle; more are opened when more are needed at once.
-const IDLE_READERS: usize = 4;
+/// Reads at once, each on a connection and a blocking thread of its own. More would wait for the same cores and disk.
+const READERS: usize = 8;
 
 /// Cheap to clone; all clones are one store.
 #[derive(Clone)]
@@ -29,6 +29,8 @@ struct Inner {
     path: PathBuf,
     messages: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
+    /// One for each read that may go on.
+    reading: Semaphore,
     readers: Mutex<Vec<Connection>>,
     next_position: AtomicU64,
 }
@@ -52,6 +54,7 @@ impl ContentsStore {
             path: path.to_owned(),
             messages,
             room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
+            reading: Semaphore::new(READERS),
             readers: Mutex::new(Vec::new()),
             next_position: AtomicU64::new(now_us.max(last + 1)),
         };
@@ -71,13 +74,12 @@ impl ContentsStore {
         permit.map(Room::of).map_err(|_| ContentsError::Closed)
     }
 
-    /// Hands jobs over, to be committed together and in this order. Does not wait.
+    /// Hands jobs over, to be committed together and in this order. Does not wait. When the store is closed they are
+    /// dropped untold: the server ends, and whoever hands over may hold a lock that being told would take.
     pub fn send(&self, jobs: Vec<Job>) {
-        if jobs.is_empty() {
-            return;
-        }
-        if let Err(mpsc::SendError(Message::Jobs(jobs))) = self.inner.messages.send(Message::Jobs(jobs)) {
-            jobs.into_iter().for_each(|job| job.0.finish(Err(ContentsError::Closed)));
+        if !jobs.is_empty() {
+            // Only a closed store refuses.
+            let _ = self.inner.messages.send(Message::Jobs(jobs));
         }
     }
 
@@ -99,6 +101,7 @@ impl ContentsStore {
         doing: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, ContentsError> {
+        let _turn = self.inner.reading.acquire().await.map_err(|_| ContentsError::Closed)?;
         let inner = self.inner.clone();
         let read = tokio::task::spawn_blocking(move || {
             inner.with_reader(query).map_err(|error| ContentsError::new(&error, doing, &inner.path))
@@ -130,10 +133,7 @@ impl Inner {
         let transaction = reader.transaction()?;
         let result = query(&transaction);
         drop(transaction);
-        let mut readers = self.readers.lock();
-        if readers.len() < IDLE_READERS {
-            readers.push(reader);
-        }
+        self.readers.lock().push(reader);
         result
     }
 

@@ -7,6 +7,8 @@
 
 mod callers;
 mod house;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::collections::HashMap;

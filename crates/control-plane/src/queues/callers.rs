@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use calls::Millis;
-use contents_store::{ItemRow, Job};
-use queues::{GetId, Got, Item, LookId, NewGet, Position};
+use contents_store::{ContentsError, ItemRow, Job};
+use queues::{GetId, Got, Item, LookId, MAX_OPEN_GETS, NewGet, Position, Refusal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -68,7 +68,7 @@ impl OpenQueue {
             jobs.push(Job::add_items(room, names, rows, now.saturating_add(ttl_ms), (key, now), done));
             Ok(())
         })?;
-        Ok(stored.await.map_err(|_| QueueError::Gone)??)
+        Ok(stored.await.map_err(|_| ContentsError::Closed)??)
     }
 
     /// The next values, as many as there are up to the wanted number; waits for the first. Nothing when none came in time.
@@ -140,6 +140,9 @@ impl OpenQueue {
                 if state.is_gone {
                     return Err(QueueError::Gone);
                 }
+                if state.looks.len() >= MAX_OPEN_GETS {
+                    return Err(Refusal::TooManyGets.into());
+                }
                 let found = state.queue.look(partition, after, LOOK, now);
                 let found: Vec<_> = found.into_iter().map(|item| (item.position, in_memory(item))).collect();
                 let look = LookId(state.new_id());
@@ -184,7 +187,7 @@ impl OpenQueue {
             };
             jobs.push(Job::forget_items(&self.id, partition.as_deref(), through, done));
         });
-        Ok(cleared.await.map_err(|_| QueueError::Gone)??)
+        Ok(cleared.await.map_err(|_| ContentsError::Closed)??)
     }
 }
 
