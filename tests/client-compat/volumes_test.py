@@ -13,7 +13,7 @@ def a_volume_is_created_listed_renamed_and_deleted(newest):
     assert looked_up.code == 0 and "made-here" in looked_up.out, looked_up
     renamed = newest.modal("volume", "rename", "--yes", "made-here", "called-otherwise")
     assert renamed.code == 0, renamed
-    names = [row["Name"] for row in newest.rows("volume", "list", "--json")]
+    names = [row.get("Name", row.get("name")) for row in newest.rows("volume", "list", "--json")]
     assert "called-otherwise" in names and "made-here" not in names, names
     gone = newest.modal("volume", "delete", "--yes", "called-otherwise")
     assert gone.code == 0, gone

@@ -49,12 +49,34 @@ impl UrlKey {
 
     /// Whether `query` allows `operation` on `blob` at `now_s`.
     pub fn check(&self, operation: Operation, blob: &BlobId, query: &str, now_s: u64) -> Result<(), SignatureError> {
+        self.check_mac(query, now_s, |expires_s| self.mac(operation, blob, expires_s))
+    }
+
+    /// As [`Self::query`], for something else than a blob: `what` says what is allowed, and on what.
+    pub fn query_for(&self, what: &str, expires_s: u64) -> String {
+        let signature = hex::encode(self.mac_for(what, expires_s).finalize().into_bytes());
+        format!("expires={expires_s}&signature={signature}")
+    }
+
+    /// Whether `query` allows `what` at `now_s`.
+    pub fn check_for(&self, what: &str, query: &str, now_s: u64) -> Result<(), SignatureError> {
+        self.check_mac(query, now_s, |expires_s| self.mac_for(what, expires_s))
+    }
+
+    fn check_mac(&self, query: &str, now_s: u64, mac: impl FnOnce(u64) -> Hmac<Sha256>) -> Result<(), SignatureError> {
         let expires_s = field(query, "expires").and_then(|text| text.parse().ok()).ok_or(SignatureError::Wrong)?;
         let signature = field(query, "signature").and_then(|text| hex::decode(text).ok());
         let signature = signature.ok_or(SignatureError::Wrong)?;
         // Compares in constant time.
-        self.mac(operation, blob, expires_s).verify_slice(&signature).map_err(|_| SignatureError::Wrong)?;
+        mac(expires_s).verify_slice(&signature).map_err(|_| SignatureError::Wrong)?;
         if now_s >= expires_s { Err(SignatureError::Expired) } else { Ok(()) }
+    }
+
+    /// Its messages begin otherwise than those of blobs, so neither passes for the other.
+    fn mac_for(&self, what: &str, expires_s: u64) -> Hmac<Sha256> {
+        let mut mac = <Hmac<Sha256> as Mac>::new(&padded(&self.0));
+        mac.update(format!("dorian url 1\n{expires_s}\n{what}").as_bytes());
+        mac
     }
 
     fn mac(&self, operation: Operation, blob: &BlobId, expires_s: u64) -> Hmac<Sha256> {

@@ -88,6 +88,7 @@ async fn bench(runtime: &Runtime, dir: &Path, options: &Options) -> Outcome<()> 
             hostname: "bench".into(),
             tmpfs: vec![],
             binds: vec![],
+            volumes: vec![],
             network: *network,
             limits: Limits { memory_bytes: Some(1 << 30), pids: Some(100), disk_bytes: *disk, ..Limits::default() },
             profile: Profile::Task,

@@ -18,5 +18,5 @@ mod wire;
 pub use config::{RuntimeConfig, Subnet};
 pub use error::RuntimeError;
 pub use runtime::{Container, Runtime, Usage};
-pub use spec::{Bind, ContainerSpec, Exit, Limits, Network, Profile, Tmpfs};
-pub use wire::Phases;
+pub use spec::{Bind, ContainerSpec, Exit, LayeredMount, Limits, Network, Profile, Tmpfs};
+pub use wire::{Phases, RemountOutcome};

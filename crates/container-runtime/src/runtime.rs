@@ -15,8 +15,8 @@ use tokio::sync::{oneshot, watch};
 use crate::cgroup::{self, Hierarchy};
 use crate::launcher;
 use crate::sys::{self, process, socket};
-use crate::wire::{self, Job, News, Order, Phases, StartFailure, Ticket};
-use crate::{ContainerSpec, Exit, RuntimeConfig, RuntimeError};
+use crate::wire::{self, Job, News, Order, Phases, RemountOutcome, StartFailure, Ticket};
+use crate::{ContainerSpec, Exit, LayeredMount, RuntimeConfig, RuntimeError};
 
 /// Handle to the launcher; cheap to clone. When the last one (containers count too) is dropped, or this process ends in
 /// any way, all containers are killed and everything made for them is removed.
@@ -58,6 +58,7 @@ struct Shared {
 struct Waiters {
     starts: HashMap<Ticket, oneshot::Sender<StartOutcome>>,
     exits: HashMap<Ticket, watch::Sender<Option<Exit>>>,
+    remounts: HashMap<Ticket, oneshot::Sender<RemountOutcome>>,
     gone: bool,
 }
 
@@ -156,6 +157,7 @@ impl Shared {
             hostname: spec.hostname.clone(),
             tmpfs: spec.tmpfs.clone(),
             binds: spec.binds.clone(),
+            volumes: spec.volumes.clone(),
             network: spec.network,
             limits: spec.limits.clone(),
             profile: spec.profile,
@@ -235,6 +237,24 @@ impl Container {
         self.shared.kill(self.ticket);
     }
 
+    /// Replaces the tree at `mount`'s place, unless something in it is in use.
+    pub async fn remount(&self, mount: &LayeredMount) -> RemountOutcome {
+        let failed = |error: std::io::Error| RemountOutcome::Failed(format!("cannot ask the launcher: {error}"));
+        let request = self.shared.tickets.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.shared.waiters.lock().remounts.insert(request, sender);
+        let sent =
+            serde_json::to_vec(mount).map_err(Into::into).and_then(|bytes| sys::memfd(&bytes)).and_then(|file| {
+                let order = Order::Remount { ticket: self.ticket, request };
+                wire::send(self.shared.launcher.as_fd(), &order, &[file.as_fd()])
+            });
+        if let Err(error) = sent {
+            self.shared.waiters.lock().remounts.remove(&request);
+            return failed(error);
+        }
+        answer.await.unwrap_or_else(|_| RemountOutcome::Failed("the launcher is gone".to_owned()))
+    }
+
     /// The listening socket on the container's loopback, if one was asked for; given once.
     pub fn take_listener(&self) -> Option<TcpListener> {
         self.listener.lock().take()
@@ -277,6 +297,7 @@ impl Reader {
         waiters.gone = true;
         waiters.starts.clear();
         waiters.exits.clear();
+        waiters.remounts.clear();
     }
 
     fn deliver(&self, news: News, fds: Vec<OwnedFd>) {
@@ -301,6 +322,11 @@ impl Reader {
                 let exit = Exit { code, signal, oom_killed, memory_peak_bytes, cpu_usec };
                 if let Some(sender) = waiters.exits.remove(&ticket) {
                     sender.send_replace(Some(exit));
+                }
+            }
+            News::Remounted { request, outcome } => {
+                if let Some(sender) = waiters.remounts.remove(&request) {
+                    let _ = sender.send(outcome);
                 }
             }
             News::Log { message } => tracing::warn!(%message, "container launcher"),

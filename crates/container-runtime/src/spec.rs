@@ -28,6 +28,7 @@ pub struct ContainerSpec {
     /// Mounted before `binds`, which may lie inside.
     pub tmpfs: Vec<Tmpfs>,
     pub binds: Vec<Bind>,
+    pub volumes: Vec<LayeredMount>,
     pub network: Network,
     pub limits: Limits,
     pub profile: Profile,
@@ -48,6 +49,23 @@ pub struct ContainerSpec {
 pub struct Bind {
     pub source: PathBuf,
     pub target: String,
+    pub read_only: bool,
+}
+
+/// A tree of layers somewhere inside, like the root: what the container writes goes into a folder of the caller's. It can be
+/// replaced while the container runs ([`crate::Container::remount`]).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LayeredMount {
+    /// Where; an absolute path without symbolic links. Made as for a bind where it is missing.
+    pub target: String,
+    /// As a container's own layers, lowest first; none for an empty tree.
+    pub layers: Vec<PathBuf>,
+    /// A folder of files that stubs in the layers refer to (overlayfs's data-only layer; Linux 6.5).
+    pub data: Option<PathBuf>,
+    /// A folder for `diff`, in layer format, and `work`. Without one nothing can be written.
+    pub upper: Option<PathBuf>,
+    /// Only this folder of the tree is shown; it must exist.
+    pub sub_path: Option<String>,
     pub read_only: bool,
 }
 
@@ -122,6 +140,7 @@ mod tests {
             hostname: "it".to_owned(),
             tmpfs: Vec::new(),
             binds: Vec::new(),
+            volumes: Vec::new(),
             network: Network::None,
             limits: Limits::default(),
             profile: Profile::Task,

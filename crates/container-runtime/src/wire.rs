@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use types::variables::Variables;
 
-use crate::spec::{Bind, Limits, Network, Profile, Tmpfs};
+use crate::spec::{Bind, LayeredMount, Limits, Network, Profile, Tmpfs};
 use crate::sys::{process::Status, socket};
 
 /// Names a container between server and launcher; never used twice.
@@ -30,6 +30,11 @@ pub enum Order {
     },
     Kill {
         ticket: Ticket,
+    },
+    /// With one descriptor: the `LayeredMount` that replaces the one at its place.
+    Remount {
+        ticket: Ticket,
+        request: Ticket,
     },
     /// Kill everything, remove everything, end.
     Shutdown,
@@ -61,9 +66,21 @@ pub enum News {
         memory_peak_bytes: u64,
         cpu_usec: u64,
     },
+    Remounted {
+        request: Ticket,
+        outcome: RemountOutcome,
+    },
     Log {
         message: String,
     },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum RemountOutcome {
+    Done,
+    /// Something in it is open, or some process's working folder; nothing was changed.
+    Busy,
+    Failed(String),
 }
 
 /// Container to launcher.
@@ -116,6 +133,7 @@ pub struct Job {
     pub hostname: String,
     pub tmpfs: Vec<Tmpfs>,
     pub binds: Vec<Bind>,
+    pub volumes: Vec<LayeredMount>,
     pub network: Network,
     pub limits: Limits,
     pub profile: Profile,

@@ -12,6 +12,7 @@ use types::ids::{DefinitionId, ImageId, MountId, SecretId};
 
 use crate::caller::ClientVersion;
 use crate::scaling::{self, Scaling};
+use crate::volumes::VolumeUse;
 
 /// The client's documented defaults where a definition leaves a field at zero.
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
@@ -32,6 +33,7 @@ pub struct Definition {
     pub mounts: Vec<MountId>,
     /// Later ones win.
     pub secrets: Vec<SecretId>,
+    pub volumes: Vec<VolumeUse>,
     /// When it runs by itself, once it is deployed.
     pub schedule: Option<Arc<Schedule>>,
 }
@@ -53,8 +55,9 @@ impl Definition {
             view.mount_ids.iter().map(|id| MountId::parse(id).ok_or_else(|| bad("a mount", id))).collect();
         let secrets: Result<Vec<SecretId>, Status> =
             view.secret_ids.iter().map(|id| SecretId::parse(id).ok_or_else(|| bad("a secret", id))).collect();
+        let volumes = view.volume_mounts.iter().map(VolumeUse::of).collect::<Result<_, _>>()?;
         let schedule = schedule(&view)?;
-        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, schedule, view, client })
+        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, volumes, schedule, view, client })
     }
 
     pub fn bytes(&self) -> Bytes {
@@ -185,7 +188,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
     let unserved = [
         (gpu, "GPUs (`gpu=`)"),
         (f.webhook_config.as_ref().is_some_and(|w| w.r#type != 0), "web endpoints"),
-        (!f.volume_mounts.is_empty(), "volumes (`volumes=`)"),
         (!f.shared_volume_mounts.is_empty(), "network file systems"),
         (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use client_protocol::{Passthrough, wire};
 use types::ids::{ClassId, FunctionId};
+use types::objects::ObjectKind;
 
 use crate::apps::App;
 use crate::definition::Definition;
@@ -216,6 +217,10 @@ fn dependency_object(shared: &Shared, object_id: String) -> wire::Object {
     let owner = FunctionId::parse(&object_id).and_then(|id| shared.owners.get(&id).map(|o| o.clone()));
     if let Some(owner) = owner {
         return function_object(shared, &owner);
+    }
+    if let Some(volume) = shared.objects.get(ObjectKind::Volume, &object_id) {
+        let handle = wire::object::HandleMetadataOneof::VolumeMetadata(crate::rpc::volumes::metadata(&volume));
+        return wire::Object { object_id, handle_metadata_oneof: Some(handle) };
     }
     let mount = types::ids::MountId::parse(&object_id).and_then(|id| shared.mounts.get(&id));
     let handle = mount.map(|mount| {

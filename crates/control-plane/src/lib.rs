@@ -40,6 +40,7 @@ mod start;
 mod status;
 mod tasks;
 mod variants;
+mod volumes;
 mod watcher;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use contents_store::{ContentsError, ContentsStore};
 use image_builder::ImageBuilder;
 use metadata_store::{MetadataStore, StoreError};
 use tokio::sync::mpsc;
+use volume_fs::Volumes;
 use worker_protocol::{WorkerEvent, WorkerHandle};
 
 pub use admin::{ADMIN_SOCKET, Admin, KEEP_DAYS};
@@ -70,6 +72,7 @@ pub struct Parts {
     /// Encrypts secrets at rest.
     pub secret_key: [u8; 32],
     pub builder: ImageBuilder,
+    pub volumes: Volumes,
     pub worker: WorkerHandle,
     pub events: mpsc::Receiver<WorkerEvent>,
 }
@@ -126,6 +129,7 @@ impl ControlPlane {
             objects: Default::default(),
             queues: queues::Queues::new(contents.clone()),
             contents,
+            volumes: volumes::VolumeShell::new(parts.volumes.clone()),
             generators: Default::default(),
             schedules: Default::default(),
             publishing: Default::default(),
@@ -140,7 +144,8 @@ impl ControlPlane {
         tokio::spawn(shared.clone().contents_loop());
         tokio::spawn(shared.clone().expiry_loop());
         tokio::spawn(shared.clone().schedule_loop());
-        let http = blob_store::http::router(Arc::new(blobs), blob_key);
+        let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
+            .merge(volume_fs::http::router(parts.volumes, blob_key));
         let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
         Ok(Self { shared, server })
     }
@@ -157,6 +162,14 @@ impl ControlPlane {
     /// later. Say it before containers are killed.
     pub fn begin_shut_down(&self) {
         self.shared.shutting_down.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Commits what running containers have written to volumes. Say it before containers are killed.
+    pub async fn commit_volumes(&self) {
+        let committed = tokio::time::timeout(RECORD_PATIENCE, self.shared.commit_all_volumes()).await;
+        if committed.is_err() {
+            tracing::error!("volumes are not committed in time; containers' last writes may be lost");
+        }
     }
 
     /// Writes down what is still on its way to the disk.

@@ -10,6 +10,7 @@ use calls::Millis;
 use client_protocol::wire::ObjectCreationType;
 use dashmap::DashMap;
 use metadata_store::{ObjectRecord, Write};
+use types::errors::with_causes;
 use types::ids::{AppId, EnvironmentId, random_base62};
 use types::objects::ObjectKind;
 
@@ -138,7 +139,15 @@ impl Shared {
     pub fn on_object_gone(self: &Arc<Self>, record: &ObjectRecord) {
         match record.kind {
             ObjectKind::Dict | ObjectKind::Queue => self.forget_contents(record),
-            ObjectKind::Volume | ObjectKind::SharedVolume => {}
+            ObjectKind::Volume => {
+                let (shared, id) = (self.clone(), record.id.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = shared.volumes.with(move |store| store.delete(&id)).await {
+                        tracing::warn!(error = with_causes(&error), "a deleted volume's files could not be removed");
+                    }
+                });
+            }
+            ObjectKind::SharedVolume => {}
         }
     }
 

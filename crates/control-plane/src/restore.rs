@@ -5,7 +5,9 @@ use std::sync::Arc;
 use client_protocol::Passthrough;
 use image_builder::BuiltImage;
 use metadata_store::{AppState, EnvironmentRecord, FunctionRecord, StoreError, StoredCall, Write};
+use types::errors::with_causes;
 use types::ids::EnvironmentId;
+use types::objects::ObjectKind;
 
 use crate::apps::App;
 use crate::caller::ClientVersion;
@@ -72,6 +74,11 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
         shared.apps.insert(app.id.clone(), app);
     }
     shared.forget_logs();
+    let volumes = shared.objects.all(|object| object.kind == ObjectKind::Volume);
+    let known = volumes.iter().map(|volume| volume.id.clone()).collect();
+    if let Err(error) = shared.volumes.with(move |store| store.retain(&known)).await {
+        tracing::warn!(error = with_causes(&error), "files of deleted volumes could not be removed");
+    }
     // What belonged to an app that ended while no server was there to see it.
     let has_ended = |app: &_| !shared.apps.get(app).is_some_and(|app| app.is_running());
     shared.forget_objects(|object| object.app.as_ref().is_some_and(has_ended));

@@ -31,6 +31,7 @@ use crate::queues::Queues;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
+use crate::volumes::VolumeShell;
 
 /// Calls whose outputs were delivered are kept this long, and at most so many of them: the reply may have been lost,
 /// and then the client asks again.
@@ -78,6 +79,7 @@ pub struct Shared {
     /// What is in dicts and queues.
     pub contents: ContentsStore,
     pub queues: Queues,
+    pub volumes: VolumeShell,
     pub generators: Generators,
     pub schedules: Schedules,
     /// Held by the one publication that goes on: deploying is rare, and two at once must not mix.
@@ -166,6 +168,7 @@ impl Shared {
             if self.worker.commands.send(WorkerCommand::Start(Box::new(spec))).await.is_err() {
                 return self.on_task_end(&task.id, &not_started("the worker is gone".to_owned()));
             }
+            tokio::spawn(self.clone().background_commit_loop(task.clone()));
             tokio::time::sleep(patience).await;
             if !task.is_ready() && self.tasks.get(&task.id).is_some() {
                 let seconds = patience.as_secs_f64();
@@ -198,6 +201,15 @@ impl Shared {
                     }
                 }
                 WorkerEvent::Output { task, descriptor, text } => self.on_output(&task, descriptor, text),
+                WorkerEvent::Volume { request, answer } => self.volumes.on_answer(request, answer),
+                WorkerEvent::Ended { task, mut end } if !end.volumes.is_empty() => {
+                    // Before the end is known: a retry sees what this one has left.
+                    let shared = self.clone();
+                    tokio::spawn(async move {
+                        shared.take_last_writes(std::mem::take(&mut end.volumes)).await;
+                        shared.on_task_end(&task, &end);
+                    });
+                }
                 WorkerEvent::Ended { task, end } => self.on_task_end(&task, &end),
             }
         }
@@ -448,6 +460,8 @@ impl Shared {
         self.forget_secrets(|secret| self.is_abandoned(secret));
         self.forget_variants();
         self.forget_builders();
+        let freed = self.volumes.with(|store| store.sweep(std::time::SystemTime::now())).await;
+        freed.map_err(|error| types::errors::with_causes(&error))?;
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
@@ -479,5 +493,6 @@ fn never_started() -> TaskExit {
         start_error: None,
         requested: false,
         changes: None,
+        volumes: Vec::new(),
     }
 }

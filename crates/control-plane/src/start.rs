@@ -39,6 +39,8 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
     let layers = layers(shared, task, &definition, &built).await?;
     let secrets = shared.secret_variables(&definition.secrets)?;
     let arguments = container_arguments(shared, task, &definition);
+    let (volumes, mounts) = shared.volume_specs(&definition.volumes).await?;
+    *task.mounts.lock() = mounts;
     let resources = definition.resources();
     let mib = |mib: u32| u64::from(mib) << 20;
     let ceiling = shared.worker.capacity.memory_mib * MEMORY_CEILING_PERCENT / 100;
@@ -57,6 +59,7 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         disk_limit_bytes: resources.disk_mib.map(mib),
         block_network: definition.view.block_network,
         builds_image: owner.build.is_some(),
+        volumes,
     })
 }
 

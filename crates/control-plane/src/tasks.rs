@@ -13,6 +13,7 @@ use types::ids::{AppId, InputId, TaskId};
 use worker_protocol::TaskExit;
 
 use crate::owner::Owner;
+use crate::volumes::TaskMount;
 
 /// A task that is stopped may run its exit hooks this long. Below the five seconds in which a user who pressed
 /// Ctrl-C expects everything gone.
@@ -43,6 +44,8 @@ pub struct Task {
     pub begun: Instant,
     /// What its root is made of, once that is known.
     pub layers: Mutex<Option<Vec<String>>>,
+    /// Its volumes, once they are known.
+    pub mounts: Mutex<Vec<Arc<TaskMount>>>,
 }
 
 impl Task {
@@ -61,6 +64,7 @@ impl Task {
             reserved,
             begun: Instant::now(),
             layers: Mutex::new(None),
+            mounts: Mutex::default(),
         }
     }
 
@@ -225,6 +229,7 @@ mod tests {
             start_error: None,
             requested: false,
             changes: None,
+            volumes: Vec::new(),
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
+use volume_fs::Volumes;
 use worker::WorkerConfig;
 
 use crate::config;
@@ -94,12 +95,14 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
     let builder = ImageBuilder::new(builder_config, runtime.clone()).context("cannot open the image store")?;
     let (host_env, ca_bundle) = control_plane::host_environment(std::env::vars());
 
+    let volumes = Volumes::open(&data.path.join("volumes")).context("cannot open the folder of volumes")?;
     let endpoint = Arc::new(ContainerEndpoint::default());
     let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
     let worker_config = WorkerConfig {
         layers: data.path.join("images/layers"),
         tasks: data.path.join("tasks"),
         ca_bundle: ca_bundle.map(PathBuf::from),
+        volume_contents: volumes.contents().clone(),
     };
     let worker = worker::start(worker_config, runtime.clone(), endpoint.clone(), event_sender)?;
     let config = Config {
@@ -111,7 +114,8 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         log_limits,
     };
     let control =
-        ControlPlane::start(Parts { config, store, blobs, blob_key, secret_key, builder, worker, events }).await?;
+        ControlPlane::start(Parts { config, store, blobs, blob_key, secret_key, builder, volumes, worker, events })
+            .await?;
     endpoint.open(control.server.clone());
     let admin = control.serve_admin().context("cannot make the socket for the operator's commands")?;
     data.write_address(&address.to_string())?;
@@ -125,6 +129,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
     }
     drop(admin);
     control.begin_shut_down();
+    control.commit_volumes().await;
     runtime.shutdown().await;
     control.shut_down().await;
     Ok(())

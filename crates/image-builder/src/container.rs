@@ -72,6 +72,7 @@ pub(crate) async fn run(runtime: &Runtime, program: Program, logs: &LogSink) -> 
         hostname: "build".to_owned(),
         tmpfs: program.tmpfs,
         binds: program.binds,
+        volumes: Vec::new(),
         network: if program.network { Network::Nat } else { Network::None },
         limits: Limits { pids: Some(MOST_PROCESSES), ..Limits::default() },
         profile: Profile::Build,

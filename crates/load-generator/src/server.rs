@@ -53,6 +53,7 @@ async fn serve(data: &Path, runtime: Runtime) -> Result<()> {
         blob_key: blob_store::load_or_create_key(&data.join("blob-url.key"))?,
         secret_key: blob_store::load_or_create_key_bytes(&data.join("secrets.key"))?,
         builder: ImageBuilder::new(BuilderConfig::new(data.join("images")), runtime.clone())?,
+        volumes: volume_fs::Volumes::open(&data.join("volumes"))?,
         worker: start_worker(data.join(CONTAINERS_SOCKET), endpoint.clone(), events),
         events: inbox,
     };
@@ -99,6 +100,8 @@ fn start_worker(
                     Err(error) => ended(spec.task, Some(format!("the generator does not listen: {error}"))),
                 },
                 WorkerCommand::Stop { task, .. } => ended(task, None),
+                // Its functions mount nothing.
+                WorkerCommand::Volume(_) => continue,
             };
             if events.send(event).await.is_err() {
                 return;
@@ -119,6 +122,7 @@ fn ended(task: TaskId, start_error: Option<String>) -> WorkerEvent {
         requested: start_error.is_none(),
         start_error,
         changes: None,
+        volumes: Vec::new(),
     };
     WorkerEvent::Ended { task, end }
 }

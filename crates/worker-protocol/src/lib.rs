@@ -3,13 +3,17 @@
 //! Today both run in one process and the messages travel through channels; they are plain data with no handle into
 //! either side (the one exception is named below), so that a worker on another machine is a matter of encoding.
 
+mod volumes;
+
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use types::ids::{AppId, FunctionId, TaskId};
+use types::ids::{AppId, FunctionId, TaskId, VolumeId};
 use types::variables::Variables;
+
+pub use volumes::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec};
 
 /// Names the version of these messages; a worker and a control plane of different versions refuse each other.
 pub const VERSION: u32 = 1;
@@ -34,6 +38,7 @@ pub struct TaskSpec {
     pub block_network: bool,
     /// The container makes a part of an image: it may do what builds may, and what it wrote is kept when it succeeds.
     pub builds_image: bool,
+    pub volumes: Vec<VolumeSpec>,
 }
 
 /// From the control plane to a worker.
@@ -45,6 +50,7 @@ pub enum WorkerCommand {
         task: TaskId,
         grace_ms: u64,
     },
+    Volume(VolumeCommand),
 }
 
 /// From a worker to the control plane.
@@ -60,6 +66,11 @@ pub enum WorkerEvent {
         task: TaskId,
         descriptor: Descriptor,
         text: String,
+    },
+    /// Of a request about a volume.
+    Volume {
+        request: RequestId,
+        answer: VolumeAnswer,
     },
     Ended {
         task: TaskId,
@@ -90,6 +101,8 @@ pub struct TaskExit {
     pub requested: bool,
     /// The folder with what it wrote, for whoever takes it; only of one that builds an image and succeeded.
     pub changes: Option<PathBuf>,
+    /// What it wrote to volumes and did not commit.
+    pub volumes: Vec<(VolumeId, VolumeLayer)>,
 }
 
 /// A connection that a container opened to its API endpoint.
@@ -137,6 +150,7 @@ mod tests {
             disk_limit_bytes: None,
             block_network: false,
             builds_image: false,
+            volumes: Vec::new(),
         }));
         let printed = format!("{command:?}");
         assert!(printed.contains("TOKEN") && !printed.contains("hush"), "{printed}");

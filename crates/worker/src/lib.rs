@@ -3,6 +3,7 @@
 
 mod output;
 mod task;
+mod volumes;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use container_runtime::Runtime;
 use tokio::sync::{Mutex, mpsc};
 use types::ids::TaskId;
+use volume_fs::ContentStore;
 use worker_protocol::{Capacity, ContainerApi, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::task::TaskControl;
@@ -27,6 +29,8 @@ pub struct WorkerConfig {
     pub tasks: PathBuf,
     /// The host's bundle of trusted certificates, shown to containers read-only.
     pub ca_bundle: Option<PathBuf>,
+    /// Where the large files of volumes are.
+    pub volume_contents: ContentStore,
 }
 
 struct Worker {
@@ -70,6 +74,11 @@ async fn command_loop(worker: Arc<Worker>, mut inbox: mpsc::Receiver<WorkerComma
                     worker.running.lock().await.remove(&id);
                     let _ = worker.events.send(WorkerEvent::Ended { task: id, end }).await;
                 });
+            }
+            WorkerCommand::Volume(command) => {
+                let mounted = worker.running.lock().await.get(command.task()).and_then(TaskControl::mounted);
+                // In its own time: it reads and writes as much as the container has written.
+                tokio::spawn(volumes::execute(worker.clone(), mounted, command));
             }
             WorkerCommand::Stop { task, grace_ms } => {
                 if let Some(control) = worker.running.lock().await.get(&task) {

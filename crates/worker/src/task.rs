@@ -2,16 +2,17 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use container_runtime::{Bind, Container, ContainerSpec, Limits, Network, Profile};
+use container_runtime::{Bind, ContainerSpec, Limits, Network, Profile};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use types::errors::with_causes;
 use types::ids::TaskId;
 use worker_protocol::{ContainerApi, Descriptor, TaskExit, TaskSpec, WorkerEvent};
 
+use crate::volumes::{Mounted, TaskVolumes};
 use crate::{Worker, output};
 
 /// Where the container finds its API endpoint and its arguments.
@@ -31,15 +32,21 @@ const PIDS: u32 = 4_096;
 /// only need to be read empty.
 const DRAIN: Duration = Duration::from_secs(10);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TaskControl {
     /// Milliseconds of grace once a stop is wanted.
     stop: Arc<watch::Sender<Option<u64>>>,
+    /// Set when the container runs.
+    mounted: Arc<OnceLock<Arc<Mounted>>>,
 }
 
 impl TaskControl {
     pub fn new() -> Self {
-        Self { stop: Arc::new(watch::Sender::new(None)) }
+        Self { stop: Arc::new(watch::Sender::new(None)), mounted: Arc::default() }
+    }
+
+    pub fn mounted(&self) -> Option<Arc<Mounted>> {
+        self.mounted.get().cloned()
     }
 
     /// A second stop with less grace wins over the first.
@@ -51,7 +58,8 @@ impl TaskControl {
 pub(crate) async fn run(worker: &Arc<Worker>, spec: TaskSpec, control: &TaskControl) -> TaskExit {
     let folder = worker.config.tasks.join(spec.task.as_str());
     let limit = spec.memory_limit_bytes;
-    let mut end = match launch(worker, &spec, &folder).await {
+    let volumes = TaskVolumes::new(&spec.volumes, &folder.join("volumes"), &worker.config.volume_contents);
+    let mut end = match launch(worker, &spec, &folder, volumes).await {
         Ok(running) => running.finish(worker, &spec.task, control, limit).await,
         Err(error) => failed_to_start(&spec.task, limit, &error),
     };
@@ -78,6 +86,7 @@ fn failed_to_start(task: &TaskId, memory_limit_bytes: Option<u64>, error: &Launc
         start_error: Some(text),
         requested: false,
         changes: None,
+        volumes: Vec::new(),
     }
 }
 
@@ -92,12 +101,17 @@ enum LaunchError {
 }
 
 struct Running {
-    container: Container,
+    mounted: Arc<Mounted>,
     outputs: tokio::task::JoinSet<()>,
     endpoints: tokio::task::JoinSet<()>,
 }
 
-async fn launch(worker: &Arc<Worker>, spec: &TaskSpec, folder: &Path) -> Result<Running, LaunchError> {
+async fn launch(
+    worker: &Arc<Worker>,
+    spec: &TaskSpec,
+    folder: &Path,
+    volumes: TaskVolumes,
+) -> Result<Running, LaunchError> {
     let started = Instant::now();
     let scratch = folder.join("root");
     let in_folder = |error| LaunchError::Folder(folder.to_owned(), error);
@@ -121,6 +135,7 @@ async fn launch(worker: &Arc<Worker>, spec: &TaskSpec, folder: &Path) -> Result<
         hostname: "modal".to_owned(),
         tmpfs: Vec::new(),
         binds: binds(worker, socket, arguments),
+        volumes: volumes.mounts(),
         network: if spec.block_network { Network::None } else { Network::Nat },
         limits: Limits {
             memory_bytes: spec.memory_limit_bytes,
@@ -146,7 +161,8 @@ async fn launch(worker: &Arc<Worker>, spec: &TaskSpec, folder: &Path) -> Result<
     }
     let create_us = started.elapsed().as_micros() as u64;
     let _ = worker.events.send(WorkerEvent::Started { task: spec.task.clone(), create_us }).await;
-    Ok(Running { container, outputs, endpoints })
+    let mounted = Arc::new(Mounted { container, volumes });
+    Ok(Running { mounted, outputs, endpoints })
 }
 
 /// The folder of tasks is closed to everybody; what the container's mapped root must reach is opened singly.
@@ -188,9 +204,10 @@ impl Running {
         control: &TaskControl,
         memory_limit_bytes: Option<u64>,
     ) -> TaskExit {
+        let _ = control.mounted.set(self.mounted.clone());
         let mut stop = control.stop.subscribe();
         let ended = tokio::select! {
-            exit = self.container.wait() => Some(exit),
+            exit = self.mounted.container.wait() => Some(exit),
             _ = stop.wait_for(Option::is_some) => None,
         };
         let exit = match ended {
@@ -204,6 +221,7 @@ impl Running {
             let _ = worker.events.send(event).await;
         }
         self.endpoints.abort_all();
+        let volumes = self.mounted.clone().collect_all().await;
         TaskExit {
             code: exit.code,
             signal: exit.signal,
@@ -214,22 +232,23 @@ impl Running {
             start_error: None,
             requested: control.stop.borrow().is_some(),
             changes: None,
+            volumes,
         }
     }
 
     /// SIGINT is the runner's word for a graceful end; what is left after the grace is killed whole.
     async fn interrupt(&self, stop: &mut watch::Receiver<Option<u64>>) -> container_runtime::Exit {
         let begun = Instant::now();
-        self.container.signal(libc::SIGINT);
+        self.mounted.container.signal(libc::SIGINT);
         loop {
             let grace = Duration::from_millis(stop.borrow_and_update().unwrap_or(0));
             let left = grace.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                self.container.kill();
-                return self.container.wait().await;
+                self.mounted.container.kill();
+                return self.mounted.container.wait().await;
             }
             tokio::select! {
-                exit = self.container.wait() => return exit,
+                exit = self.mounted.container.wait() => return exit,
                 () = tokio::time::sleep(left) => {}
                 _ = stop.changed() => {}
             }

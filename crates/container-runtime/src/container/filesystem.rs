@@ -12,6 +12,7 @@ use std::path::Path;
 
 use super::missing::{self, Kind, Place};
 use super::sources::Sources;
+use super::volumes;
 use super::{Common, Stopwatch};
 use crate::network::resolvers;
 use crate::spec::Network;
@@ -122,7 +123,7 @@ const FILES: &str = "f";
 const EMPTY: &str = "e";
 const LOOK: &str = "q";
 
-fn enter_stage(stage: &Path) -> Doing<()> {
+pub fn enter_stage(stage: &Path) -> Doing<()> {
     let tmpfs = mount::new_mount(c"tmpfs", &[("mode", "755"), ("size", "16m")], 0).at("make the stage")?;
     mount::attach(tmpfs.as_fd(), None, stage).at(format_args!("mount the stage on `{}`", stage.display()))?;
     std::env::set_current_dir(stage).at("enter the stage")?;
@@ -200,6 +201,7 @@ fn places(job: &Job) -> Vec<Place> {
         true => folder(&bind.target, 0o755),
         false => file(&bind.target),
     }));
+    places.extend(job.volumes.iter().map(|volume| folder(&volume.target, 0o755)));
     places.push(folder(&job.cwd, 0o755));
     places
 }
@@ -227,6 +229,11 @@ fn attach_all(common: &Common, job: &Job, root: BorrowedFd<'_>, kernel: KernelMo
         let folder = sys::is_folder(source.as_fd()).at(format_args!("look at `{}`", bind.source.display()))?;
         ensure_place(common, root, &bind.target, folder)?;
         put(root, source, &bind.target)?;
+    }
+    for (number, volume) in job.volumes.iter().enumerate() {
+        let mounted = volumes::prepare(common, volume, number)?;
+        ensure_place(common, root, &volume.target, true)?;
+        put(root, &mounted, &volume.target)?;
     }
     Ok(())
 }

@@ -18,6 +18,9 @@ mod missing;
 mod program;
 mod rights;
 mod sources;
+mod volumes;
+
+pub use volumes::remount;
 
 use std::fs;
 use std::net::TcpListener;

@@ -45,7 +45,7 @@ fn make_folder(path: &Path) -> Doing<()> {
     fs::create_dir_all(path).at(format_args!("make `{}`", path.display()))
 }
 
-fn copy_mapped(common: &Common, path: &Path) -> Doing<OwnedFd> {
+pub fn copy_mapped(common: &Common, path: &Path) -> Doing<OwnedFd> {
     let copy = mount::clone_tree(None, path).at(format_args!("open `{}`", path.display()))?;
     map_owners(common, copy.as_fd()).at(format_args!(
         "map the owners of files in `{}` (its filesystem must support id-mapped mounts)",

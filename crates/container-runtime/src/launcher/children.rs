@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use super::slots::Slots;
@@ -11,8 +11,8 @@ use crate::cgroup;
 use crate::container::{self, Place};
 use crate::network::{self, Link};
 use crate::sys::process::{self, Forked, Status};
-use crate::sys::{At, Doing, Failure, socket};
-use crate::wire::{self, News, Report, StartFailure, Ticket};
+use crate::sys::{self, At, Doing, Failure, socket};
+use crate::wire::{self, News, RemountOutcome, Report, StartFailure, Ticket};
 
 /// Counts containers, and names their cgroups.
 type Number = u64;
@@ -52,6 +52,8 @@ pub struct Children {
     slots: Option<Slots>,
     living: BTreeMap<Number, Child>,
     waiting: VecDeque<Number>,
+    /// Processes that replace a mount of a container, with the end of the pipe on which they answer.
+    remounts: BTreeMap<i32, (Ticket, OwnedFd)>,
     /// Groups that could not be removed yet.
     removals: Vec<String>,
     /// After a failure to prepare, nothing is prepared ahead until a creation has worked.
@@ -70,6 +72,7 @@ impl Children {
             slots,
             living: BTreeMap::new(),
             waiting: VecDeque::new(),
+            remounts: BTreeMap::new(),
             removals: Vec::new(),
             broken: false,
         }
@@ -148,6 +151,24 @@ impl Children {
         Ok(Link { host_name: self.started.config.veth_name(slot), address, bridge })
     }
 
+    /// A process of its own does it: mounting many layers takes a while.
+    pub fn remount(&mut self, ticket: Ticket, request: Ticket, fds: Vec<OwnedFd>) -> Doing<()> {
+        let main = self.by_ticket(ticket).and_then(|child| child.main.as_ref());
+        let main = main.ok_or_else(|| Failure("the container has ended".into()))?;
+        let file = fds.into_iter().next().ok_or_else(|| Failure("the order came without its descriptor".into()))?;
+        let bytes = sys::read_memfd(file).at("read the order")?;
+        let wanted = serde_json::from_slice(&bytes)
+            .map_err(|error| Failure(format!("cannot understand what to mount: {error}")))?;
+        let (answer, theirs) = sys::close_on_exec_pipe().at("make a pipe")?;
+        match process::fork(0).at("start a process that mounts")? {
+            Forked::Child => container::remount(&self.started.common, &wanted, main.as_fd(), theirs),
+            Forked::Parent { pid, .. } => {
+                self.remounts.insert(pid, (request, answer));
+                Ok(())
+            }
+        }
+    }
+
     pub fn signal(&self, ticket: Ticket, signal: i32) {
         if let Some(main) = self.by_ticket(ticket).and_then(|child| child.main.as_ref()) {
             // Ended already: its exit is on the way.
@@ -209,6 +230,10 @@ impl Children {
         process::drain_signals(self.signals.as_fd());
         let mut news = Vec::new();
         while let Some((pid, _)) = process::reap(false) {
+            if let Some((request, answer)) = self.remounts.remove(&pid) {
+                news.push(Finished::from(News::Remounted { request, outcome: read_outcome(answer) }));
+                continue;
+            }
             let Some(number) = self.living.iter().find(|(_, child)| child.pid == pid).map(|(number, _)| *number) else {
                 continue;
             };
@@ -274,6 +299,14 @@ impl Children {
         }
         network::tear_down(&self.started.config);
     }
+}
+
+/// The process has ended, so what it had to say is in the pipe, or nothing.
+fn read_outcome(answer: OwnedFd) -> RemountOutcome {
+    let mut bytes = Vec::new();
+    let read = fs::File::from(answer).read_to_end(&mut bytes);
+    let outcome = read.ok().and_then(|_| serde_json::from_slice(&bytes).ok());
+    outcome.unwrap_or_else(|| RemountOutcome::Failed("the process that mounts was killed".to_owned()))
 }
 
 fn failed(ticket: Option<Ticket>, failure: StartFailure) -> Option<News> {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::RuntimeConfig;
 use crate::sys::process;
-use crate::wire::{self, News, Order, StartFailure};
+use crate::wire::{self, News, Order, RemountOutcome, StartFailure};
 use children::{Children, Finished};
 
 /// A busy moment should not be made busier by preparing the next containers.
@@ -124,6 +124,11 @@ impl Launcher {
             }
             Order::Signal { ticket, signal } => self.children.signal(ticket, signal),
             Order::Kill { ticket } => self.children.kill(ticket),
+            Order::Remount { ticket, request } => {
+                if let Err(failure) = self.children.remount(ticket, request, fds) {
+                    self.tell(&News::Remounted { request, outcome: RemountOutcome::Failed(failure.0) });
+                }
+            }
             Order::Shutdown => return Ok(false),
         }
         Ok(true)

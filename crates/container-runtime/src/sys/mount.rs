@@ -120,6 +120,13 @@ pub fn detach(target: impl AsRef<Path>) -> io::Result<()> {
     check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }).map(drop)
 }
 
+/// Takes a mount away, unless it is in use (`EBUSY`). A symbolic link as the last name is not followed.
+pub fn unmount(target: impl AsRef<Path>) -> io::Result<()> {
+    let target = c_path(target)?;
+    // SAFETY: `target` is a zero-terminated string that outlives the call.
+    check(unsafe { libc::umount2(target.as_ptr(), libc::UMOUNT_NOFOLLOW) }).map(drop)
+}
+
 /// Makes the current folder (a mount) the root of this mount namespace and drops the old root with all below it.
 pub fn pivot_into_current() -> io::Result<()> {
     // SAFETY: constant zero-terminated strings.

@@ -51,6 +51,12 @@ pub fn unshare(namespaces: i32) -> io::Result<()> {
     check(unsafe { libc::unshare(namespaces) }).map(drop)
 }
 
+/// Moves to the mount namespace of a process, and to its root. For a process with a single thread.
+pub fn enter_mounts_of(process: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes an open descriptor and flags.
+    check(unsafe { libc::setns(process.as_raw_fd(), libc::CLONE_NEWNS) }).map(drop)
+}
+
 /// Asks to be killed when the parent ends; true only until the next change of identity.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: takes only integers.

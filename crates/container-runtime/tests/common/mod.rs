@@ -114,6 +114,7 @@ impl Spec {
             hostname: "box".into(),
             tmpfs: vec![],
             binds: vec![],
+            volumes: vec![],
             network: Network::None,
             limits: Limits::default(),
             profile: Profile::Task,

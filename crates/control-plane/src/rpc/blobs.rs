@@ -1,10 +1,17 @@
 //! Payloads that travel by HTTP: where to put them and where to get them.
 
+use std::fs::File;
+use std::io::SeekFrom;
+use std::os::unix::fs::FileExt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blob_store::urls::BlobUrls;
 use blob_store::{BlobError, BlobStore, Sha256Digest};
+use bytes::Bytes;
 use client_protocol::wire;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
 use tonic::{Request, Response, Status};
 use wire::blob_create_response::{UploadTypeOneof, UploadTypesOneof};
 
@@ -16,15 +23,32 @@ use crate::rpc::Api;
 /// How long a link works. Uploads of many gigabytes on slow lines take hours.
 const LINK_LIFE_SECS: u64 = 24 * 3600;
 /// Where a container reaches the blobs: a port on its own loopback that the worker serves.
+/// Bytes read from disk at a time.
+const PIECE: usize = 256 << 10;
 const IN_CONTAINER: &str = "127.0.0.1:48999";
 
 impl Api {
-    fn blob_urls(&self, caller: &Caller) -> BlobUrls {
+    /// What URLs for this caller begin with.
+    pub(crate) fn url_base(&self, caller: &Caller) -> String {
         let host = match caller.principal {
             Principal::Container(_) => IN_CONTAINER,
             Principal::Client => &caller.authority,
         };
-        BlobUrls::new(format!("http://{host}"), self.shared.blob_key.clone())
+        format!("http://{host}")
+    }
+
+    fn blob_urls(&self, caller: &Caller) -> BlobUrls {
+        BlobUrls::new(self.url_base(caller), self.shared.blob_key.clone())
+    }
+
+    /// A new blob with a part of a file.
+    pub(crate) async fn blob_from_range(&self, file: File, start: u64, length: u64) -> Result<String, Status> {
+        let upload = self.shared.blobs.create(length, None).await.map_err(|e| blob_status(&e))?;
+        let mut file = tokio::fs::File::from_std(file);
+        file.seek(SeekFrom::Start(start)).await.map_err(|e| unreadable(&e))?;
+        let bytes = ReaderStream::with_capacity(file.take(length), PIECE);
+        self.shared.blobs.put_whole(&upload.blob, Box::pin(bytes)).await.map_err(|e| blob_status(&e))?;
+        Ok(upload.blob.to_string())
     }
 
     pub(crate) async fn blob_create(
@@ -65,6 +89,20 @@ impl Api {
         let download_url = urls.download(&blob, now_ms() / 1000 + LINK_LIFE_SECS);
         Ok(Response::new(wire::BlobGetResponse { download_url }))
     }
+}
+
+pub(crate) async fn read_range(file: File, start: u64, length: u64) -> Result<Bytes, Status> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, start).map(|()| bytes)
+    });
+    let read = read.await.map_err(|_| Status::unavailable("the server is being stopped"))?;
+    read.map(Bytes::from).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &std::io::Error) -> Status {
+    tracing::error!(%error, "a file could not be read");
+    Status::data_loss("the server could not read its disk; its log says why")
 }
 
 pub(crate) fn blob_status(error: &BlobError) -> Status {

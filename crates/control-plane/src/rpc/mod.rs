@@ -20,6 +20,7 @@ pub mod objects;
 pub mod queues;
 pub mod secrets;
 mod service;
+pub mod volume_files;
 pub mod volumes;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! The methods of the client's service, each handed to its resource's file.
 
 use client_protocol::{ModalClient, wire};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 use types::objects::ObjectKind;
 
@@ -23,6 +25,8 @@ impl ModalClient for Api {
     type DictContentsStream = EntryStream;
     type FunctionCallGetDataOutStream = ChunkStream;
     type FunctionCallGetDataInStream = ChunkStream;
+    type VolumeListFilesStream = BoxStream<'static, Result<wire::VolumeListFilesResponse, Status>>;
+    type VolumeListFiles2Stream = BoxStream<'static, Result<wire::VolumeListFiles2Response, Status>>;
 
     async fn app_create(&self, request: Request<wire::AppCreateRequest>) -> Reply<wire::AppCreateResponse> {
         self.app_create(request).await
@@ -443,6 +447,79 @@ impl ModalClient for Api {
 
     async fn volume_delete(&self, request: Request<wire::VolumeDeleteRequest>) -> Reply<()> {
         self.object_delete(ObjectKind::Volume, &request.get_ref().volume_id).await.map(Response::new)
+    }
+
+    async fn volume_put_files(&self, request: Request<wire::VolumePutFilesRequest>) -> Reply<()> {
+        self.volume_put_files(request.into_inner()).await
+    }
+
+    async fn volume_put_files2(
+        &self,
+        request: Request<wire::VolumePutFiles2Request>,
+    ) -> Reply<wire::VolumePutFiles2Response> {
+        self.volume_put_files2(request).await
+    }
+
+    async fn volume_get_file(
+        &self,
+        request: Request<wire::VolumeGetFileRequest>,
+    ) -> Reply<wire::VolumeGetFileResponse> {
+        self.volume_get_file(request.into_inner()).await
+    }
+
+    async fn volume_get_file2(
+        &self,
+        request: Request<wire::VolumeGetFile2Request>,
+    ) -> Reply<wire::VolumeGetFile2Response> {
+        self.volume_get_file2(request).await
+    }
+
+    async fn volume_list_files(
+        &self,
+        request: Request<wire::VolumeListFilesRequest>,
+    ) -> Reply<Self::VolumeListFilesStream> {
+        let asked = request.get_ref();
+        let entries = self.volume_list_files(&asked.volume_id, &asked.path, asked.recursive, asked.max_entries).await?;
+        let answer = |entries| wire::VolumeListFilesResponse { entries };
+        Ok(Response::new(Box::pin(entries.map(move |batch| batch.map(answer)))))
+    }
+
+    async fn volume_list_files2(
+        &self,
+        request: Request<wire::VolumeListFiles2Request>,
+    ) -> Reply<Self::VolumeListFiles2Stream> {
+        let asked = request.get_ref();
+        let entries = self.volume_list_files(&asked.volume_id, &asked.path, asked.recursive, asked.max_entries).await?;
+        let answer = |entries| wire::VolumeListFiles2Response { entries };
+        Ok(Response::new(Box::pin(entries.map(move |batch| batch.map(answer)))))
+    }
+
+    async fn volume_remove_file(&self, request: Request<wire::VolumeRemoveFileRequest>) -> Reply<()> {
+        let asked = request.get_ref();
+        self.volume_remove_file(&asked.volume_id, &asked.path, asked.recursive).await
+    }
+
+    async fn volume_remove_file2(&self, request: Request<wire::VolumeRemoveFile2Request>) -> Reply<()> {
+        let asked = request.get_ref();
+        self.volume_remove_file(&asked.volume_id, &asked.path, asked.recursive).await
+    }
+
+    async fn volume_copy_files(&self, request: Request<wire::VolumeCopyFilesRequest>) -> Reply<()> {
+        let wire::VolumeCopyFilesRequest { volume_id, src_paths, dst_path, recursive } = request.into_inner();
+        self.volume_copy_files(&volume_id, src_paths, &dst_path, recursive).await
+    }
+
+    async fn volume_copy_files2(&self, request: Request<wire::VolumeCopyFiles2Request>) -> Reply<()> {
+        let wire::VolumeCopyFiles2Request { volume_id, src_paths, dst_path, recursive } = request.into_inner();
+        self.volume_copy_files(&volume_id, src_paths, &dst_path, recursive).await
+    }
+
+    async fn volume_commit(&self, request: Request<wire::VolumeCommitRequest>) -> Reply<wire::VolumeCommitResponse> {
+        self.volume_commit(request).await
+    }
+
+    async fn volume_reload(&self, request: Request<wire::VolumeReloadRequest>) -> Reply<()> {
+        self.volume_reload(request).await
     }
 
     async fn image_get_by_tag(

@@ -1,0 +1,556 @@
+//! The files of volumes: what clients put, get, list, copy and remove, and what containers commit and reload.
+//!
+//! Each call exists twice, for the two versions of volumes; both work on any volume.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use blob_store::BlobStore;
+use client_protocol::wire;
+use futures::Stream;
+use manifest::content::{BlockDigest, ContentId, block_count, ranges};
+use manifest::path::normalize;
+use metadata_store::ObjectRecord;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use types::errors::with_causes;
+use types::ids::VolumeId;
+use types::objects::ObjectKind;
+use volume_fs::http::Urls;
+use volume_fs::layer::{Attributes, LayerBuilder, Source};
+use volume_fs::{Kind, Node, View, VolumeError};
+
+use crate::caller::{Caller, Principal};
+use crate::rpc::blobs::parse_sha256;
+use crate::rpc::{Api, blobs};
+use crate::tasks::Task;
+use crate::volumes::{TaskMount, VolumeFailure};
+
+/// Entries in one message of a listing, and messages that may wait for the client.
+const BATCH: usize = 1000;
+const BATCHES_AHEAD: usize = 4;
+/// Old clients get files in the answer itself; a larger one is made a blob, which they fetch in pieces.
+const MAX_INLINE: u64 = 32 << 20;
+/// Names in one upload; the message itself has a limit too.
+const MAX_FILES: usize = 2_000_000;
+
+pub type EntryStream = Pin<Box<dyn Stream<Item = Result<Vec<wire::FileEntry>, Status>> + Send>>;
+
+/// One file of an upload.
+struct Upload {
+    path: PathBuf,
+    mode: u32,
+    content: UploadContent,
+}
+
+enum UploadContent {
+    Empty,
+    Content(ContentId, u64),
+    File(PathBuf),
+}
+
+impl Api {
+    fn volume(&self, id: &str) -> Result<Arc<ObjectRecord>, Status> {
+        self.object(ObjectKind::Volume, id)
+    }
+
+    async fn with_volume<T: Send + 'static>(
+        &self,
+        id: &str,
+        work: impl FnOnce(&volume_fs::Volumes, &str) -> Result<T, VolumeError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let id = self.volume(id)?.id.clone();
+        self.shared.volumes.with(move |store| work(store, &id)).await.map_err(|error| volume_status(&error))
+    }
+
+    pub(crate) async fn volume_put_files(&self, request: wire::VolumePutFilesRequest) -> Result<Response<()>, Status> {
+        let mut uploads = Vec::new();
+        for file in request.files {
+            let path = file_path(&file.filename)?;
+            let digest = parse_sha256(&file.sha256_hex)?;
+            let content = self.shared.blobs.content_path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
+            uploads.push(Upload { path, mode: file.mode.unwrap_or(0o644), content: UploadContent::File(content) });
+        }
+        self.put_uploads(&request.volume_id, uploads, request.disallow_overwrite_existing_files).await?;
+        Ok(Response::new(()))
+    }
+
+    /// Twice per upload: first to learn which blocks are missing, then to have the files.
+    pub(crate) async fn volume_put_files2(
+        &self,
+        request: Request<wire::VolumePutFiles2Request>,
+    ) -> Result<Response<wire::VolumePutFiles2Response>, Status> {
+        let urls = self.volume_urls(&Caller::of(&request)?);
+        let request = request.into_inner();
+        if request.files.len() > MAX_FILES {
+            return Err(Status::invalid_argument(format!("upload at most {MAX_FILES} files at a time")));
+        }
+        let (mut wanted, mut uploads) = (Vec::new(), Vec::new());
+        for file in request.files {
+            let path = file_path(&file.path)?;
+            let blocks = digests(&file)?;
+            let content = match file.size {
+                0 => UploadContent::Empty,
+                size => UploadContent::Content(ContentId::of(size, &blocks), size),
+            };
+            wanted.push((file.size, blocks));
+            uploads.push(Upload { path, mode: file.mode.unwrap_or(0o644), content });
+        }
+        if request.disallow_overwrite_existing_files {
+            // Before anything is sent, not after.
+            let paths: Vec<PathBuf> = uploads.iter().map(|upload| upload.path.clone()).collect();
+            self.with_volume(&request.volume_id, move |store, id| {
+                let view = store.view(id)?;
+                paths.iter().try_for_each(|path| must_be_free(&view, path))
+            })
+            .await?;
+        }
+        let missing = self.with_volume(&request.volume_id, move |store, _| {
+            let mut missing = Vec::new();
+            for (file, (size, blocks)) in wanted.iter().enumerate().filter(|(_, (size, _))| *size > 0) {
+                let id = ContentId::of(*size, blocks);
+                missing
+                    .extend(store.uploads().missing(*size, blocks)?.into_iter().map(|block| (file, block, id.clone())));
+            }
+            Ok(missing)
+        });
+        let missing = missing.await?;
+        if !missing.is_empty() {
+            let missing = missing.into_iter().map(|(file, block, id)| wire::volume_put_files2_response::MissingBlock {
+                file_index: file as u64,
+                block_index: block as u64,
+                put_url: urls.put_block(&id, block),
+            });
+            return Ok(Response::new(wire::VolumePutFiles2Response { missing_blocks: missing.collect() }));
+        }
+        self.put_uploads(&request.volume_id, uploads, request.disallow_overwrite_existing_files).await?;
+        Ok(Response::new(wire::VolumePutFiles2Response::default()))
+    }
+
+    async fn put_uploads(&self, id: &str, uploads: Vec<Upload>, only_new: bool) -> Result<(), Status> {
+        self.change_volume(id, move |view, layer| {
+            for upload in &uploads {
+                must_be_file(view, &upload.path)?;
+                if only_new {
+                    must_be_free(view, &upload.path)?;
+                }
+            }
+            for upload in &uploads {
+                let source = match &upload.content {
+                    UploadContent::Empty => Source::Empty,
+                    UploadContent::Content(id, size) => Source::Content(id, *size),
+                    UploadContent::File(path) => Source::Copy(path),
+                };
+                layer.file(&upload.path, source, &Attributes { mode: upload.mode & 0o7777, ..Attributes::now() })?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn change_volume(
+        &self,
+        id: &str,
+        change: impl FnOnce(&View, &mut LayerBuilder<'_>) -> Result<(), VolumeError> + Send + 'static,
+    ) -> Result<(), Status> {
+        let changed = self.with_volume(id, move |store, id| {
+            store.change(id, |view, mut layer| {
+                change(view, &mut layer)?;
+                layer.finish()
+            })
+        });
+        changed.await?;
+        self.shared.tidy_volume(id.to_owned());
+        Ok(())
+    }
+
+    pub(crate) async fn volume_get_file2(
+        &self,
+        request: Request<wire::VolumeGetFile2Request>,
+    ) -> Result<Response<wire::VolumeGetFile2Response>, Status> {
+        let urls = self.volume_urls(&Caller::of(&request)?);
+        let request = request.into_inner();
+        let path = volume_path(&request.path)?;
+        let (start, len) = (request.start, request.len);
+        let answer = self.with_volume(&request.volume_id, move |store, id| {
+            let view = store.view(id)?;
+            let node = file_in(&view, &path)?;
+            let (blocks, len) = ranges(node.size, start, len);
+            let get_urls = blocks.iter().map(|range| urls.read(id, &node, *range)).collect::<Result<_, _>>()?;
+            Ok(wire::VolumeGetFile2Response { get_urls, size: node.size, start: start.min(node.size), len })
+        });
+        answer.await.map(Response::new)
+    }
+
+    /// Old clients': the bytes are in the answer.
+    pub(crate) async fn volume_get_file(
+        &self,
+        request: wire::VolumeGetFileRequest,
+    ) -> Result<Response<wire::VolumeGetFileResponse>, Status> {
+        use wire::volume_get_file_response::DataOneof;
+        let path = volume_path(&request.path)?;
+        let (start, len) = (request.start, request.len);
+        let read = self.with_volume(&request.volume_id, move |store, id| {
+            let view = store.view(id)?;
+            let node = file_in(&view, &path)?;
+            let (_, length) = ranges(node.size, start, len);
+            let real = node.content()?.map_or_else(|| node.path().to_owned(), |id| store.contents().path(&id));
+            // The view ends here, and with it the promise that the file stays: it is opened before.
+            let file =
+                std::fs::File::open(&real).map_err(|source| VolumeError::Io { doing: "open", path: real, source })?;
+            Ok((file, node.size, start.min(node.size), length))
+        });
+        let (file, size, start, length) = read.await?;
+        let data = if length <= MAX_INLINE {
+            DataOneof::Data(blobs::read_range(file, start, length).await?)
+        } else {
+            DataOneof::DataBlobId(self.blob_from_range(file, start, length).await?)
+        };
+        Ok(Response::new(wire::VolumeGetFileResponse { data_oneof: Some(data), size, start, len: length }))
+    }
+
+    pub(crate) async fn volume_list_files(
+        &self,
+        volume: &str,
+        path: &str,
+        recursive: bool,
+        max_entries: Option<u32>,
+    ) -> Result<EntryStream, Status> {
+        let (id, path) = (self.volume(volume)?.id.clone(), volume_path(path)?);
+        let (sender, entries) = mpsc::channel(BATCHES_AHEAD);
+        let store = self.shared.volumes.store.clone();
+        // What the listing begins with decides the call's status; the rest streams.
+        let (node, view) = self
+            .shared
+            .volumes
+            .with({
+                let path = path.clone();
+                move |store| {
+                    let view = store.view(&id)?;
+                    let node = view.find(&path)?.ok_or(VolumeError::NotFound(path))?;
+                    Ok((node, view))
+                }
+            })
+            .await
+            .map_err(|error| volume_status(&error))?;
+        tokio::task::spawn_blocking(move || {
+            let _store = store;
+            let most = max_entries.map_or(usize::MAX, |most| most as usize);
+            let mut listing = Listing { view: &view, recursive, left: most, batch: Vec::new(), sender };
+            if let Err(error) = listing.run(&path, &node) {
+                let _ = listing.sender.blocking_send(Err(volume_status(&error)));
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(entries)))
+    }
+
+    pub(crate) async fn volume_remove_file(
+        &self,
+        volume: &str,
+        path: &str,
+        recursive: bool,
+    ) -> Result<Response<()>, Status> {
+        let path = volume_path(path)?;
+        if path.as_os_str().is_empty() && !recursive {
+            return Err(Status::invalid_argument(
+                "`/` is the whole volume; remove it with `recursive`, or delete the volume",
+            ));
+        }
+        let changed = self.change_volume(volume, move |view, layer| {
+            let node = view.find(&path)?.ok_or_else(|| VolumeError::NotFound(path.clone()))?;
+            if node.kind == Kind::Folder && !recursive && !view.list(&node)?.is_empty() {
+                return Err(VolumeError::NotEmpty(path));
+            }
+            if path.as_os_str().is_empty() {
+                return view.list(&node)?.keys().try_for_each(|name| layer.remove(Path::new(name)));
+            }
+            layer.remove(&path)
+        });
+        changed.await.map(Response::new)
+    }
+
+    pub(crate) async fn volume_copy_files(
+        &self,
+        volume: &str,
+        sources: Vec<String>,
+        target: &str,
+        recursive: bool,
+    ) -> Result<Response<()>, Status> {
+        let into_folder = target.ends_with('/');
+        let target = volume_path(target)?;
+        let sources = sources.iter().map(|source| volume_path(source)).collect::<Result<Vec<_>, _>>()?;
+        if sources.is_empty() {
+            return Err(Status::invalid_argument("name at least one file to copy"));
+        }
+        let changed = self.change_volume(volume, move |view, layer| {
+            let at_target = view.find(&target)?;
+            let is_folder = at_target.as_ref().is_some_and(|node| node.kind == Kind::Folder);
+            if (sources.len() > 1 || into_folder) && !is_folder {
+                return Err(
+                    at_target.map_or(VolumeError::NotFound(target.clone()), |_| VolumeError::NotFolder(target.clone()))
+                );
+            }
+            for source in &sources {
+                let node = view.find(source)?.ok_or_else(|| VolumeError::NotFound(source.clone()))?;
+                let to = match (is_folder, source.file_name()) {
+                    (true, Some(name)) => target.join(name),
+                    _ => target.clone(),
+                };
+                copy(view, layer, (source, &node), &to, recursive)?;
+            }
+            Ok(())
+        });
+        changed.await.map(Response::new)
+    }
+
+    pub(crate) async fn volume_commit(
+        &self,
+        request: Request<wire::VolumeCommitRequest>,
+    ) -> Result<Response<wire::VolumeCommitResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let (task, mount) = self.mounted(&caller, &request.get_ref().volume_id)?;
+        self.shared.commit_volume(&task, &mount, false).await.map_err(|error| failure_status(&error))?;
+        // The container goes on with what it sees, its own changes included; a reload is the program's to ask for.
+        Ok(Response::new(wire::VolumeCommitResponse { skip_reload: true }))
+    }
+
+    pub(crate) async fn volume_reload(
+        &self,
+        request: Request<wire::VolumeReloadRequest>,
+    ) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request)?;
+        let (task, mount) = self.mounted(&caller, &request.get_ref().volume_id)?;
+        self.shared.reload_volume(&task, &mount).await.map_err(|error| failure_status(&error))?;
+        Ok(Response::new(()))
+    }
+
+    fn mounted(&self, caller: &Caller, volume: &str) -> Result<(Arc<Task>, Arc<TaskMount>), Status> {
+        let volume = VolumeId::parse(volume)
+            .ok_or_else(|| Status::invalid_argument(format!("`{volume}` is not the id of a volume")))?;
+        let Principal::Container(task) = &caller.principal else {
+            return Err(Status::failed_precondition(
+                "a volume is committed and reloaded in a container that mounts it; files put from here are committed already",
+            ));
+        };
+        let task = self.shared.tasks.get(task);
+        let mount =
+            task.as_ref().and_then(|task| task.mounts.lock().iter().find(|m| m.usage.volume == volume).cloned());
+        task.zip(mount).ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "volume `{volume}` is not mounted in this container; name it in the function's `volumes=`"
+            ))
+        })
+    }
+
+    fn volume_urls(&self, caller: &Caller) -> Urls {
+        Urls { base: self.url_base(caller), key: self.shared.blob_key.clone() }
+    }
+}
+
+fn volume_path(text: &str) -> Result<PathBuf, Status> {
+    normalize(text).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn file_path(text: &str) -> Result<PathBuf, Status> {
+    match volume_path(text)? {
+        path if path.as_os_str().is_empty() => Err(Status::invalid_argument("a file in a volume needs a name")),
+        path => Ok(path),
+    }
+}
+
+fn digests(file: &wire::volume_put_files2_request::File) -> Result<Vec<BlockDigest>, Status> {
+    if file.blocks.len() as u64 != block_count(file.size) {
+        return Err(Status::invalid_argument(format!(
+            "`{}` has {} bytes and {} blocks, which do not go together",
+            file.path,
+            file.size,
+            file.blocks.len()
+        )));
+    }
+    let digest = |block: &wire::volume_put_files2_request::Block| {
+        let bytes: &[u8] = &block.contents_sha256;
+        bytes.try_into().map_err(|_| Status::invalid_argument(format!("a block of `{}` has no SHA-256", file.path)))
+    };
+    file.blocks.iter().map(digest).collect()
+}
+
+fn file_in(view: &View, path: &Path) -> Result<Node, VolumeError> {
+    let node = view.find(path)?.ok_or_else(|| VolumeError::NotFound(path.to_owned()))?;
+    match node.kind {
+        Kind::File => Ok(node),
+        Kind::Symlink => follow(view, path, &node),
+        Kind::Folder => Err(VolumeError::IsFolder(path.to_owned())),
+        Kind::Fifo | Kind::Socket => Err(VolumeError::NotFound(path.to_owned())),
+    }
+}
+
+/// A link inside the volume leads on; one that leads out of it leads nowhere here.
+fn follow(view: &View, path: &Path, link: &Node) -> Result<Node, VolumeError> {
+    const MOST_LINKS: usize = 40;
+    let (mut path, mut node) = (path.to_owned(), link.clone());
+    for _ in 0..MOST_LINKS {
+        let target = std::fs::read_link(node.path()).map_err(|source| VolumeError::Io {
+            doing: "read link",
+            path: path.clone(),
+            source,
+        })?;
+        path = manifest::path::resolve(&path, &target).ok_or_else(|| VolumeError::NotFound(path.clone()))?;
+        node = view.find(&path)?.ok_or_else(|| VolumeError::NotFound(path.clone()))?;
+        match node.kind {
+            Kind::Symlink => {}
+            Kind::File => return Ok(node),
+            Kind::Folder => return Err(VolumeError::IsFolder(path)),
+            Kind::Fifo | Kind::Socket => break,
+        }
+    }
+    Err(VolumeError::NotFound(path))
+}
+
+fn must_be_free(view: &View, path: &Path) -> Result<(), VolumeError> {
+    match view.find(path)? {
+        Some(_) => Err(VolumeError::Exists(path.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// A file never takes the place of a folder, nor a folder that of a file.
+fn must_be_file(view: &View, path: &Path) -> Result<(), VolumeError> {
+    if view.find(path)?.is_some_and(|node| node.kind == Kind::Folder) {
+        return Err(VolumeError::IsFolder(path.to_owned()));
+    }
+    for folder in path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+        match view.find(folder)? {
+            Some(node) if node.kind == Kind::Folder => return Ok(()),
+            Some(_) => return Err(VolumeError::NotFolder(folder.to_owned())),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn copy(
+    view: &View,
+    layer: &mut LayerBuilder<'_>,
+    (source, node): (&Path, &Node),
+    to: &Path,
+    recursive: bool,
+) -> Result<(), VolumeError> {
+    if node.kind == Kind::Folder {
+        if !recursive {
+            return Err(VolumeError::IsFolder(source.to_owned()));
+        }
+        if to.starts_with(source) {
+            return Err(VolumeError::IntoItself(source.to_owned()));
+        }
+        return layer.graft(view, node, to);
+    }
+    if source == to {
+        return Ok(());
+    }
+    must_be_file(view, to)?;
+    match node.kind {
+        Kind::File => {
+            layer.file_like(to, node, &Attributes { mode: node.mode, owner: node.owner, ..Attributes::now() })
+        }
+        _ => layer.graft(view, node, to),
+    }
+}
+
+struct Listing<'a> {
+    view: &'a View,
+    recursive: bool,
+    left: usize,
+    batch: Vec<wire::FileEntry>,
+    sender: mpsc::Sender<Result<Vec<wire::FileEntry>, Status>>,
+}
+
+impl Listing<'_> {
+    fn run(&mut self, path: &Path, node: &Node) -> Result<(), VolumeError> {
+        if node.kind == Kind::Folder {
+            self.folder(path, node)?;
+        } else {
+            self.add(path, node);
+        }
+        // An empty folder is one empty message: the answer is that there is nothing.
+        self.flush();
+        Ok(())
+    }
+
+    /// Ends early when the client has left.
+    fn folder(&mut self, path: &Path, folder: &Node) -> Result<bool, VolumeError> {
+        for (name, node) in self.view.list(folder)? {
+            let path = path.join(&name);
+            if !self.add(&path, &node) {
+                return Ok(false);
+            }
+            if self.recursive && node.kind == Kind::Folder && !self.folder(&path, &node)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn add(&mut self, path: &Path, node: &Node) -> bool {
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        self.batch.push(wire::FileEntry {
+            path: path.to_string_lossy().into_owned(),
+            r#type: file_type(node.kind) as i32,
+            mtime: node.modified_s,
+            size: node.size,
+        });
+        self.batch.len() < BATCH || self.flush()
+    }
+
+    fn flush(&mut self) -> bool {
+        self.sender.blocking_send(Ok(std::mem::take(&mut self.batch))).is_ok()
+    }
+}
+
+fn file_type(kind: Kind) -> wire::file_entry::FileType {
+    use wire::file_entry::FileType;
+    match kind {
+        Kind::File => FileType::File,
+        Kind::Folder => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::Fifo,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+fn failure_status(failure: &VolumeFailure) -> Status {
+    match failure {
+        VolumeFailure::Store(error) => volume_status(error),
+        VolumeFailure::Busy(_) => Status::failed_precondition(failure.to_string()),
+        VolumeFailure::Worker(error) => {
+            tracing::error!(error, "a volume could not be committed or reloaded");
+            Status::failed_precondition(format!("the volume could not be committed or reloaded: {error}"))
+        }
+    }
+}
+
+pub(crate) fn volume_status(error: &VolumeError) -> Status {
+    let text = error.to_string();
+    match error {
+        VolumeError::NotFound(_) | VolumeError::Deleted => Status::not_found(text),
+        VolumeError::Exists(_) => Status::already_exists(text),
+        VolumeError::IsFolder(_) | VolumeError::NotFolder(_) | VolumeError::IntoItself(_) | VolumeError::WrongBlock => {
+            Status::invalid_argument(text)
+        }
+        VolumeError::NotEmpty(_) | VolumeError::UnknownBlock => Status::failed_precondition(text),
+        VolumeError::NoSpace(_) => {
+            tracing::error!(error = text, "a volume found the disk full");
+            Status::resource_exhausted(
+                "the server's disk is full, nothing was changed; free some space in its data directory",
+            )
+        }
+        VolumeError::Io { .. } => {
+            tracing::error!(error = with_causes(error), "a volume could not be read or written");
+            Status::data_loss("the server could not use its disk for this volume; its log says why")
+        }
+    }
+}

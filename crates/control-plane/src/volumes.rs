@@ -1,0 +1,378 @@
+//! Volumes in running containers: what a task mounts, commits on request, on a timer and at the end, reloads.
+//!
+//! Per task and volume one thing happens at a time. A commit is: the worker makes a layer of what the container changed, the
+//! layer becomes part of the volume, the worker is told. If anything fails on the way, the changes stay where they are and
+//! come with the next commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use client_protocol::wire;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tonic::Status;
+use types::errors::with_causes;
+use types::ids::{TaskId, VolumeId};
+use types::objects::ObjectKind;
+use volume_fs::layer::{Attributes, BuiltLayer};
+use volume_fs::{Kind, Pinned, VolumeError, Volumes};
+use worker_protocol::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerCommand};
+
+use crate::shared::Shared;
+use crate::tasks::Task;
+
+/// Between two commits that nobody asked for. The client's documentation says "every few seconds".
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// Committing takes at most one part in so many of a container's time.
+const COMMIT_SHARE: u32 = 10;
+/// Files that are being written are left out of such commits, except every so many times: a log that is always open must
+/// get there too.
+const OPEN_FILES_EVERY: u32 = 12;
+/// A commit may have written while the mount was being replaced; then it is replaced again. More than a few rounds mean a
+/// program that never stops writing, whose last changes it will see with the next reload.
+const MOST_REMOUNTS: usize = 3;
+
+/// What the client looks for in the answer, to the letter.
+const OPEN_FILES: &str = "there are open files preventing the operation";
+
+/// A volume in a function's definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeUse {
+    pub volume: VolumeId,
+    pub mount_path: String,
+    pub read_only: bool,
+    pub sub_path: Option<String>,
+    pub background_commits: bool,
+}
+
+impl VolumeUse {
+    /// # Errors
+    /// `INVALID_ARGUMENT` for ids of other kinds and for paths that cannot be mounted on.
+    pub fn of(mount: &wire::VolumeMount) -> Result<Self, Status> {
+        let bad = |what: String| Status::invalid_argument(what);
+        let volume = VolumeId::parse(&mount.volume_id)
+            .ok_or_else(|| bad(format!("`{}` is not the id of a volume", mount.volume_id)))?;
+        let inside = |path: &str| manifest::path::normalize(path).map_err(|error| bad(error.to_string()));
+        let place = inside(&mount.mount_path)?;
+        if !mount.mount_path.starts_with('/') || place.as_os_str().is_empty() {
+            let path = &mount.mount_path;
+            return Err(bad(format!("a volume cannot be mounted on `{path}`: name a folder by its absolute path")));
+        }
+        let sub_path = mount.sub_path.as_deref().map(inside).transpose()?;
+        Ok(Self {
+            volume,
+            mount_path: format!("/{}", place.display()),
+            read_only: mount.read_only,
+            sub_path: sub_path.filter(|path| !path.as_os_str().is_empty()).map(|path| path.display().to_string()),
+            background_commits: mount.allow_background_commits,
+        })
+    }
+}
+
+/// A volume in a running task.
+pub struct TaskMount {
+    pub usage: VolumeUse,
+    /// What the container sees stays on disk.
+    pinned: Mutex<Pinned>,
+    /// Held while something happens to it.
+    turn: tokio::sync::Mutex<()>,
+}
+
+pub struct VolumeShell {
+    pub store: Volumes,
+    next: AtomicU64,
+    waiting: DashMap<RequestId, oneshot::Sender<VolumeAnswer>>,
+}
+
+/// Why a volume could not be committed or reloaded.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeFailure {
+    #[error(transparent)]
+    Store(#[from] VolumeError),
+    #[error("{OPEN_FILES}{}", .0.as_ref().map(|what| format!(": {what}")).unwrap_or_default())]
+    Busy(Option<String>),
+    #[error("{0}")]
+    Worker(String),
+}
+
+impl VolumeShell {
+    pub fn new(store: Volumes) -> Self {
+        Self { store, next: AtomicU64::new(0), waiting: DashMap::new() }
+    }
+
+    /// On a thread that may block.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Volumes) -> Result<T, VolumeError> + Send + 'static,
+    ) -> Result<T, VolumeError> {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(done) => done,
+            // The runtime is going down.
+            Err(_) => Err(VolumeError::Deleted),
+        }
+    }
+
+    pub fn on_answer(&self, request: RequestId, answer: VolumeAnswer) {
+        if let Some((_, waiting)) = self.waiting.remove(&request) {
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+impl Shared {
+    /// What a task needs of volumes, and what keeps it on disk.
+    ///
+    /// # Errors
+    /// A sentence that names the volume.
+    pub async fn volume_specs(&self, uses: &[VolumeUse]) -> Result<(Vec<VolumeSpec>, Vec<Arc<TaskMount>>), String> {
+        let (mut specs, mut mounts) = (Vec::new(), Vec::new());
+        for usage in uses {
+            let record = self.objects.get(ObjectKind::Volume, usage.volume.as_str());
+            let record = record.ok_or_else(|| {
+                format!(
+                    "volume `{}` does not exist (any more); deploy the program again to use it as it is now",
+                    usage.volume
+                )
+            })?;
+            let name = record.name.clone().unwrap_or_else(|| record.id.clone());
+            let wanted = usage.clone();
+            let (spec, mount) = self
+                .volumes
+                .with(move |store| mount_of(store, wanted))
+                .await
+                .map_err(|error| format!("volume `{name}` cannot be mounted: {}", with_causes(&error)))?;
+            specs.push(spec);
+            mounts.push(mount);
+        }
+        Ok((specs, mounts))
+    }
+
+    async fn ask_worker(&self, command: impl FnOnce(RequestId) -> VolumeCommand) -> (RequestId, VolumeAnswer) {
+        let request = self.volumes.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.volumes.waiting.insert(request, sender);
+        let gone = || VolumeAnswer::Failed("the worker is gone".to_owned());
+        if self.worker.commands.send(WorkerCommand::Volume(command(request))).await.is_err() {
+            self.volumes.waiting.remove(&request);
+            return (request, gone());
+        }
+        (request, answer.await.unwrap_or_else(|_| gone()))
+    }
+
+    /// Makes what a task has changed part of its volume.
+    pub async fn commit_volume(
+        self: &Arc<Self>,
+        task: &Task,
+        mount: &TaskMount,
+        leave_open: bool,
+    ) -> Result<(), VolumeFailure> {
+        let _turn = mount.turn.lock().await;
+        self.commit_in_turn(&task.id, &mount.usage.volume, leave_open).await
+    }
+
+    async fn commit_in_turn(
+        self: &Arc<Self>,
+        task: &TaskId,
+        volume: &VolumeId,
+        leave_open: bool,
+    ) -> Result<(), VolumeFailure> {
+        let (task, volume) = (task.clone(), volume.clone());
+        let asked = self.ask_worker(|request| VolumeCommand::Collect {
+            task: task.clone(),
+            volume: volume.clone(),
+            request,
+            leave_open,
+        });
+        let layer = match asked.await {
+            (_, VolumeAnswer::Collected(None)) => return Ok(()),
+            (request, VolumeAnswer::Collected(Some(layer))) => (request, layer),
+            (_, VolumeAnswer::Failed(error)) => return Err(VolumeFailure::Worker(error)),
+            (_, answer) => return Err(VolumeFailure::Worker(format!("the worker gave another answer: {answer:?}"))),
+        };
+        let (request, layer) = layer;
+        let published = self.publish_volume(&volume, layer).await;
+        let settle = VolumeCommand::Settle { task, volume, request, is_taken: published.is_ok() };
+        let _ = self.worker.commands.send(WorkerCommand::Volume(settle)).await;
+        Ok(published?)
+    }
+
+    /// Makes a layer part of a volume, or throws it away.
+    pub async fn publish_volume(self: &Arc<Self>, volume: &VolumeId, layer: VolumeLayer) -> Result<(), VolumeError> {
+        let (id, layer) = (volume.clone(), BuiltLayer { folder: layer.folder, entries: layer.entries });
+        let is_known = self.objects.get(ObjectKind::Volume, volume.as_str()).is_some();
+        let published = self.volumes.with(move |store| {
+            let published = if is_known { store.publish(id.as_str(), &layer) } else { Err(VolumeError::Deleted) };
+            if published.is_err() {
+                layer.discard();
+            }
+            published
+        });
+        published.await?;
+        self.tidy_volume(volume.to_string());
+        Ok(())
+    }
+
+    /// Merges layers in its own time, if there are many.
+    pub fn tidy_volume(self: &Arc<Self>, volume: String) {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let id = volume.clone();
+            if let Err(error) = shared.volumes.with(move |store| store.merge(&id)).await
+                && !matches!(error, VolumeError::Deleted)
+            {
+                tracing::warn!(volume, error = with_causes(&error), "layers of a volume could not be merged");
+            }
+        });
+    }
+
+    /// Commits, and shows the task the newest version of its volume.
+    pub async fn reload_volume(self: &Arc<Self>, task: &Task, mount: &TaskMount) -> Result<(), VolumeFailure> {
+        let _turn = mount.turn.lock().await;
+        let volume = &mount.usage.volume;
+        self.commit_in_turn(&task.id, volume, false).await?;
+        for _ in 0..MOST_REMOUNTS {
+            let id = volume.clone();
+            let layers = self.volumes.with(move |store| store.layers(id.as_str())).await?;
+            let folders = layers.folders.clone();
+            let asked = self.ask_worker(|request| VolumeCommand::Remount {
+                task: task.id.clone(),
+                volume: volume.clone(),
+                request,
+                layers: folders,
+            });
+            let late = match asked.await.1 {
+                VolumeAnswer::Remounted(late) => late,
+                VolumeAnswer::Busy(what) => return Err(VolumeFailure::Busy(what)),
+                VolumeAnswer::Failed(error) => return Err(VolumeFailure::Worker(error)),
+                answer @ VolumeAnswer::Collected(_) => {
+                    return Err(VolumeFailure::Worker(format!("the worker gave another answer: {answer:?}")));
+                }
+            };
+            *mount.pinned.lock() = layers.pinned;
+            match late {
+                None => return Ok(()),
+                Some(layer) => self.publish_volume(volume, layer).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits a task's volumes as long as it runs.
+    pub async fn background_commit_loop(self: Arc<Self>, task: Arc<Task>) {
+        let mounts: Vec<_> =
+            task.mounts.lock().iter().filter(|mount| mount.is_committed_by_itself()).cloned().collect();
+        if mounts.is_empty() {
+            return;
+        }
+        let mut pause = COMMIT_EVERY;
+        for round in 1_u32.. {
+            tokio::time::sleep(pause).await;
+            if self.tasks.get(&task.id).is_none() {
+                return;
+            }
+            let begun = Instant::now();
+            for mount in &mounts {
+                let leave_open = !round.is_multiple_of(OPEN_FILES_EVERY);
+                if let Err(error) = self.commit_volume(&task, mount, leave_open).await
+                    && self.tasks.get(&task.id).is_some()
+                {
+                    let text =
+                        format!("volume `{}` was not committed: {}", mount.usage.mount_path, with_causes(&error));
+                    self.say(&task.owner, &task.id, &text);
+                }
+            }
+            pause = COMMIT_EVERY.max(begun.elapsed() * COMMIT_SHARE);
+        }
+    }
+
+    /// Before the server ends its containers: what they have written by now is kept.
+    pub async fn commit_all_volumes(self: &Arc<Self>) {
+        for task in self.tasks.all() {
+            let mounts = task.mounts.lock().clone();
+            for mount in mounts.iter().filter(|mount| mount.is_committed_by_itself()) {
+                if let Err(error) = self.commit_volume(&task, mount, false).await {
+                    tracing::error!(task = %task.id, error = with_causes(&error), "a volume was not committed at the end");
+                }
+            }
+        }
+    }
+
+    /// Keeps what a container has left uncommitted at its end.
+    pub async fn take_last_writes(self: &Arc<Self>, layers: Vec<(VolumeId, VolumeLayer)>) {
+        for (volume, layer) in layers {
+            match self.publish_volume(&volume, layer).await {
+                Ok(()) | Err(VolumeError::Deleted) => {}
+                Err(error) => {
+                    tracing::error!(%volume, error = with_causes(&error), "a container's last writes are lost")
+                }
+            }
+        }
+    }
+}
+
+impl TaskMount {
+    fn is_committed_by_itself(&self) -> bool {
+        self.usage.background_commits && !self.usage.read_only
+    }
+}
+
+/// A folder that the definition names and that is not there is made first.
+fn mount_of(store: &Volumes, usage: VolumeUse) -> Result<(VolumeSpec, Arc<TaskMount>), VolumeError> {
+    let id = usage.volume.as_str();
+    if let Some(path) = &usage.sub_path {
+        ensure_folder(store, id, path)?;
+    }
+    let layers = store.layers(id)?;
+    let spec = VolumeSpec {
+        volume: usage.volume.clone(),
+        mount_path: usage.mount_path.clone(),
+        layers: layers.folders,
+        building: store.building(id)?,
+        read_only: usage.read_only,
+        sub_path: usage.sub_path.clone(),
+    };
+    let mount = TaskMount { usage, pinned: Mutex::new(layers.pinned), turn: Default::default() };
+    Ok((spec, Arc::new(mount)))
+}
+
+fn ensure_folder(store: &Volumes, id: &str, path: &str) -> Result<(), VolumeError> {
+    if store.view(id)?.find(path.as_ref())?.is_some_and(|node| node.kind == Kind::Folder) {
+        return Ok(());
+    }
+    let made = store.change(id, |view, mut layer| match view.find(path.as_ref())? {
+        Some(node) if node.kind == Kind::Folder => Ok(None),
+        Some(_) => Err(VolumeError::NotFolder(path.into())),
+        None => {
+            layer.folder(path.as_ref(), &Attributes { mode: 0o755, ..Attributes::now() })?;
+            layer.finish()
+        }
+    });
+    made.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(path: &str, sub_path: Option<&str>) -> wire::VolumeMount {
+        wire::VolumeMount {
+            volume_id: "vo-1".to_owned(),
+            mount_path: path.to_owned(),
+            sub_path: sub_path.map(str::to_owned),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_volume_is_mounted_on_a_plain_absolute_path_or_not_at_all() {
+        assert_eq!(VolumeUse::of(&mount("/data/", Some("/a/b/"))).unwrap().mount_path, "/data");
+        assert_eq!(VolumeUse::of(&mount("/data", Some("/a/b/"))).unwrap().sub_path.as_deref(), Some("a/b"));
+        assert_eq!(VolumeUse::of(&mount("/data", Some("/"))).unwrap().sub_path, None);
+        for bad in [mount("/", None), mount("data", None), mount("/a/../b", None), mount("/a", Some("../b"))] {
+            assert!(VolumeUse::of(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+use super::*;
+
+/// Folders below, by their names.
+struct Folders(BTreeMap<PathBuf, Vec<&'static str>>);
+
+impl Folders {
+    fn of(folders: &[(&'static str, &[&'static str])]) -> Self {
+        Self(folders.iter().map(|(path, names)| (PathBuf::from(path), names.to_vec())).collect())
+    }
+}
+
+impl Below for Folders {
+    fn folder(&self, path: &Path) -> Option<(u32, (u32, u32))> {
+        self.0.contains_key(path).then_some((0o755, (0, 0)))
+    }
+
+    fn names(&self, folder: &Path) -> Vec<OsString> {
+        self.0.get(folder).into_iter().flatten().map(OsString::from).collect()
+    }
+}
+
+fn entry(path: &str, kind: EntryKind, change: i128) -> Entry {
+    let inode = path.bytes().map(u64::from).sum();
+    let stamp = Stamp { inode, size: 1, modified_ns: 0, changed_ns: change, mode: 0o755, owner: (0, 0) };
+    Entry { path: path.into(), kind, stamp, is_being_written: false }
+}
+
+fn file(path: &str, change: i128) -> Entry {
+    entry(path, EntryKind::File { data_below: false, redirect: None }, change)
+}
+
+fn folder(path: &str, opaque: bool, redirect: Option<&str>) -> Entry {
+    entry(path, EntryKind::Folder { opaque, redirect: redirect.map(PathBuf::from) }, 1)
+}
+
+fn put(path: &str) -> Change {
+    Change::File { path: path.into(), data: Data::Upper }
+}
+
+fn remove(path: &str) -> Change {
+    Change::Remove(path.into())
+}
+
+fn make(path: &str) -> Change {
+    Change::Folder(path.into())
+}
+
+fn first(entries: &[Entry], below: &Folders) -> (Vec<Change>, Committed) {
+    plan_commit(entries, &Committed::default(), below, false)
+}
+
+#[test]
+fn a_second_commit_holds_only_what_changed_since_the_first() {
+    let below = Folders::of(&[]);
+    let (changes, committed) = first(&[file("a", 1), file("b", 1)], &below);
+    assert_eq!(changes, [put("a"), put("b")]);
+    let (changes, committed) = plan_commit(&[file("a", 1), file("b", 2)], &committed, &below, false);
+    assert_eq!(changes, [put("b")]);
+    assert!(plan_commit(&[file("a", 1), file("b", 2)], &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn what_was_committed_and_then_deleted_is_removed_once_at_its_highest_name() {
+    let below = Folders::of(&[]);
+    let (_, committed) = first(&[folder("d", true, None), file("d/x", 1), file("e", 1)], &below);
+    let (changes, committed) = plan_commit(&[file("e", 1)], &committed, &below, false);
+    assert_eq!(changes, [remove("d")]);
+    assert!(plan_commit(&[file("e", 1)], &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn two_containers_that_make_the_same_folder_both_keep_their_files() {
+    // Overlayfs marks a new folder opaque, to save itself looks below; nothing was there.
+    let (changes, _) = first(&[folder("results", true, None), file("results/mine", 1)], &Folders::of(&[]));
+    assert_eq!(changes, [make("results"), put("results/mine")]);
+}
+
+#[test]
+fn a_folder_that_was_deleted_and_made_again_removes_what_was_in_it_by_name() {
+    let below = Folders::of(&[("d", &["old", "kept"])]);
+    let (changes, _) = first(&[folder("d", true, None), file("d/kept", 1)], &below);
+    assert_eq!(changes, [remove("d/old"), put("d/kept")]);
+}
+
+#[test]
+fn a_renamed_folder_is_grafted_under_its_new_name() {
+    let below = Folders::of(&[("old", &["a", "b"])]);
+    let whiteout = entry("old", EntryKind::Whiteout, 1);
+    let moved = [folder("new", false, Some("/old")), file("new/c", 1), whiteout];
+    let (changes, committed) = first(&moved, &below);
+    let graft = Change::Graft { from: "old".into(), to: "new".into() };
+    assert_eq!(changes, [make("new"), graft, put("new/c"), remove("old")]);
+    assert!(plan_commit(&moved, &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn a_name_inside_a_renamed_folder_is_found_where_it_was() {
+    let below = Folders::of(&[("old", &["a"])]);
+    let changed_rights = entry("new/a", EntryKind::File { data_below: true, redirect: None }, 1);
+    let renamed = entry("new/z", EntryKind::File { data_below: true, redirect: Some("a".into()) }, 1);
+    let (changes, _) = first(&[folder("new", false, Some("/old")), changed_rights, renamed], &below);
+    let from = |path: &str| Change::File { path: path.into(), data: Data::Below("old/a".into()) };
+    assert_eq!(changes[2..], [from("new/a"), from("new/z")]);
+}
+
+#[test]
+fn a_file_that_somebody_writes_to_waits_for_a_later_commit() {
+    let below = Folders::of(&[]);
+    let writing = Entry { is_being_written: true, ..file("log", 2) };
+    let (_, committed) = first(&[file("log", 1)], &below);
+    let (changes, committed) = plan_commit(std::slice::from_ref(&writing), &committed, &below, true);
+    assert!(changes.is_empty(), "neither taken nor taken for deleted: {changes:?}");
+    assert_eq!(plan_commit(&[writing], &committed, &below, false).0, [put("log")]);
+}
+
+#[test]
+fn a_folder_that_only_leads_to_a_change_is_none_itself() {
+    let below = Folders::of(&[("d", &["x"])]);
+    assert_eq!(first(&[folder("d", false, None), file("d/x", 1)], &below).0, [put("d/x")]);
+}

@@ -1,0 +1,178 @@
+//! Bytes of large files, each content once.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use manifest::content::{
+    BLOCK_BYTES, BlockDigest, ContentId, block_count, block_digest, block_length, digest_of_zeros,
+};
+use types::ids::random_base62;
+
+use crate::error::{Doing, VolumeError};
+use crate::sys;
+
+/// Zeros are left out of a copy in pieces of this size: holes stay holes.
+const HOLE_BYTES: usize = 128 << 10;
+
+/// Cheap to clone; all clones are one store.
+#[derive(Debug, Clone)]
+pub struct ContentStore {
+    folder: PathBuf,
+    /// On the same file system; what is in it is not whole.
+    incoming: PathBuf,
+}
+
+impl ContentStore {
+    /// Makes the folders below the folder of volumes.
+    pub fn open(volumes: &Path) -> Result<Self, VolumeError> {
+        let store = Self { folder: volumes.join("content"), incoming: volumes.join("uploads") };
+        for folder in [&store.folder, &store.incoming] {
+            fs::create_dir_all(folder).doing("make folder", folder)?;
+        }
+        Ok(store)
+    }
+
+    /// What overlayfs looks for contents in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn incoming(&self) -> &Path {
+        &self.incoming
+    }
+
+    pub fn path(&self, id: &ContentId) -> PathBuf {
+        self.folder.join(id.as_str())
+    }
+
+    pub fn has(&self, id: &ContentId) -> bool {
+        self.path(id).exists()
+    }
+
+    /// Copies a file's bytes as they are now and gives them their name, with one more link at `reference` so that nobody
+    /// takes them for garbage.
+    pub(crate) fn store(&self, source: &File, size: u64, reference: &Path) -> Result<ContentId, VolumeError> {
+        let path = self.incoming.join(random_base62(16));
+        let stored =
+            File::options().read(true).write(true).create_new(true).open(&path).doing("make", &path).and_then(|copy| {
+                let id = copy_and_name(source, &copy, size).doing("copy into", &path)?;
+                copy.sync_all().doing("write", &path)?;
+                self.name(&path, &id, reference)?;
+                Ok(id)
+            });
+        // Linked under its name, or worth nothing.
+        let _ = fs::remove_file(&path);
+        stored
+    }
+
+    /// As [`Self::store`], for a file that nobody will ever write to again: its bytes stay where they are on disk.
+    pub(crate) fn adopt(&self, file: &Path, size: u64, reference: &Path) -> Result<ContentId, VolumeError> {
+        let opened = File::open(file).doing("open", file)?;
+        let id = name_of(&opened, size).doing("read", file)?;
+        if !self.refer(&id, reference)? {
+            opened.sync_all().doing("write", file)?;
+            std::os::unix::fs::chown(file, Some(0), Some(0)).doing("change", file)?;
+            opened.set_permissions(fs::Permissions::from_mode(0o400)).doing("change", file)?;
+            self.name(file, &id, reference)?;
+        }
+        Ok(id)
+    }
+
+    /// One more link to a content; false when there is no such content.
+    pub(crate) fn refer(&self, id: &ContentId, reference: &Path) -> Result<bool, VolumeError> {
+        match fs::hard_link(self.path(id), reference) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).doing("refer to", reference),
+        }
+    }
+
+    fn name(&self, file: &Path, id: &ContentId, reference: &Path) -> Result<(), VolumeError> {
+        if let Err(error) = fs::hard_link(file, self.path(id))
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error).doing("name", file);
+        }
+        if self.refer(id, reference)? {
+            return Ok(());
+        }
+        // Taken for garbage between the two links: it was there before, unused.
+        fs::hard_link(file, self.path(id)).doing("name", file)?;
+        self.refer(id, reference).map(drop)
+    }
+
+    /// Gives an uploaded file its name; it stays until it is old and nothing refers to it.
+    pub(crate) fn take(&self, file: &Path, id: &ContentId) -> Result<(), VolumeError> {
+        fs::rename(file, self.path(id)).doing("name", file)
+    }
+
+    /// Deletes contents that nothing refers to and that came before `before`.
+    pub(crate) fn sweep(&self, before: SystemTime) -> Result<u64, VolumeError> {
+        let mut freed = 0;
+        for entry in fs::read_dir(&self.folder).doing("list", &self.folder)?.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            // The change time: when it lost its last reference, if it had one.
+            let changed = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(metadata.ctime().max(0) as u64);
+            if metadata.nlink() == 1 && changed < before && fs::remove_file(entry.path()).is_ok() {
+                freed += metadata.blocks() * 512;
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// A file's name by its bytes.
+pub(crate) fn name_of(file: &File, size: u64) -> io::Result<ContentId> {
+    name_blocks(file, size, |_, _| Ok(()))
+}
+
+fn copy_and_name(source: &File, copy: &File, size: u64) -> io::Result<ContentId> {
+    if sys::clone_blocks(source, copy) {
+        copy.set_len(size)?;
+        return name_of(copy, size);
+    }
+    let id = name_blocks(source, size, |offset, block| {
+        for (index, piece) in block.chunks(HOLE_BYTES).enumerate() {
+            if piece.iter().any(|byte| *byte != 0) {
+                copy.write_all_at(piece, offset + (index * HOLE_BYTES) as u64)?;
+            }
+        }
+        Ok(())
+    })?;
+    copy.set_len(size)?;
+    Ok(id)
+}
+
+fn name_blocks(file: &File, size: u64, mut take: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<ContentId> {
+    let mut buffer = vec![0; size.min(BLOCK_BYTES) as usize];
+    let mut digests: Vec<BlockDigest> = Vec::new();
+    for index in 0..block_count(size) {
+        let (offset, length) = (index * BLOCK_BYTES, block_length(size, index) as usize);
+        if sys::next_data(file, offset)?.is_none_or(|data| data >= offset + length as u64) {
+            digests.push(digest_of_zeros());
+            continue;
+        }
+        let block = &mut buffer[..length];
+        read_up_to(file, block, offset)?;
+        digests.push(block_digest(block));
+        take(offset, block)?;
+    }
+    Ok(ContentId::of(size, &digests))
+}
+
+/// A file that was cut meanwhile ends in zeros.
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    buffer[filled..].fill(0);
+    Ok(())
+}

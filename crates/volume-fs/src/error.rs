@@ -1,0 +1,49 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why something could not be done with a volume. Paths inside volumes are shown as the user knows them.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("could not {doing} `{path}`")]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("the disk under `{0}` is full")]
+    NoSpace(PathBuf),
+    #[error("`{0}` does not exist in the volume")]
+    NotFound(PathBuf),
+    #[error("`{0}` exists already in the volume")]
+    Exists(PathBuf),
+    #[error("`{0}` is a directory")]
+    IsFolder(PathBuf),
+    #[error("`{0}` is not a directory")]
+    NotFolder(PathBuf),
+    #[error("directory `{0}` is not empty; remove it with `recursive`")]
+    NotEmpty(PathBuf),
+    #[error("`{0}` cannot be copied into itself")]
+    IntoItself(PathBuf),
+    #[error("the volume was deleted")]
+    Deleted,
+    #[error("a block came with other bytes than its checksum says; send it again")]
+    WrongBlock,
+    #[error("nobody has asked for this block; ask the server again which ones are missing")]
+    UnknownBlock,
+}
+
+/// What was being done when the system refused.
+pub(crate) trait Doing<T> {
+    fn doing(self, doing: &'static str, path: &Path) -> Result<T, VolumeError>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, doing: &'static str, path: &Path) -> Result<T, VolumeError> {
+        self.map_err(|source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => VolumeError::NoSpace(path.to_owned()),
+            _ => VolumeError::Io { doing, path: path.to_owned(), source },
+        })
+    }
+}
+
+impl<T> Doing<T> for rustix::io::Result<T> {
+    fn doing(self, doing: &'static str, path: &Path) -> Result<T, VolumeError> {
+        self.map_err(io::Error::from).doing(doing, path)
+    }
+}

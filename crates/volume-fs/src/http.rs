@@ -1,0 +1,220 @@
+//! The HTTP face of volumes: where clients send blocks and fetch them.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `PUT /volume-blocks/{content}/{index}?…` | 200, no body |
+//! | `GET /volume-files/{token}?…` | 200, the bytes that the token names |
+//!
+//! The URL is the permission: clients send no credentials here. A token names a stretch of a content or of a small file in
+//! a layer, neither of which ever changes, so all blocks of one answer are of one version of the file.
+
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use blob_store::sign::UrlKey;
+use futures::stream;
+use manifest::content::{BLOCK_BYTES, ContentId};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use crate::error::VolumeError;
+use crate::store::Volumes;
+use crate::view::Node;
+
+/// How long a URL is good for. Clients use them at once; a large file over a slow line takes a while.
+const VALID_S: u64 = 12 * 3600;
+/// Bytes read from disk at a time.
+const PIECE: usize = 256 << 10;
+
+#[derive(Clone)]
+struct Face {
+    volumes: Volumes,
+    key: UrlKey,
+}
+
+/// Serves the URLs that [`Urls`] makes with the same key.
+pub fn router(volumes: Volumes, key: UrlKey) -> Router {
+    Router::new()
+        .route("/volume-blocks/{content}/{index}", put(put_block))
+        .route("/volume-files/{token}", get(read))
+        .with_state(Face { volumes, key })
+}
+
+/// Makes URLs below one base, such as `http://127.0.0.1:9900`.
+pub struct Urls {
+    pub base: String,
+    pub key: UrlKey,
+}
+
+/// What a token names.
+#[derive(Serialize, Deserialize)]
+enum Place {
+    Content(String),
+    Layer { volume: String, layer: String, path: PathBuf },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stretch {
+    place: Place,
+    start: u64,
+    length: u64,
+}
+
+impl Urls {
+    pub fn put_block(&self, id: &ContentId, index: usize) -> String {
+        let what = put_permission(id.as_str(), index);
+        format!("{}/volume-blocks/{id}/{index}?{}", self.base, self.key.query_for(&what, now_s() + VALID_S))
+    }
+
+    /// # Errors
+    /// When the node cannot be read.
+    pub fn read(&self, volume: &str, node: &Node, (start, length): (u64, u64)) -> Result<String, VolumeError> {
+        let place = match node.content()? {
+            Some(id) => Place::Content(id.to_string()),
+            None => layer_place(volume, node.path()),
+        };
+        let token = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&Stretch { place, start, length }).unwrap_or_default());
+        let query = self.key.query_for(&read_permission(&token), now_s() + VALID_S);
+        Ok(format!("{}/volume-files/{token}?{query}", self.base))
+    }
+}
+
+/// `…/layers/<layer>/diff/<path>` taken apart.
+fn layer_place(volume: &str, real: &FilePath) -> Place {
+    let parts: Vec<_> = real.iter().collect();
+    let at = parts.iter().rposition(|part| *part == "layers").unwrap_or(0);
+    // The user's own path may hold a folder `layers`: the volume's is the one behind the volume's id.
+    let at = parts.iter().position(|part| part.to_str() == Some(volume)).map_or(at, |volume| volume + 1);
+    let layer = parts.get(at + 1).map(|part| part.to_string_lossy().into_owned()).unwrap_or_default();
+    Place::Layer { volume: volume.to_owned(), layer, path: parts.iter().skip(at + 3).collect() }
+}
+
+fn put_permission(content: &str, index: usize) -> String {
+    format!("volume block put\n{content}\n{index}")
+}
+
+fn read_permission(token: &str) -> String {
+    format!("volume file read\n{token}")
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+async fn put_block(
+    State(face): State<Face>,
+    Path((content, index)): Path<(String, usize)>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
+    let permission = put_permission(&content, index);
+    if let Err(error) = face.key.check_for(&permission, query.as_deref().unwrap_or_default(), now_s()) {
+        return refuse(StatusCode::FORBIDDEN, &error.to_string());
+    }
+    let Some(id) = ContentId::parse(&content) else { return refuse(StatusCode::NOT_FOUND, "no such content") };
+    let block = match to_bytes(body, BLOCK_BYTES as usize).await {
+        Ok(block) => block,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("the block did not arrive whole: {error}")),
+    };
+    let volumes = face.volumes.clone();
+    let put = tokio::task::spawn_blocking(move || volumes.uploads().put(&id, index, &block)).await;
+    match put {
+        Ok(Ok(())) => StatusCode::OK.into_response(),
+        Ok(Err(error)) => refuse(status_of(&error), &sentence_of(&error)),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the server is being stopped"),
+    }
+}
+
+async fn read(State(face): State<Face>, Path(token): Path<String>, RawQuery(query): RawQuery) -> Response {
+    let permission = read_permission(&token);
+    if let Err(error) = face.key.check_for(&permission, query.as_deref().unwrap_or_default(), now_s()) {
+        return refuse(StatusCode::FORBIDDEN, &error.to_string());
+    }
+    let decoded = URL_SAFE_NO_PAD.decode(&token).ok();
+    let stretch: Option<Stretch> = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let Some((path, stretch)) = stretch.and_then(|stretch| Some((face.path(&stretch)?, stretch))) else {
+        return refuse(StatusCode::NOT_FOUND, "this version of the file is gone; read the file again");
+    };
+    match open(&path, &stretch).await {
+        Ok(file) => {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_LENGTH, stretch.length.into());
+            headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
+            (headers, pieces(file, stretch.length)).into_response()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            refuse(StatusCode::NOT_FOUND, "this version of the file is gone; read the file again")
+        }
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "a file of a volume could not be read");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "the server could not read its disk; its log says why")
+        }
+    }
+}
+
+impl Face {
+    fn path(&self, stretch: &Stretch) -> Option<PathBuf> {
+        match &stretch.place {
+            Place::Content(id) => Some(self.volumes.contents().path(&ContentId::parse(id)?)),
+            Place::Layer { volume, layer, path } => self.volumes.file_of_layer(volume, layer, path),
+        }
+    }
+}
+
+async fn open(path: &FilePath, stretch: &Stretch) -> io::Result<tokio::fs::File> {
+    let mut file = tokio::fs::File::open(path).await?;
+    file.seek(io::SeekFrom::Start(stretch.start)).await?;
+    Ok(file)
+}
+
+/// A piece at a time: memory does not grow with the length.
+fn pieces(file: tokio::fs::File, length: u64) -> Body {
+    Body::from_stream(stream::try_unfold((file, length), |(mut file, left)| async move {
+        if left == 0 {
+            return Ok::<_, io::Error>(None);
+        }
+        let mut piece = vec![0; PIECE.min(left as usize)];
+        let read = file.read(&mut piece).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        piece.truncate(read);
+        Ok(Some((Bytes::from(piece), (file, left - read as u64))))
+    }))
+}
+
+fn refuse(status: StatusCode, sentence: &str) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{sentence}\n")).into_response()
+}
+
+fn status_of(error: &VolumeError) -> StatusCode {
+    match error {
+        VolumeError::WrongBlock => StatusCode::BAD_REQUEST,
+        VolumeError::UnknownBlock => StatusCode::NOT_FOUND,
+        VolumeError::NoSpace(_) => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn sentence_of(error: &VolumeError) -> String {
+    match error {
+        VolumeError::Io { path, source, .. } => {
+            tracing::error!(path = %path.display(), %error, %source, "a block could not be taken");
+            "the server could not use its disk; its log says why".to_owned()
+        }
+        VolumeError::NoSpace(path) => {
+            tracing::error!(path = %path.display(), "a block found the disk full");
+            "the server's disk is full; free some space there and try again".to_owned()
+        }
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,360 @@
+//! All volumes of one machine: which layers each is, who reads them, and what may be deleted.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use manifest::merging::plan_merge;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::content::ContentStore;
+use crate::error::{Doing, VolumeError};
+use crate::layer::{BuiltLayer, LayerBuilder};
+use crate::merge;
+use crate::sys;
+use crate::uploads::Uploads;
+use crate::view::View;
+
+/// Layers that were merged away, and contents that nothing refers to, stay for the URLs that name them.
+const UNUSED_KEPT: Duration = Duration::from_secs(3600);
+
+/// Cheap to clone; all clones are one store.
+#[derive(Clone)]
+pub struct Volumes {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    contents: ContentStore,
+    uploads: Uploads,
+    /// Locked for a look-up only.
+    volumes: Mutex<HashMap<String, Arc<Volume>>>,
+}
+
+#[derive(Debug)]
+struct Volume {
+    folder: PathBuf,
+    /// Held by the one commit that goes on: what it checks stays so until it is published.
+    publishing: Mutex<()>,
+    /// Locked for a moment, never while the disk works except to replace the head.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    head: Head,
+    /// How many views look at each layer.
+    readers: HashMap<String, usize>,
+    /// Layers that are no part of the volume any more, and since when.
+    retired: Vec<(SystemTime, String)>,
+    deleted: bool,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+struct Head {
+    /// Counts commits.
+    version: u64,
+    /// Lowest first.
+    layers: Vec<LayerEntry>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+struct LayerEntry {
+    name: String,
+    entries: u64,
+}
+
+/// Keeps layers from being deleted.
+#[derive(Debug)]
+pub struct Pinned {
+    volume: Arc<Volume>,
+    names: Vec<String>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut state = self.volume.state.lock();
+        for name in &self.names {
+            if let Some(readers) = state.readers.get_mut(name) {
+                *readers -= 1;
+                if *readers == 0 {
+                    state.readers.remove(name);
+                }
+            }
+        }
+        let is_over = state.deleted && state.readers.is_empty();
+        drop(state);
+        if is_over {
+            self.volume.remove();
+        }
+    }
+}
+
+/// A volume's layers for a mount.
+#[derive(Debug)]
+pub struct Layers {
+    pub version: u64,
+    /// The layers' `diff` folders, lowest first; none for a volume that was never written to.
+    pub folders: Vec<PathBuf>,
+    pub pinned: Pinned,
+}
+
+impl Volumes {
+    /// Opens the folder. No container is running: what was being built or sent is taken away.
+    pub fn open(root: &Path) -> Result<Self, VolumeError> {
+        let contents = ContentStore::open(root)?;
+        for entry in fs::read_dir(contents.incoming()).doing("list", contents.incoming())?.flatten() {
+            let _ = fs::remove_file(entry.path());
+        }
+        let uploads = Uploads::new(contents.clone());
+        let inner = Inner { root: root.to_owned(), contents, uploads, volumes: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub fn contents(&self) -> &ContentStore {
+        &self.inner.contents
+    }
+
+    pub fn uploads(&self) -> &Uploads {
+        &self.inner.uploads
+    }
+
+    /// Where a worker builds layers of this volume.
+    pub fn building(&self, volume: &str) -> Result<PathBuf, VolumeError> {
+        Ok(self.volume(volume)?.folder.join("building"))
+    }
+
+    fn volume(&self, id: &str) -> Result<Arc<Volume>, VolumeError> {
+        let mut volumes = self.inner.volumes.lock();
+        if let Some(volume) = volumes.get(id) {
+            return Ok(volume.clone());
+        }
+        let volume = Arc::new(Volume::open(self.inner.root.join(id))?);
+        volumes.insert(id.to_owned(), volume.clone());
+        Ok(volume)
+    }
+
+    /// What the volume is now.
+    pub fn view(&self, id: &str) -> Result<View, VolumeError> {
+        let layers = self.layers(id)?;
+        Ok(View::pinned(layers.folders.into_iter(), layers.pinned))
+    }
+
+    pub fn layers(&self, id: &str) -> Result<Layers, VolumeError> {
+        Volume::layers(&self.volume(id)?)
+    }
+
+    /// Makes a layer over the volume as it is, and makes it part of the volume; answers with the volume's version. Nobody
+    /// else changes the volume meanwhile.
+    pub fn change(
+        &self,
+        id: &str,
+        build: impl FnOnce(&View, LayerBuilder<'_>) -> Result<Option<BuiltLayer>, VolumeError>,
+    ) -> Result<u64, VolumeError> {
+        let volume = self.volume(id)?;
+        let _publishing = volume.publishing.lock();
+        let view = self.view(id)?;
+        let layer = LayerBuilder::new(self.contents(), &volume.folder.join("building"), &view)?;
+        match build(&view, layer)? {
+            Some(layer) => volume.publish(&layer),
+            None => Ok(volume.state.lock().head.version),
+        }
+    }
+
+    /// Makes a layer that a worker built part of the volume.
+    pub fn publish(&self, id: &str, layer: &BuiltLayer) -> Result<u64, VolumeError> {
+        let volume = self.volume(id)?;
+        let _publishing = volume.publishing.lock();
+        volume.publish(layer)
+    }
+
+    /// Merges layers if there are many; true when it did.
+    pub fn merge(&self, id: &str) -> Result<bool, VolumeError> {
+        self.volume(id)?.merge(self.contents())
+    }
+
+    /// The volume is gone for everybody who comes from now on; its files go when the last reader does.
+    pub fn delete(&self, id: &str) -> Result<(), VolumeError> {
+        let volume = self.volume(id)?;
+        self.inner.volumes.lock().remove(id);
+        let mut state = volume.state.lock();
+        state.deleted = true;
+        let is_over = state.readers.is_empty();
+        drop(state);
+        if is_over {
+            volume.remove();
+        }
+        Ok(())
+    }
+
+    /// Deletes volumes that are not among these, once, before anybody uses one.
+    pub fn retain(&self, known: &HashSet<String>) -> Result<(), VolumeError> {
+        for entry in fs::read_dir(&self.inner.root).doing("list", &self.inner.root)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("vo-") && !known.contains(&name) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what nobody needs any more; answers with the bytes of contents that this freed.
+    pub fn sweep(&self, now: SystemTime) -> Result<u64, VolumeError> {
+        let before = now - UNUSED_KEPT;
+        let volumes: Vec<_> = self.inner.volumes.lock().values().cloned().collect();
+        for volume in volumes {
+            volume.drop_retired(before);
+        }
+        self.inner.uploads.sweep(before);
+        self.inner.contents.sweep(before)
+    }
+}
+
+impl Volume {
+    fn open(folder: PathBuf) -> Result<Self, VolumeError> {
+        let head = match fs::read(folder.join("head")) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(io::Error::other).doing("understand", &folder.join("head"))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Head::default(),
+            Err(error) => return Err(error).doing("read", &folder.join("head")),
+        };
+        let building = folder.join("building");
+        let _ = fs::remove_dir_all(&building);
+        for path in [&folder.join("layers"), &building] {
+            fs::create_dir_all(path).doing("make folder", path)?;
+        }
+        let volume = Self { folder, publishing: Mutex::default(), state: Mutex::default() };
+        volume.remove_unnamed(&head)?;
+        volume.state.lock().head = head;
+        Ok(volume)
+    }
+
+    /// A layer that the head does not name was never committed, or was merged away.
+    fn remove_unnamed(&self, head: &Head) -> Result<(), VolumeError> {
+        let layers = self.folder.join("layers");
+        for entry in fs::read_dir(&layers).doing("list", &layers)?.flatten() {
+            if !head.layers.iter().any(|layer| entry.file_name() == *layer.name) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    fn layer(&self, name: &str) -> PathBuf {
+        self.folder.join("layers").join(name)
+    }
+
+    fn layers(self: &Arc<Self>) -> Result<Layers, VolumeError> {
+        let mut state = self.state.lock();
+        if state.deleted {
+            return Err(VolumeError::Deleted);
+        }
+        let names: Vec<String> = state.head.layers.iter().map(|layer| layer.name.clone()).collect();
+        for name in &names {
+            *state.readers.entry(name.clone()).or_default() += 1;
+        }
+        let folders = names.iter().map(|name| self.layer(name).join("diff")).collect();
+        Ok(Layers { version: state.head.version, folders, pinned: Pinned { volume: self.clone(), names } })
+    }
+
+    /// The caller holds `publishing`.
+    fn publish(&self, layer: &BuiltLayer) -> Result<u64, VolumeError> {
+        let name = self.take_in(layer)?;
+        let mut head = self.state.lock().head.clone();
+        head.version += 1;
+        head.layers.push(LayerEntry { name, entries: layer.entries });
+        self.replace_head(head)
+    }
+
+    fn take_in(&self, layer: &BuiltLayer) -> Result<String, VolumeError> {
+        if self.state.lock().deleted {
+            layer.discard();
+            return Err(VolumeError::Deleted);
+        }
+        let name = layer.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        fs::rename(&layer.folder, self.layer(&name)).doing("take in", &layer.folder)?;
+        let layers = self.folder.join("layers");
+        sys::sync_folder(&layers).doing("write", &layers)?;
+        Ok(name)
+    }
+
+    /// From the moment of the rename the volume is what the new head says, whatever happens.
+    fn replace_head(&self, head: Head) -> Result<u64, VolumeError> {
+        let (path, next) = (self.folder.join("head"), self.folder.join("head.next"));
+        let bytes = serde_json::to_vec(&head).map_err(io::Error::other).doing("encode", &path)?;
+        let written = fs::File::create(&next).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        });
+        written.doing("write", &next)?;
+        fs::rename(&next, &path).doing("replace", &path)?;
+        let version = head.version;
+        self.state.lock().head = head;
+        sys::sync_folder(&self.folder).doing("write", &self.folder)?;
+        Ok(version)
+    }
+
+    fn merge(self: &Arc<Self>, contents: &ContentStore) -> Result<bool, VolumeError> {
+        let head = self.state.lock().head.clone();
+        let entries: Vec<u64> = head.layers.iter().map(|layer| layer.entries).collect();
+        let Some(range) = plan_merge(&entries) else { return Ok(false) };
+        let _pinned = self.layers()?;
+        let merged: Vec<LayerEntry> = head.layers[range.clone()].to_vec();
+        let parts: Vec<PathBuf> = merged.iter().rev().map(|layer| self.layer(&layer.name).join("diff")).collect();
+        let layer = merge::merge(contents, &self.folder.join("building"), &parts, range.start == 0)?;
+        let _publishing = self.publishing.lock();
+        let mut head = self.state.lock().head.clone();
+        // Commits only add on top; another merge may have been faster.
+        let Some(at) = head.layers.windows(merged.len()).position(|layers| layers == merged) else {
+            layer.iter().for_each(BuiltLayer::discard);
+            return Ok(false);
+        };
+        let replacement = match &layer {
+            Some(layer) => Some(LayerEntry { name: self.take_in(layer)?, entries: layer.entries }),
+            None => None,
+        };
+        head.layers.splice(at..at + merged.len(), replacement);
+        self.replace_head(head)?;
+        let now = SystemTime::now();
+        self.state.lock().retired.extend(merged.into_iter().map(|layer| (now, layer.name)));
+        Ok(true)
+    }
+
+    fn drop_retired(&self, before: SystemTime) {
+        let mut state = self.state.lock();
+        let State { retired, readers, .. } = &mut *state;
+        let (gone, kept) = retired.drain(..).partition(|(since, name)| *since < before && !readers.contains_key(name));
+        *retired = kept;
+        drop(state);
+        let gone: Vec<(SystemTime, String)> = gone;
+        for (_, name) in gone {
+            let _ = fs::remove_dir_all(self.layer(&name));
+        }
+    }
+
+    /// Renamed first: what is half deleted must not be taken for a volume.
+    fn remove(&self) {
+        let _ = fs::remove_file(self.folder.join("head"));
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+
+    fn layer_is_named(&self, name: &str) -> bool {
+        let state = self.state.lock();
+        state.head.layers.iter().any(|layer| layer.name == name) || state.retired.iter().any(|(_, n)| n == name)
+    }
+}
+
+impl Volumes {
+    /// A file of a layer that was named in a URL, while that is still there.
+    pub(crate) fn file_of_layer(&self, id: &str, layer: &str, path: &Path) -> Option<PathBuf> {
+        let volume = self.volume(id).ok()?;
+        volume.layer_is_named(layer).then(|| volume.layer(layer).join("diff").join(path))
+    }
+}

@@ -1,0 +1,219 @@
+//! The volumes of one task: mounted with a folder for its writes, turned into layers on request, shown anew on request.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use container_runtime::{Container, LayeredMount, RemountOutcome};
+use manifest::changes::Committed;
+use parking_lot::Mutex;
+use types::errors::with_causes;
+use types::ids::VolumeId;
+use volume_fs::commit::{Taking, collect};
+use volume_fs::layer::BuiltLayer;
+use volume_fs::{ContentStore, View};
+use worker_protocol::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerEvent};
+
+use crate::Worker;
+
+/// A running container with its volumes.
+pub struct Mounted {
+    pub container: Container,
+    pub volumes: TaskVolumes,
+}
+
+#[derive(Debug)]
+pub struct TaskVolumes {
+    volumes: Vec<Arc<TaskVolume>>,
+}
+
+#[derive(Debug)]
+struct TaskVolume {
+    spec: VolumeSpec,
+    contents: ContentStore,
+    /// Below it a folder for each mount that there has been.
+    folder: PathBuf,
+    /// Locked by one request at a time, on a blocking thread. The control plane sends no second one before the answer.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    generation: u32,
+    layers: Vec<PathBuf>,
+    committed: Committed,
+    /// What will be committed when the control plane says that the layer was taken.
+    unsettled: Option<(RequestId, Committed)>,
+}
+
+impl TaskVolumes {
+    /// `folder` must not exist; nothing is made here.
+    pub fn new(specs: &[VolumeSpec], folder: &Path, contents: &ContentStore) -> Self {
+        let volume = |(number, spec): (usize, &VolumeSpec)| {
+            let state =
+                State { generation: 0, layers: spec.layers.clone(), committed: Committed::default(), unsettled: None };
+            let (spec, contents, folder) = (spec.clone(), contents.clone(), folder.join(number.to_string()));
+            Arc::new(TaskVolume { spec, contents, folder, state: Mutex::new(state) })
+        };
+        Self { volumes: specs.iter().enumerate().map(volume).collect() }
+    }
+
+    /// What the container is started with.
+    pub fn mounts(&self) -> Vec<LayeredMount> {
+        self.volumes.iter().map(|volume| volume.mount(0, volume.spec.layers.clone())).collect()
+    }
+
+    fn find(&self, id: &VolumeId) -> Option<Arc<TaskVolume>> {
+        self.volumes.iter().find(|volume| volume.spec.volume == *id).cloned()
+    }
+}
+
+impl TaskVolume {
+    fn generation(&self, number: u32) -> PathBuf {
+        self.folder.join(number.to_string())
+    }
+
+    fn mount(&self, generation: u32, layers: Vec<PathBuf>) -> LayeredMount {
+        LayeredMount {
+            target: self.spec.mount_path.clone(),
+            layers,
+            data: Some(self.contents.folder().to_owned()),
+            upper: (!self.spec.read_only).then(|| self.generation(generation)),
+            sub_path: self.spec.sub_path.clone(),
+            read_only: self.spec.read_only,
+        }
+    }
+
+    fn collect(&self, request: RequestId, taking: Taking) -> Result<Option<VolumeLayer>, String> {
+        if self.spec.read_only {
+            return Ok(None);
+        }
+        let mut state = self.state.lock();
+        let below = View::of(state.layers.iter().cloned());
+        let upper = self.generation(state.generation).join("diff");
+        let (layer, committed) = collect(&self.contents, &self.spec.building, &upper, &below, &state.committed, taking)
+            .map_err(|error| with_causes(&error))?;
+        match layer {
+            Some(_) => state.unsettled = Some((request, committed)),
+            None => state.committed = committed,
+        }
+        Ok(layer.map(volume_layer))
+    }
+
+    fn settle(&self, request: RequestId, is_taken: bool) {
+        let mut state = self.state.lock();
+        if let Some((_, committed)) = state.unsettled.take_if(|(unsettled, _)| *unsettled == request)
+            && is_taken
+        {
+            state.committed = committed;
+        }
+    }
+
+    /// After the container shows `layers`: what it wrote before that and nobody has yet.
+    fn moved_to(&self, layers: Vec<PathBuf>) -> Result<Option<VolumeLayer>, String> {
+        let late = match self.spec.read_only {
+            true => Ok(None),
+            false => self.collect(RequestId::MAX, Taking::Final),
+        };
+        let mut state = self.state.lock();
+        let old = self.generation(state.generation);
+        *state = State { generation: state.generation + 1, layers, committed: Committed::default(), unsettled: None };
+        drop(state);
+        // Kept when it could not be read: it holds what nobody else has.
+        if late.is_ok() {
+            let _ = fs::remove_dir_all(old);
+        }
+        late
+    }
+}
+
+fn volume_layer(layer: BuiltLayer) -> VolumeLayer {
+    VolumeLayer { folder: layer.folder, entries: layer.entries }
+}
+
+impl Mounted {
+    /// After the container's end: everything that was not committed.
+    pub async fn collect_all(self: Arc<Self>) -> Vec<(VolumeId, VolumeLayer)> {
+        if self.volumes.volumes.is_empty() {
+            return Vec::new();
+        }
+        let collect = move || {
+            let mut layers = Vec::new();
+            for volume in &self.volumes.volumes {
+                match volume.collect(RequestId::MAX, Taking::Final) {
+                    Ok(layer) => layers.extend(layer.map(|layer| (volume.spec.volume.clone(), layer))),
+                    Err(error) => tracing::error!(volume = %volume.spec.volume, error, "writes to a volume are lost"),
+                }
+            }
+            layers
+        };
+        tokio::task::spawn_blocking(collect).await.unwrap_or_default()
+    }
+
+    async fn remount(&self, volume: &Arc<TaskVolume>, layers: Vec<PathBuf>) -> VolumeAnswer {
+        let generation = volume.state.lock().generation + 1;
+        match self.container.remount(&volume.mount(generation, layers.clone())).await {
+            RemountOutcome::Failed(error) => VolumeAnswer::Failed(error),
+            RemountOutcome::Busy => {
+                let (pid, target) = (self.container.pid(), volume.spec.mount_path.clone());
+                let found = tokio::task::spawn_blocking(move || find_user(pid, &target)).await;
+                VolumeAnswer::Busy(found.ok().flatten())
+            }
+            RemountOutcome::Done => {
+                let volume = volume.clone();
+                let moved = tokio::task::spawn_blocking(move || volume.moved_to(layers)).await;
+                match moved {
+                    Ok(Ok(late)) => VolumeAnswer::Remounted(late),
+                    Ok(Err(error)) => VolumeAnswer::Failed(error),
+                    Err(error) => VolumeAnswer::Failed(error.to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// Carries out a command and answers it. Without a running container there is nothing to be done: what it wrote comes
+/// with its end.
+pub(crate) async fn execute(worker: Arc<Worker>, mounted: Option<Arc<Mounted>>, command: VolumeCommand) {
+    let Some((mounted, volume)) = mounted.and_then(|m| m.volumes.find(command.volume()).map(|v| (m, v))) else {
+        if let VolumeCommand::Collect { request, .. } | VolumeCommand::Remount { request, .. } = command {
+            let answer = VolumeAnswer::Failed("the container is not running".to_owned());
+            let _ = worker.events.send(WorkerEvent::Volume { request, answer }).await;
+        }
+        return;
+    };
+    let (request, answer) = match command {
+        VolumeCommand::Collect { request, leave_open, .. } => {
+            let taking = if leave_open { Taking::WithoutOpenFiles } else { Taking::All };
+            let collected = tokio::task::spawn_blocking(move || volume.collect(request, taking)).await;
+            let answer = match collected {
+                Ok(Ok(layer)) => VolumeAnswer::Collected(layer),
+                Ok(Err(error)) => VolumeAnswer::Failed(error),
+                Err(error) => VolumeAnswer::Failed(error.to_string()),
+            };
+            (request, answer)
+        }
+        VolumeCommand::Remount { request, layers, .. } => (request, mounted.remount(&volume, layers).await),
+        VolumeCommand::Settle { request, is_taken, .. } => return volume.settle(request, is_taken),
+    };
+    let _ = worker.events.send(WorkerEvent::Volume { request, answer }).await;
+}
+
+/// Something in the container that uses what is below `target`, in words.
+fn find_user(container: u32, target: &str) -> Option<String> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let wanted = namespace(&container.to_string())?;
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let inside =
+        processes.filter(|pid| pid.bytes().all(|b| b.is_ascii_digit()) && namespace(pid).as_ref() == Some(&wanted));
+    inside.filter_map(|pid| use_of(&pid, Path::new(target))).next()
+}
+
+fn use_of(pid: &str, target: &Path) -> Option<String> {
+    let below = |link: PathBuf| fs::read_link(link).ok()?.strip_prefix(target).ok().map(Path::to_owned);
+    if below(format!("/proc/{pid}/cwd").into()).is_some() {
+        return Some("cwd is inside volume".to_owned());
+    }
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().find_map(|fd| below(fd.path()))?;
+    Some(format!("path {} is open", open.display()))
+}
