@@ -201,7 +201,8 @@ impl Shared {
 
     /// Makes a layer part of a volume, or throws it away.
     pub async fn publish_volume(self: &Arc<Self>, volume: &VolumeId, layer: VolumeLayer) -> Result<(), VolumeError> {
-        let (id, layer) = (volume.clone(), BuiltLayer { folder: layer.folder, entries: layer.entries });
+        let layer = BuiltLayer { folder: layer.folder, entries: layer.entries, removed: layer.removed };
+        let id = volume.clone();
         let is_known = self.objects.get(ObjectKind::Volume, volume.as_str()).is_some();
         let published = self.volumes.with(move |store| {
             let published = if is_known { store.publish(id.as_str(), &layer) } else { Err(VolumeError::Deleted) };

@@ -25,6 +25,8 @@ const FEW_ENTRIES: u64 = 64;
 pub struct BuiltLayer {
     pub folder: PathBuf,
     pub entries: u64,
+    /// Names that it deletes. See [`BuiltLayer::forget_needless`].
+    pub removed: Vec<PathBuf>,
 }
 
 /// Owner, permission bits, time and the attributes that programs set.
@@ -89,6 +91,7 @@ pub struct LayerBuilder<'a> {
     folder: PathBuf,
     shares: bool,
     entries: u64,
+    removed: Vec<PathBuf>,
     /// Folders of the layer that exist.
     folders: BTreeSet<PathBuf>,
     /// Inodes of sources with several names, and where the first one went.
@@ -114,6 +117,7 @@ impl<'a> LayerBuilder<'a> {
             folder,
             shares: sys::kernel_has_data_layers(),
             entries: 0,
+            removed: Vec::new(),
             folders: BTreeSet::from([PathBuf::new()]),
             linked: HashMap::new(),
             finished: false,
@@ -239,6 +243,7 @@ impl<'a> LayerBuilder<'a> {
 
     pub fn remove(&mut self, path: &Path) -> Result<(), VolumeError> {
         let place = self.prepare(path)?;
+        self.removed.push(path.to_owned());
         sys::make_whiteout(&place).doing("mark as deleted", &place)
     }
 
@@ -300,7 +305,8 @@ impl<'a> LayerBuilder<'a> {
             sys::sync_file_system(&root).doing("write", &root)?;
         }
         self.finished = true;
-        Ok(Some(BuiltLayer { folder: self.folder.clone(), entries: self.entries }))
+        let removed = std::mem::take(&mut self.removed);
+        Ok(Some(BuiltLayer { folder: self.folder.clone(), entries: self.entries, removed }))
     }
 }
 
@@ -313,6 +319,20 @@ impl Drop for LayerBuilder<'_> {
 }
 
 impl BuiltLayer {
+    /// Takes out the marks of deleted names that are not below. Overlayfs lists a folder that lies in one layer only just as
+    /// it is, marks included, so a mark may stand only where there is something to hide.
+    pub(crate) fn forget_needless(&self, below: &View) -> Result<(), VolumeError> {
+        for path in &self.removed {
+            let mark = self.folder.join("diff").join(path);
+            // Something else may have taken the name after it was removed.
+            let is_mark = fs::symlink_metadata(&mark).is_ok_and(|metadata| sys::is_whiteout(&metadata));
+            if is_mark && below.find(path)?.is_none() {
+                fs::remove_file(&mark).doing("remove", &mark)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes away a layer that will not be used.
     pub fn discard(&self) {
         let _ = fs::remove_dir_all(&self.folder);

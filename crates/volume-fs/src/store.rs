@@ -265,7 +265,9 @@ impl Volume {
     }
 
     /// The caller holds `publishing`.
-    fn publish(&self, layer: &BuiltLayer) -> Result<u64, VolumeError> {
+    fn publish(self: &Arc<Self>, layer: &BuiltLayer) -> Result<u64, VolumeError> {
+        let head = self.layers()?;
+        layer.forget_needless(&View::of(head.folders.into_iter()))?;
         let name = self.take_in(layer)?;
         let mut head = self.state.lock().head.clone();
         head.version += 1;
@@ -309,6 +311,10 @@ impl Volume {
         let merged: Vec<LayerEntry> = head.layers[range.clone()].to_vec();
         let parts: Vec<PathBuf> = merged.iter().rev().map(|layer| self.layer(&layer.name).join("diff")).collect();
         let layer = merge::merge(contents, &self.folder.join("building"), &parts, range.start == 0)?;
+        if let Some(layer) = &layer {
+            let below = head.layers[..range.start].iter().map(|layer| self.layer(&layer.name).join("diff"));
+            layer.forget_needless(&View::of(below))?;
+        }
         let _publishing = self.publishing.lock();
         let mut head = self.state.lock().head.clone();
         // Commits only add on top; another merge may have been faster.

@@ -128,7 +128,7 @@ impl TaskVolume {
 }
 
 fn volume_layer(layer: BuiltLayer) -> VolumeLayer {
-    VolumeLayer { folder: layer.folder, entries: layer.entries }
+    VolumeLayer { folder: layer.folder, entries: layer.entries, removed: layer.removed }
 }
 
 impl Mounted {

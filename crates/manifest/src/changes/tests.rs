@@ -104,6 +104,13 @@ fn a_name_inside_a_renamed_folder_is_found_where_it_was() {
 }
 
 #[test]
+fn a_file_in_the_place_of_a_committed_folder_is_all_that_is_said_of_it() {
+    let below = Folders::of(&[]);
+    let (_, committed) = first(&[folder("d", true, None), file("d/x", 1)], &below);
+    assert_eq!(plan_commit(&[file("d", 2)], &committed, &below, false).0, [put("d")]);
+}
+
+#[test]
 fn a_file_that_somebody_writes_to_waits_for_a_later_commit() {
     let below = Folders::of(&[]);
     let writing = Entry { is_being_written: true, ..file("log", 2) };
