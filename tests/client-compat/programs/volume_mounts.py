@@ -286,7 +286,8 @@ def check_files_keep_what_makes_them_files():
     entries = {e.path: e for e in volume.listdir("kinds")}
     kinds = {path.partition("/")[2]: int(entry.type) for path, entry in entries.items()}
     assert kinds["to-script"] == kinds["dangling"] == 3 and kinds["no files"] == 2 and kinds["script"] == 1, kinds
-    assert kinds["fifo"] == 4, kinds
+    # Clients before 1.0 do not know that there are such.
+    assert kinds.get("fifo") == (4 if NUMBERS >= (1, 0) else None), kinds
     assert entries["kinds/empty"].mtime == 1_000_000_000 and entries["kinds/sparse"].size == 3 << 30
     assert content(volume, "kinds/hard").startswith(b"#!/bin/sh")
     volume.remove_file("kinds/sparse")
