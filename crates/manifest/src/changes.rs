@@ -203,7 +203,8 @@ impl<B: Below> Planner<'_, B> {
         let here = self.below.folder(path);
         let rights_before = match before.filter(|_| is_same) {
             Some(known) => Some((known.stamp.mode, known.stamp.owner)),
-            None if lies_here || origin.is_none() => here,
+            None if lies_here => here,
+            // Whatever had this name may be gone from the volume by now.
             None => None,
         };
         if rights_before != Some((entry.stamp.mode, entry.stamp.owner)) {

@@ -35,7 +35,12 @@ impl ContentStore {
         Ok(store)
     }
 
-    /// What overlayfs looks for contents in.
+    /// What overlayfs looks for contents in; none where it cannot, and no layer refers to a content.
+    pub fn data_layer(&self) -> Option<&Path> {
+        sys::kernel_has_data_layers().then_some(self.folder.as_path())
+    }
+
+    /// Where contents are.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

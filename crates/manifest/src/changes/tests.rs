@@ -79,7 +79,7 @@ fn two_containers_that_make_the_same_folder_both_keep_their_files() {
 fn a_folder_that_was_deleted_and_made_again_removes_what_was_in_it_by_name() {
     let below = Folders::of(&[("d", &["old", "kept"])]);
     let (changes, _) = first(&[folder("d", true, None), file("d/kept", 1)], &below);
-    assert_eq!(changes, [remove("d/old"), put("d/kept")]);
+    assert_eq!(changes, [make("d"), remove("d/old"), put("d/kept")]);
 }
 
 #[test]
