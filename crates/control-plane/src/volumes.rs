@@ -215,6 +215,10 @@ impl Shared {
         volume: &VolumeId,
         leave_open: bool,
     ) -> Result<(), VolumeFailure> {
+        // A container goes on with the files of a deleted volume, as long as it lives.
+        if self.objects.get(ObjectKind::Volume, volume.as_str()).is_none() {
+            return Err(VolumeError::Deleted.into());
+        }
         let (task, volume) = (task.clone(), volume.clone());
         let asked = self.ask_worker(|request| VolumeCommand::Collect {
             task: task.clone(),
@@ -299,7 +303,7 @@ impl Shared {
 
     /// Commits a task's volumes as long as it runs.
     pub async fn background_commit_loop(self: Arc<Self>, task: Arc<Task>) {
-        let mounts: Vec<_> =
+        let mut mounts: Vec<_> =
             task.mounts.lock().iter().filter(|mount| mount.is_committed_by_itself()).cloned().collect();
         if mounts.is_empty() {
             return;
@@ -311,6 +315,7 @@ impl Shared {
                 return;
             }
             let begun = Instant::now();
+            mounts.retain(|mount| self.objects.get(ObjectKind::Volume, mount.usage.volume.as_str()).is_some());
             for mount in &mounts {
                 let leave_open = !round.is_multiple_of(OPEN_FILES_EVERY);
                 if let Err(error) = self.commit_volume(&task, mount, leave_open).await

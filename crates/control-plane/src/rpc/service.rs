@@ -6,6 +6,7 @@ use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 use types::objects::ObjectKind;
 
+use crate::caller::Caller;
 use crate::rpc::Api;
 use crate::rpc::calls::ChunkStream;
 use crate::rpc::dicts::EntryStream;
@@ -478,8 +479,10 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::VolumeListFilesRequest>,
     ) -> Reply<Self::VolumeListFilesStream> {
-        let asked = request.get_ref();
-        let entries = self.volume_list_files(&asked.volume_id, &asked.path, asked.recursive, asked.max_entries).await?;
+        let (version, asked) = (Caller::of(&request)?.version, request.get_ref());
+        let entries =
+            self.volume_list_files(version, &asked.volume_id, &asked.path, asked.recursive, asked.max_entries);
+        let entries = entries.await?;
         let answer = |entries| wire::VolumeListFilesResponse { entries };
         Ok(Response::new(Box::pin(entries.map(move |batch| batch.map(answer)))))
     }
@@ -488,8 +491,10 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::VolumeListFiles2Request>,
     ) -> Reply<Self::VolumeListFiles2Stream> {
-        let asked = request.get_ref();
-        let entries = self.volume_list_files(&asked.volume_id, &asked.path, asked.recursive, asked.max_entries).await?;
+        let (version, asked) = (Caller::of(&request)?.version, request.get_ref());
+        let entries =
+            self.volume_list_files(version, &asked.volume_id, &asked.path, asked.recursive, asked.max_entries);
+        let entries = entries.await?;
         let answer = |entries| wire::VolumeListFiles2Response { entries };
         Ok(Response::new(Box::pin(entries.map(move |batch| batch.map(answer)))))
     }

@@ -22,7 +22,7 @@ use volume_fs::http::Urls;
 use volume_fs::layer::{Attributes, LayerBuilder, Source};
 use volume_fs::{Kind, Node, View, VolumeError};
 
-use crate::caller::{Caller, Principal};
+use crate::caller::{Caller, ClientVersion, Principal};
 use crate::rpc::blobs::parse_sha256;
 use crate::rpc::{Api, blobs};
 use crate::tasks::Task;
@@ -33,6 +33,8 @@ const BATCH: usize = 1000;
 const BATCHES_AHEAD: usize = 4;
 /// Old clients get files in the answer itself; a larger one is made a blob, which they fetch in pieces.
 const MAX_INLINE: u64 = 32 << 20;
+/// Clients before this one fail with all of a listing when it has a pipe or a socket; they do not see those.
+const KNOWS_FIFOS: ClientVersion = ClientVersion(1, 0, 0);
 /// Names in one upload; the message itself has a limit too.
 const MAX_FILES: usize = 2_000_000;
 
@@ -244,6 +246,7 @@ impl Api {
 
     pub(crate) async fn volume_list_files(
         &self,
+        client: ClientVersion,
         volume: &str,
         path: &str,
         recursive: bool,
@@ -269,7 +272,7 @@ impl Api {
         tokio::task::spawn_blocking(move || {
             let _store = store;
             let most = max_entries.map_or(usize::MAX, |most| most as usize);
-            let mut listing = Listing { view: &view, recursive, left: most, batch: Vec::new(), sender };
+            let mut listing = Listing { view: &view, client, recursive, left: most, batch: Vec::new(), sender };
             if let Err(error) = listing.run(&path, &node) {
                 let _ = listing.sender.blocking_send(Err(volume_status(&error)));
             }
@@ -325,6 +328,7 @@ impl Api {
                     at_target.map_or(VolumeError::NotFound(target.clone()), |_| VolumeError::NotFolder(target.clone()))
                 );
             }
+            must_have_folder(view, &target)?;
             for source in &sources {
                 let node = view.find(source)?.ok_or_else(|| VolumeError::NotFound(source.clone()))?;
                 let to = match (is_folder, source.file_name()) {
@@ -463,6 +467,16 @@ fn must_be_file(view: &View, path: &Path) -> Result<(), VolumeError> {
     Ok(())
 }
 
+/// As `cp`, a copy makes no folders on the way.
+fn must_have_folder(view: &View, path: &Path) -> Result<(), VolumeError> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    match view.find(folder)? {
+        Some(node) if node.kind == Kind::Folder => Ok(()),
+        Some(_) => Err(VolumeError::NotFolder(folder.to_owned())),
+        None => Err(VolumeError::NotFound(folder.to_owned())),
+    }
+}
+
 fn copy(
     view: &View,
     layer: &mut LayerBuilder<'_>,
@@ -476,6 +490,9 @@ fn copy(
         }
         if to.starts_with(source) {
             return Err(VolumeError::IntoItself(source.to_owned()));
+        }
+        if view.find(to)?.is_some_and(|there| there.kind != Kind::Folder) {
+            return Err(VolumeError::NotFolder(to.to_owned()));
         }
         return layer.graft(view, node, to);
     }
@@ -493,6 +510,7 @@ fn copy(
 
 struct Listing<'a> {
     view: &'a View,
+    client: ClientVersion,
     recursive: bool,
     left: usize,
     batch: Vec<wire::FileEntry>,
@@ -528,6 +546,9 @@ impl Listing<'_> {
     fn add(&mut self, path: &Path, node: &Node) -> bool {
         if self.left == 0 {
             return false;
+        }
+        if matches!(node.kind, Kind::Fifo | Kind::Socket) && self.client < KNOWS_FIFOS {
+            return true;
         }
         self.left -= 1;
         self.batch.push(wire::FileEntry {
