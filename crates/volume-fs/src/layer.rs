@@ -192,6 +192,11 @@ impl<'a> LayerBuilder<'a> {
                 copy_small(&self.contents.path(id), &place)?;
             }
             Source::Content(id, size) => self.stub(&place, id, size)?,
+            Source::Take(from) if self.may_move(from)? => {
+                fs::rename(from, &place).doing("move", from)?;
+                // What overlayfs noted for itself about a file that was below.
+                return sys::remove_xattr(&place, sys::ORIGIN).doing("unmark", &place);
+            }
             Source::Copy(from) | Source::Take(from) | Source::Share(from) => {
                 let metadata = fs::symlink_metadata(from).doing("look at", from)?;
                 let may_be_linked = metadata.nlink() > 1 && !matches!(source, Source::Share(_));
@@ -205,6 +210,12 @@ impl<'a> LayerBuilder<'a> {
             }
         }
         attributes.apply(&place, false)
+    }
+
+    /// A small file that nobody uses any more goes into the layer as it is, with its attributes and all its names.
+    fn may_move(&self, from: &Path) -> Result<bool, VolumeError> {
+        let metadata = fs::symlink_metadata(from).doing("look at", from)?;
+        Ok(metadata.len() <= SMALL_BYTES || !self.shares)
     }
 
     fn put_bytes(&self, source: Source<'_>, from: &Path, size: u64, place: &Path) -> Result<(), VolumeError> {

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 pub const OPAQUE: &str = "trusted.overlay.opaque";
 pub const METACOPY: &str = "trusted.overlay.metacopy";
 pub const REDIRECT: &str = "trusted.overlay.redirect";
+pub const ORIGIN: &str = "trusted.overlay.origin";
 
 /// Attributes that programs set are below this; the rest is the system's.
 const USER_PREFIX: &str = "user.";
@@ -38,6 +39,14 @@ pub fn xattr(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
 
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?)
+}
+
+/// Without such an attribute there is nothing to do.
+pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
+    match rustix::fs::lremovexattr(path, name) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The attributes that programs have set on a file.

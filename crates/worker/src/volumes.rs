@@ -119,9 +119,10 @@ impl TaskVolume {
         let old = self.generation(state.generation);
         *state = State { generation: state.generation + 1, layers, committed: Committed::default(), unsettled: None };
         drop(state);
-        // Kept when it could not be read: it holds what nobody else has.
+        // Kept when it could not be read: it holds what nobody else has. Otherwise the program need not wait: taking away
+        // many files can take longer than writing them.
         if late.is_ok() {
-            let _ = fs::remove_dir_all(old);
+            std::thread::spawn(move || fs::remove_dir_all(old));
         }
         late
     }
