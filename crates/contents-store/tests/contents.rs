@@ -62,6 +62,8 @@ async fn items_come_back_in_order_without_what_was_taken() {
     let store = open(folder.path());
     let loaded = store.load_queue(QUEUE).await.unwrap();
     assert_eq!(positions(&store).await, [first + 1, first + 2]);
+    assert!(!store.has_expired_items(QUEUE, DAY - 1).await.unwrap());
+    assert!(store.has_expired_items(QUEUE, DAY).await.unwrap());
     assert_eq!((loaded[1].partition.as_slice(), loaded[1].bytes, loaded[1].expires_at_ms), (&b"a"[..], 5, DAY));
     assert_eq!(store.taken_by("get-1".to_owned()).await.unwrap(), Some(vec![first]));
     assert_eq!(store.item_values(vec![first, 99]).await.unwrap(), [Some(bytes("one")), None]);
