@@ -18,11 +18,12 @@ import contents
 import floor
 import images
 import table
+import volumes
 from phases import phases_of_starts
 from processes import BENCH, Program, Server
 from statistics_of import summary
 
-PARTS = ["calls", "capacity", "memory", "images", "sizes", "contents"]
+PARTS = ["calls", "capacity", "memory", "images", "sizes", "contents", "volumes"]
 WARM_CALLS = 400
 MAP_INPUTS = 5_000
 
@@ -42,6 +43,8 @@ def main():
         results["sizes"] = images.measure_sizes(options, say)
     if "contents" in options.parts:
         results["contents"] = contents.measure(options, say)
+    if "volumes" in options.parts:
+        results["volumes"] = volumes.measure(options, say)
     results["load_at_end"] = os.getloadavg()
     path = BENCH / "results" / time.strftime("%Y%m%d-%H%M%S.json")
     path.write_text(json.dumps(results, indent=1))

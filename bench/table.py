@@ -4,7 +4,8 @@ from statistics_of import median
 
 
 def render(results):
-    rows = [row for part in (starts, warm_calls, maps, capacity, memory, builds, sizes, contents, floor) for row in part(results)]
+    parts = (starts, warm_calls, maps, capacity, memory, builds, sizes, contents, volumes, floor)
+    rows = [row for part in parts for row in part(results)]
     header = ("", "Dorian", "compared with", "ratio", "bar", "")
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in [header, *rows]]
@@ -249,6 +250,28 @@ def contents(results):
 def times_of(rounds, case, who):
     client, server = (median([r["rates"][case][who][key] for r in rounds]) for key in ("client_us", "server_us"))
     return f"{client:,.0f} us, {server:,.0f} us"
+
+
+def volumes(results):
+    if "volumes" not in results:
+        return
+    rounds = results["volumes"]["rounds"]
+    for case, what in (("large", "a large file"), ("small", "50,000 small files")):
+        for state in ("cold", "warm"):
+            ours, bare = ([r[f"{state} {case}"][side] for r in rounds] for side in ("volume", "bare"))
+            # Of speeds, not of times.
+            ratio = paired_ratio(bare, ours)
+            yield (
+                f"{what} read from a volume, {state} cache",
+                f"{median(ours):.2f} s",
+                f"bare file system: {median(bare):.2f} s",
+                f"{ratio:.2f}x",
+                "0.9x",
+                judged(ratio, 0.9, at_least=True),
+            )
+    commits = results["volumes"]["commits"]["ms"]
+    took = median(commits)
+    yield ("commit of one file in 100,000", f"{took:.0f} ms, longest {max(commits):.0f}", "", "", "200 ms", judged(took, 200))
 
 
 def floor(results):

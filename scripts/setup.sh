@@ -62,14 +62,15 @@ of_its_day() { case "$1" in
 
 client() {
     local version=$1 home=.dorian/clients/$1
-    [ -f "$home/.complete" ] && return
+    # An environment from before `Secret.from_dotenv` was tested has no `dotenv`.
+    [ -f "$home/.complete" ] && "$home/bin/python" -c 'import dotenv' 2>&- && return
     local interpreter; interpreter=$(python)
     say "installing the client modal==$version into $home ($interpreter)"
     rm -rf "$home"
     "$interpreter" -m venv "$home"
     # `setuptools` is for the oldest, whose generated code still imports `pkg_resources`.
     # shellcheck disable=SC2046
-    "$home/bin/python" -m pip install -q --no-warn-script-location "modal==$version" 'setuptools<81' $(of_its_day "$version")
+    "$home/bin/python" -m pip install -q --no-warn-script-location "modal==$version" 'setuptools<81' 'python-dotenv<2' $(of_its_day "$version")
     touch "$home/.complete"
 }
 

@@ -142,9 +142,13 @@ class Server:
                 found[name] = shlex.split(value)[0] if value else ""
         return found
 
-    def memory_mib(self):
+    def memory_mib(self, which="VmRSS"):
+        """What it has now, or with `VmHWM` the most since it started or since `forget_memory_peak`."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
+        return int(re.search(rf"{which}:\s+(\d+) kB", status).group(1)) / 1024
+
+    def forget_memory_peak(self):
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
 
 @dataclass

@@ -1,4 +1,21 @@
-"""Volumes: what programs keep, from the clients and in containers."""
+"""Volumes, from outside and from inside of containers, by command, and through a crash of the server."""
+
+from program_checks import assert_check, for_each_check
+
+
+@for_each_check("volumes.py")
+def volumes(clients, version, check):
+    assert_check(clients, "volumes.py", version, check, 300)
+
+
+@for_each_check("volume_mounts.py")
+def mounts(clients, version, check):
+    assert_check(clients, "volume_mounts.py", version, check, 600)
+
+
+@for_each_check("volume_commands.py")
+def commands(clients, version, check):
+    assert_check(clients, "volume_commands.py", version, check, 200)
 
 
 def a_volume_is_created_listed_renamed_and_deleted(newest):
@@ -19,3 +36,17 @@ def a_volume_is_created_listed_renamed_and_deleted(newest):
     assert gone.code == 0, gone
     missing = newest.modal("volume", "ls", "called-otherwise")
     assert missing.code != 0 and "'called-otherwise' not found" in missing.out + missing.err, missing
+
+
+def what_was_committed_survives_the_servers_death(newest, server):
+    assert newest.run("volume_crash.py::prepare").code == 0
+    running = newest.start("run", "volume_crash.py::write_for_long")
+    try:
+        running.wait_for_line("committed 3", 60)
+    finally:
+        server.kill()
+        running.kill()
+    # Nothing that the dead server mounted is left in the way.
+    server.start()
+    seen = newest.run("volume_crash.py::look")
+    assert seen.code == 0 and "whole" in seen.out, seen

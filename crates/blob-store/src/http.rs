@@ -5,33 +5,41 @@
 //! | `PUT /blobs/{id}?…` | all of it at once: 200, `ETag: "<md5>"` |
 //! | `PUT /blobs/{id}/{part}?…` | one part: 200, `ETag: "<md5>"` |
 //! | `POST /blobs/{id}/complete?…` | 200, a small XML text that holds `<md5 of the md5s>-<n>` |
-//! | `GET /blobs/{id}?…` | 200, `Content-Length`, the bytes |
+//! | `GET /blobs/{id}?…` | 200, `Content-Length`, the bytes; 206 and some of them for a `Range` |
+//!
+//! What breaks off is gone on with: an upload by sending the part again, a download by asking for the range that is
+//! missing.
 //!
 //! Errors are one sentence of plain text: the client shows it to the user. 503 is never used for trouble of ours: to
 //! the client it means to slow down and try again.
 
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use futures::{StreamExt, stream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::Mutex;
 use types::ids::BlobId;
 
 use crate::digest::Md5Digest;
 use crate::error::BlobError;
+use crate::range::{Asked, asked_range};
 use crate::sign::{Operation, SignatureError, UrlKey};
 use crate::store::{BlobStore, ByteStream};
 
 /// Bytes of a refused upload that are read all the same, so that the client, which sends before it listens, hears the
 /// answer instead of a broken connection.
 const MAX_DISCARDED_BYTES: u64 = 1 << 30;
+/// A sender that sends nothing for so long has gone without a word; its connection need not be kept. Longer than a
+/// laptop's short sleep or a network's hiccup.
+const SILENCE_ENDS: Duration = Duration::from_secs(300);
 
 #[derive(Clone)]
 struct Blobs {
@@ -95,13 +103,31 @@ async fn download(
     State(blobs): State<Blobs>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let blob = blobs.check(Operation::Get, &id, query)?;
-    let (length, content) = blobs.store.open(&blob).await?;
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
-    Ok((headers, Body::from_stream(content)).into_response())
+    let length = blobs.store.length(&blob).await?;
+    // A blob never changes, so its id says which bytes these are.
+    let etag = format!("\"{blob}\"");
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let of_these_bytes = text(header::IF_RANGE).is_none_or(|wanted| wanted == etag);
+    let asked = text(header::RANGE).filter(|_| of_these_bytes).map_or(Asked::All, |range| asked_range(range, length));
+    let (status, range) = match asked {
+        Asked::All => (StatusCode::OK, 0..length),
+        Asked::Some(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Asked::Outside => return Err(Refusal::Range { length }),
+    };
+    let mut answer = Response::builder()
+        .status(status)
+        .header(header::CONTENT_LENGTH, range.end - range.start)
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::ETAG, etag);
+    if status == StatusCode::PARTIAL_CONTENT {
+        answer = answer.header(header::CONTENT_RANGE, format!("bytes {}-{}/{length}", range.start, range.end - 1));
+    }
+    let content = blobs.store.open_range(&blob, range).await?;
+    answer.body(Body::from_stream(content)).map_err(|_| Refusal::Signature(SignatureError::Wrong))
 }
 
 impl Blobs {
@@ -126,14 +152,16 @@ impl Incoming {
 
     fn stream(&self) -> ByteStream {
         Box::pin(stream::unfold(self.body.clone(), |body| async move {
-            let chunk = body.lock().await.next().await?;
-            Some((chunk.map_err(io::Error::other), body))
+            let chunk = next_chunk(&mut *body.lock().await, SILENCE_ENDS).await?;
+            Some((chunk, body))
         }))
     }
 
     async fn answer(&self, received: Result<Md5Digest, Refusal>) -> Result<Response, Refusal> {
         match received {
             Ok(md5) => Ok(([(header::ETAG, format!("\"{md5}\""))], ()).into_response()),
+            // Nobody is there to hear it.
+            Err(Refusal::Blob(error @ BlobError::BrokenOff(_))) => Err(Refusal::Blob(error)),
             Err(refusal) => {
                 self.discard_rest().await;
                 Err(refusal)
@@ -144,7 +172,7 @@ impl Incoming {
     async fn discard_rest(&self) {
         let mut body = self.body.lock().await;
         let mut discarded = 0;
-        while let Some(Ok(chunk)) = body.next().await {
+        while let Some(Ok(chunk)) = next_chunk(&mut *body, SILENCE_ENDS).await {
             discarded += chunk.len() as u64;
             if discarded > MAX_DISCARDED_BYTES {
                 return;
@@ -153,8 +181,22 @@ impl Incoming {
     }
 }
 
+async fn next_chunk<E: Into<axum::BoxError>>(
+    body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+    silence_ends: Duration,
+) -> Option<io::Result<Bytes>> {
+    match tokio::time::timeout(silence_ends, body.next()).await {
+        Ok(chunk) => chunk.map(|chunk| chunk.map_err(io::Error::other)),
+        Err(_) => Some(Err(io::Error::new(io::ErrorKind::TimedOut, "its sender fell silent"))),
+    }
+}
+
 /// Why a request is not done.
 enum Refusal {
+    /// What was asked for begins after the blob's end.
+    Range {
+        length: u64,
+    },
     Signature(SignatureError),
     Blob(BlobError),
 }
@@ -174,6 +216,11 @@ impl From<BlobError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, sentence) = match self {
+            Self::Range { length } => {
+                let unsatisfied = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+                let sentence = format!("the blob has {length} bytes, and the range asked for begins after them\n");
+                return (StatusCode::RANGE_NOT_SATISFIABLE, unsatisfied, sentence).into_response();
+            }
             Self::Signature(error) => (StatusCode::FORBIDDEN, error.to_string()),
             Self::Blob(error) => (status_of(&error), sentence_of(&error)),
         };
@@ -208,5 +255,21 @@ fn sentence_of(error: &BlobError) -> String {
                 .to_owned()
         }
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sender_that_falls_silent_is_given_up() {
+        let first = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"half"))]);
+        let mut body = Box::pin(first.chain(stream::pending()));
+        assert_eq!(next_chunk(&mut body, SILENCE_ENDS).await.unwrap().unwrap(), "half");
+        let given_up = next_chunk(&mut body, Duration::from_millis(10)).await.unwrap().unwrap_err();
+        assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -20,6 +20,7 @@ mod error;
 pub mod http;
 mod key_file;
 mod parts;
+mod range;
 pub mod sign;
 mod store;
 pub mod urls;

@@ -1,6 +1,7 @@
 //! What a place for blobs must be able to do.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::SystemTime;
@@ -48,6 +49,9 @@ pub trait BlobStore: Send + Sync + 'static {
     /// The length of a complete blob and its bytes.
     async fn open(&self, blob: &BlobId) -> Result<(u64, ByteStream), BlobError>;
 
+    /// Some bytes of a complete blob; the range ends where the blob does, or before.
+    async fn open_range(&self, blob: &BlobId, range: Range<u64>) -> Result<ByteStream, BlobError>;
+
     /// A whole blob, refused when it is larger than `limit`.
     async fn read(&self, blob: &BlobId, limit: u64) -> Result<Bytes, BlobError>;
 
@@ -67,6 +71,12 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// Keeps a complete blob's bytes under their digest, after checking it. The blob stays.
     async fn put_content_from_blob(&self, sha256: &Sha256Digest, blob: &BlobId) -> Result<(), BlobError>;
+
+    /// Contents that nobody has asked for since `before`, for whoever knows which of them are needed.
+    async fn contents_before(&self, before: SystemTime) -> Result<Vec<Sha256Digest>, BlobError>;
+
+    /// May be repeated.
+    async fn delete_content(&self, sha256: &Sha256Digest) -> Result<(), BlobError>;
 
     /// A file on this machine with that content. It must not be written to.
     async fn content_path(&self, sha256: &Sha256Digest) -> Result<PathBuf, BlobError>;

@@ -48,20 +48,28 @@ impl Answer {
 }
 
 async fn request(method: &str, url: &str, body: &[u8]) -> Answer {
-    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    let mut connection = TcpStream::connect(host).await.unwrap();
-    let head = format!(
-        "{method} /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    connection.write_all(head.as_bytes()).await.unwrap();
-    connection.write_all(body).await.unwrap();
+    request_with(method, url, "", body).await
+}
+
+/// `headers`: whole lines.
+async fn request_with(method: &str, url: &str, headers: &str, body: &[u8]) -> Answer {
+    let mut connection = send(method, url, headers, body, body.len()).await;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await.unwrap();
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
     let head = String::from_utf8(answer[..end].to_vec()).unwrap().to_lowercase();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head, body: Bytes::from(answer).slice(end + 4..) }
+}
+
+/// A request that says that its body is `length` long.
+async fn send(method: &str, url: &str, headers: &str, body: &[u8], length: usize) -> TcpStream {
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut connection = TcpStream::connect(host).await.unwrap();
+    let head = format!("{method} /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}");
+    connection.write_all(format!("{head}content-length: {length}\r\n\r\n").as_bytes()).await.unwrap();
+    connection.write_all(body).await.unwrap();
+    connection
 }
 
 #[tokio::test]
@@ -95,6 +103,48 @@ async fn one_put_is_a_whole_upload() {
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains(&format!("etag: \"{}\"", Md5Digest::of(&bytes))));
     assert!(server.store.read(&upload.blob, FAR).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn an_upload_that_broke_off_goes_on_with_the_same_urls() {
+    let server = Server::start().await;
+    let bytes = pattern(4 * MIB, 4);
+    let upload = server.store.create(bytes.len() as u64, None).await.unwrap();
+    let urls = server.urls.upload(&upload, FAR);
+    assert_eq!(request("PUT", &urls.parts[0], &bytes[..2 * MIB]).await.status, 200);
+    // The second part's connection ends when half of it has come.
+    drop(send("PUT", &urls.parts[1], "", &bytes[2 * MIB..3 * MIB], 2 * MIB).await);
+    let refused = request("POST", &urls.complete, b"").await;
+    assert!(refused.status == 400 && refused.text().contains("part 2"), "{}", refused.text());
+    assert_eq!(request("PUT", &urls.parts[1], &bytes[2 * MIB..]).await.status, 200);
+    assert_eq!(request("POST", &urls.complete, b"").await.status, 200);
+    assert!(server.store.read(&upload.blob, FAR).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_download_that_broke_off_goes_on_where_it_was() {
+    let server = Server::start().await;
+    let bytes = pattern(3 * MIB, 5);
+    let blob = server.store.put(bytes.clone()).await.unwrap();
+    let url = server.urls.download(&blob, FAR);
+    let whole = request("GET", &url, b"").await;
+    assert!(whole.status == 200 && whole.head.contains("accept-ranges: bytes") && whole.body == bytes);
+
+    let at = MIB + 7;
+    let range = format!("range: bytes={at}-\r\n");
+    let rest = request_with("GET", &url, &format!("{range}if-range: \"{blob}\"\r\n"), b"").await;
+    assert_eq!(rest.status, 206);
+    let said = format!("content-range: bytes {at}-{}/{}", bytes.len() - 1, bytes.len());
+    assert!(rest.head.contains(&said), "{}", rest.head);
+    assert!(rest.body == bytes[at..]);
+    let some = request_with("GET", &url, "range: bytes=1-3\r\n", b"").await;
+    assert!(some.status == 206 && some.body == bytes[1..4]);
+
+    let of_another = request_with("GET", &url, &format!("{range}if-range: \"another\"\r\n"), b"").await;
+    assert!(of_another.status == 200 && of_another.body == bytes);
+    let outside = request_with("GET", &url, &format!("range: bytes={}-\r\n", bytes.len()), b"").await;
+    assert_eq!((outside.status, outside.text().contains("begins after")), (416, true));
+    assert!(outside.head.contains(&format!("content-range: bytes */{}", bytes.len())), "{}", outside.head);
 }
 
 #[tokio::test]

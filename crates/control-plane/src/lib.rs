@@ -21,6 +21,7 @@ mod handles;
 mod image_names;
 mod images;
 mod logs;
+mod message_limit;
 mod mounts;
 mod near_matches;
 mod objects;

@@ -23,12 +23,11 @@ use types::ids::TaskId;
 use worker_protocol::{ContainerApi, ContainerStream};
 
 use crate::caller::{Caller, ClientVersion, Principal};
+use crate::message_limit::{MAX_MESSAGE, Measured};
 use crate::rpc::Api;
 use crate::shared::Shared;
 
 const SERVICE: &str = "/modal.client.ModalClient/";
-/// The client puts up to 49 inputs of 2 MiB into one request; its own limit for a message is 100 MiB.
-const MAX_MESSAGE: usize = 128 << 20;
 /// Calls open at once on one connection. The client uploads with hundreds of calls in parallel over a single one.
 const MAX_STREAMS: u32 = 10_000;
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -110,6 +109,7 @@ impl Server {
             Err(status) => return status.into_http(),
         };
         let mut service = self.service.clone();
+        let request = request.map(|body| Measured::new(body, path.strip_prefix(SERVICE).unwrap_or_default()));
         let answer = tower::Service::call(&mut service, request).await;
         let mut answer = answer.unwrap_or_else(|never| match never {}).map(Body::new);
         name_unimplemented(answer.headers_mut(), &path);

@@ -433,13 +433,16 @@ pub const STOPPED_APPS_LISTED_MS: Millis = 24 * 3_600_000;
 const UPLOADS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 impl Shared {
-    /// Deletes, every hour, what has expired: results, uploads that were given up, blobs that no record names.
+    /// Deletes, at the start and every hour, what has expired: results, uploads that were given up, blobs that no record
+    /// names.
     pub async fn expiry_loop(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-            if let Err(error) = self.expire().await {
+            // At once: a server that is often restarted has no hour.
+            if let Err(error) = self.expire_blobs().await {
                 tracing::warn!(error, "could not delete everything that has expired");
             }
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            self.forget_what_is_over();
         }
     }
 
@@ -453,13 +456,16 @@ impl Shared {
         }
     }
 
-    async fn expire(self: &Arc<Self>) -> Result<(), String> {
+    fn forget_what_is_over(self: &Arc<Self>) {
         let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
         self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
         self.forget_logs();
         self.forget_secrets(|secret| self.is_abandoned(secret));
         self.forget_variants();
         self.forget_builders();
+    }
+
+    async fn expire_blobs(&self) -> Result<(), String> {
         let freed = self.volumes.with(|store| store.sweep(std::time::SystemTime::now())).await;
         freed.map_err(|error| types::errors::with_causes(&error))?;
         let now = std::time::SystemTime::now();
@@ -473,6 +479,12 @@ impl Shared {
         let old = self.blobs.blobs_before(now - RESULTS_KEPT - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
         for blob in expired.blobs.into_iter().chain(old).filter(|b| !in_use.contains(b)) {
             self.blobs.delete(&blob).await.map_err(|e| text(&e))?;
+        }
+        // Files that came for volumes, which have their own copy, and for mounts that are no more.
+        let mounted = self.mounts.contents();
+        let contents = self.blobs.contents_before(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
+        for content in contents.iter().filter(|content| !mounted.contains(&content.to_string())) {
+            self.blobs.delete_content(content).await.map_err(|e| text(&e))?;
         }
         Ok(())
     }

@@ -91,6 +91,8 @@ pub struct Committed(BTreeMap<PathBuf, Known>);
 struct Known {
     stamp: Stamp,
     kind: EntryKind,
+    /// Of a folder: the folder below whose names show in it.
+    origin: Option<PathBuf>,
 }
 
 impl Committed {
@@ -155,13 +157,17 @@ impl<B: Below> Planner<'_, B> {
     fn take(&mut self, entry: &Entry, children: &BTreeMap<&Path, BTreeSet<OsString>>) {
         let path = &entry.path;
         let is_committed = self.committed.has(entry);
+        let mut lies_on = None;
         match &entry.kind {
             EntryKind::Folder { opaque, redirect } => {
                 let origin = if *opaque { None } else { self.origin(path, redirect.as_deref()) };
                 self.origins.insert(path.clone(), origin.clone());
-                if !is_committed {
+                lies_on = origin.clone();
+                // A folder may have lost what is below it through its parent, and look the same itself.
+                let is_where_it_was = self.committed.0.get(path).is_some_and(|known| known.origin == origin);
+                if !(is_committed && is_where_it_was) {
                     let upper_names = children.get(path.as_path());
-                    self.take_folder(entry, *opaque, origin, upper_names.unwrap_or(&BTreeSet::new()));
+                    self.take_folder(entry, origin, upper_names.unwrap_or(&BTreeSet::new()));
                 }
             }
             _ if is_committed => {}
@@ -175,7 +181,7 @@ impl<B: Below> Planner<'_, B> {
             EntryKind::Special => self.changes.push(Change::Special(path.clone())),
             EntryKind::Whiteout => self.changes.push(Change::Remove(path.clone())),
         }
-        self.known.insert(path.clone(), Known { stamp: entry.stamp, kind: entry.kind.clone() });
+        self.known.insert(path.clone(), Known { stamp: entry.stamp, kind: entry.kind.clone(), origin: lies_on });
     }
 
     /// Where below an entry's own counterpart is: at the redirect, else at the same name in its folder's counterpart.
@@ -187,49 +193,51 @@ impl<B: Below> Planner<'_, B> {
         Some(folder.join(redirect.map_or(path.file_name()?, Path::as_os_str)))
     }
 
-    fn take_folder(&mut self, entry: &Entry, opaque: bool, origin: Option<PathBuf>, upper_names: &BTreeSet<OsString>) {
+    fn take_folder(&mut self, entry: &Entry, origin: Option<PathBuf>, upper_names: &BTreeSet<OsString>) {
         let path = &entry.path;
         let before = self.committed.0.get(path);
-        let is_same_folder =
-            before.is_some_and(|known| known.kind == entry.kind && known.stamp.inode == entry.stamp.inode);
+        let lies_here = origin.as_ref() == Some(path);
+        let is_same = before.is_some_and(|known| {
+            known.kind == entry.kind && known.origin == origin && known.stamp.inode == entry.stamp.inode
+        });
         let here = self.below.folder(path);
-        let moved_from = origin.filter(|origin| origin != path);
-        let rights = (entry.stamp.mode, entry.stamp.owner);
-        let rights_before = match is_same_folder {
-            true => before.map(|known| (known.stamp.mode, known.stamp.owner)),
-            false if moved_from.is_none() => here,
-            false => None,
+        let rights_before = match before.filter(|_| is_same) {
+            Some(known) => Some((known.stamp.mode, known.stamp.owner)),
+            None if lies_here => here,
+            // Whatever had this name may be gone from the volume by now.
+            None => None,
         };
-        if rights_before != Some(rights) {
+        if rights_before != Some((entry.stamp.mode, entry.stamp.owner)) {
             self.changes.push(Change::Folder(path.clone()));
         }
-        if is_same_folder || !(opaque || moved_from.is_some()) {
+        // The common case, and no look at what may be a very large folder.
+        if is_same || (lies_here && before.is_none_or(|known| known.origin == origin)) {
             return;
         }
-        let mut stays: BTreeSet<OsString> = upper_names.clone();
-        if let Some(from) = &moved_from {
-            stays.extend(self.below.names(from));
-        }
-        if here.is_some() {
-            let hidden = self.below.names(path).into_iter().filter(|name| !stays.contains(name));
-            self.changes.extend(hidden.map(|name| Change::Remove(path.join(name))));
-        }
-        if let Some(from) = moved_from {
+        let mut stays = upper_names.clone();
+        stays.extend(origin.iter().flat_map(|origin| self.below.names(origin)));
+        // What showed before: the names below, and those of a folder that an earlier commit grafted here.
+        let mut shown: BTreeSet<OsString> = BTreeSet::new();
+        shown.extend(here.iter().flat_map(|_| self.below.names(path)));
+        let grafted = before.and_then(|known| known.origin.as_ref()).filter(|origin| *origin != path);
+        shown.extend(grafted.iter().flat_map(|origin| self.below.names(origin)));
+        let hidden = shown.difference(&stays).map(|name| Change::Remove(path.join(name)));
+        self.changes.extend(hidden);
+        if let Some(from) = origin.filter(|_| !lies_here) {
             self.changes.push(Change::Graft { from, to: path.clone() });
         }
     }
 
     /// What was committed and is nowhere now. (A name that was below leaves a whiteout; one that was only here does not.)
     fn remove_vanished(&mut self, entries: &[Entry]) {
-        let whiteouts: BTreeSet<&Path> = entries
-            .iter()
-            .filter(|entry| entry.kind == EntryKind::Whiteout)
-            .map(|entry| entry.path.as_path())
-            .collect();
+        let is_folder = |entry: &&Entry| matches!(entry.kind, EntryKind::Folder { .. });
+        // Nothing is below a name that is deleted, or of something else now.
+        let leaves: BTreeSet<&Path> =
+            entries.iter().filter(|entry| !is_folder(entry)).map(|entry| entry.path.as_path()).collect();
         let present: BTreeSet<&Path> = entries.iter().map(|entry| entry.path.as_path()).collect();
         let mut removed: BTreeSet<&Path> = BTreeSet::new();
         for (path, known) in &self.committed.0 {
-            let went_with = |folder: &Path| removed.contains(folder) || whiteouts.contains(folder);
+            let went_with = |folder: &Path| removed.contains(folder) || leaves.contains(folder);
             if present.contains(path.as_path()) || path.ancestors().skip(1).any(went_with) {
                 continue;
             }

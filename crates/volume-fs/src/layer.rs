@@ -25,6 +25,8 @@ const FEW_ENTRIES: u64 = 64;
 pub struct BuiltLayer {
     pub folder: PathBuf,
     pub entries: u64,
+    /// Names that it deletes. See [`BuiltLayer::forget_needless`].
+    pub removed: Vec<PathBuf>,
 }
 
 /// Owner, permission bits, time and the attributes that programs set.
@@ -74,6 +76,8 @@ pub enum Source<'a> {
     Copy(&'a Path),
     /// A file that nobody uses any more; it may be taken away.
     Take(&'a Path),
+    /// A file that will never change again, here or elsewhere: it is linked where possible.
+    Share(&'a Path),
     /// A content, with the file's length.
     Content(&'a ContentId, u64),
     Empty,
@@ -89,6 +93,7 @@ pub struct LayerBuilder<'a> {
     folder: PathBuf,
     shares: bool,
     entries: u64,
+    removed: Vec<PathBuf>,
     /// Folders of the layer that exist.
     folders: BTreeSet<PathBuf>,
     /// Inodes of sources with several names, and where the first one went.
@@ -114,6 +119,7 @@ impl<'a> LayerBuilder<'a> {
             folder,
             shares: sys::kernel_has_data_layers(),
             entries: 0,
+            removed: Vec::new(),
             folders: BTreeSet::from([PathBuf::new()]),
             linked: HashMap::new(),
             finished: false,
@@ -186,31 +192,31 @@ impl<'a> LayerBuilder<'a> {
                 copy_small(&self.contents.path(id), &place)?;
             }
             Source::Content(id, size) => self.stub(&place, id, size)?,
-            Source::Copy(from) | Source::Take(from) => {
+            Source::Copy(from) | Source::Take(from) | Source::Share(from) => {
                 let metadata = fs::symlink_metadata(from).doing("look at", from)?;
-                if metadata.nlink() > 1
-                    && let Some(first) = self.linked.get(&metadata.ino())
-                {
+                let may_be_linked = metadata.nlink() > 1 && !matches!(source, Source::Share(_));
+                if may_be_linked && let Some(first) = self.linked.get(&metadata.ino()) {
                     return fs::hard_link(first, &place).doing("link", &place);
                 }
-                if metadata.nlink() > 1 {
+                if may_be_linked {
                     self.linked.insert(metadata.ino(), place.clone());
                 }
-                self.put_bytes(from, metadata.len(), &place, matches!(source, Source::Take(_)))?;
+                self.put_bytes(source, from, metadata.len(), &place)?;
             }
         }
         attributes.apply(&place, false)
     }
 
-    fn put_bytes(&self, from: &Path, size: u64, place: &Path, may_take: bool) -> Result<(), VolumeError> {
+    fn put_bytes(&self, source: Source<'_>, from: &Path, size: u64, place: &Path) -> Result<(), VolumeError> {
         if size <= SMALL_BYTES || !self.shares {
             return copy_small(from, place);
         }
         // Named before it is known by its content: the link is renamed when that is.
         let reference = self.folder.join("refs").join(random_base62(16));
-        let id = match may_take {
-            true => self.contents.adopt(from, size, &reference)?,
-            false => {
+        let id = match source {
+            Source::Take(_) => self.contents.adopt(from, size, &reference)?,
+            Source::Share(_) => self.contents.share(from, size, &reference)?,
+            _ => {
                 let file = File::open(from).doing("open", from)?;
                 self.contents.store(&file, size, &reference)?
             }
@@ -239,6 +245,7 @@ impl<'a> LayerBuilder<'a> {
 
     pub fn remove(&mut self, path: &Path) -> Result<(), VolumeError> {
         let place = self.prepare(path)?;
+        self.removed.push(path.to_owned());
         sys::make_whiteout(&place).doing("mark as deleted", &place)
     }
 
@@ -300,7 +307,8 @@ impl<'a> LayerBuilder<'a> {
             sys::sync_file_system(&root).doing("write", &root)?;
         }
         self.finished = true;
-        Ok(Some(BuiltLayer { folder: self.folder.clone(), entries: self.entries }))
+        let removed = std::mem::take(&mut self.removed);
+        Ok(Some(BuiltLayer { folder: self.folder.clone(), entries: self.entries, removed }))
     }
 }
 
@@ -313,6 +321,20 @@ impl Drop for LayerBuilder<'_> {
 }
 
 impl BuiltLayer {
+    /// Takes out the marks of deleted names that are not below. Overlayfs lists a folder that lies in one layer only just as
+    /// it is, marks included, so a mark may stand only where there is something to hide.
+    pub(crate) fn forget_needless(&self, below: &View) -> Result<(), VolumeError> {
+        for path in &self.removed {
+            let mark = self.folder.join("diff").join(path);
+            // Something else may have taken the name after it was removed.
+            let is_mark = fs::symlink_metadata(&mark).is_ok_and(|metadata| sys::is_whiteout(&metadata));
+            if is_mark && below.find(path)?.is_none() {
+                fs::remove_file(&mark).doing("remove", &mark)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes away a layer that will not be used.
     pub fn discard(&self) {
         let _ = fs::remove_dir_all(&self.folder);

@@ -31,6 +31,8 @@ pub struct VolumeLayer {
     pub folder: PathBuf,
     /// Names in it.
     pub entries: u64,
+    /// Those of them that it deletes.
+    pub removed: Vec<PathBuf>,
 }
 
 #[derive(Debug)]

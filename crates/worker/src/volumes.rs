@@ -77,7 +77,7 @@ impl TaskVolume {
         LayeredMount {
             target: self.spec.mount_path.clone(),
             layers,
-            data: Some(self.contents.folder().to_owned()),
+            data: self.contents.data_layer().map(Path::to_owned),
             upper: (!self.spec.read_only).then(|| self.generation(generation)),
             sub_path: self.spec.sub_path.clone(),
             read_only: self.spec.read_only,
@@ -128,7 +128,7 @@ impl TaskVolume {
 }
 
 fn volume_layer(layer: BuiltLayer) -> VolumeLayer {
-    VolumeLayer { folder: layer.folder, entries: layer.entries }
+    VolumeLayer { folder: layer.folder, entries: layer.entries, removed: layer.removed }
 }
 
 impl Mounted {

@@ -20,6 +20,7 @@ mod reading;
 mod upload;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -38,7 +39,7 @@ use crate::store::{BlobStore, ByteStream, Upload};
 /// What an operator may set.
 #[derive(Debug, Clone, Copy)]
 pub struct DiskConfig {
-    /// Longest blob.
+    /// Longest blob. What the disk has room for is looked at as well.
     pub max_blob_bytes: u64,
     /// Parts are at least this long. Longer parts mean fewer requests; shorter ones let more processors share the
     /// checksums of one blob.
@@ -47,7 +48,7 @@ pub struct DiskConfig {
 
 impl Default for DiskConfig {
     fn default() -> Self {
-        Self { max_blob_bytes: 16 << 30, part_bytes: 64 << 20 }
+        Self { max_blob_bytes: 1 << 40, part_bytes: 64 << 20 }
     }
 }
 
@@ -123,7 +124,13 @@ impl BlobStore for DiskBlobs {
     async fn open(&self, blob: &BlobId) -> Result<(u64, ByteStream), BlobError> {
         let blob = blob.clone();
         let (file, length) = self.blocking(move |inner| inner.open_blob(&blob)).await?;
-        Ok((length, reading::stream(file, length)))
+        Ok((length, reading::stream(file, 0..length)))
+    }
+
+    async fn open_range(&self, blob: &BlobId, range: Range<u64>) -> Result<ByteStream, BlobError> {
+        let blob = blob.clone();
+        let (file, length) = self.blocking(move |inner| inner.open_blob(&blob)).await?;
+        Ok(reading::stream(file, range.start..range.end.min(length)))
     }
 
     async fn read(&self, blob: &BlobId, limit: u64) -> Result<Bytes, BlobError> {
@@ -145,8 +152,8 @@ impl BlobStore for DiskBlobs {
     }
 
     async fn has_content(&self, sha256: &Sha256Digest) -> Result<bool, BlobError> {
-        let path = self.inner.layout.content(sha256);
-        Ok(tokio::fs::try_exists(&path).await.unwrap_or(false))
+        let sha256 = *sha256;
+        self.blocking(move |inner| Ok(inner.has_content(&sha256, SystemTime::now()))).await
     }
 
     async fn put_content(&self, sha256: &Sha256Digest, bytes: Bytes) -> Result<(), BlobError> {
@@ -157,6 +164,15 @@ impl BlobStore for DiskBlobs {
     async fn put_content_from_blob(&self, sha256: &Sha256Digest, blob: &BlobId) -> Result<(), BlobError> {
         let (sha256, blob) = (*sha256, blob.clone());
         self.blocking(move |inner| inner.put_content_from_blob(&sha256, &blob)).await
+    }
+
+    async fn contents_before(&self, before: SystemTime) -> Result<Vec<Sha256Digest>, BlobError> {
+        self.blocking(move |inner| inner.layout.contents_before(before)).await
+    }
+
+    async fn delete_content(&self, sha256: &Sha256Digest) -> Result<(), BlobError> {
+        let sha256 = *sha256;
+        self.blocking(move |inner| inner.delete_content(&sha256)).await
     }
 
     async fn content_path(&self, sha256: &Sha256Digest) -> Result<PathBuf, BlobError> {

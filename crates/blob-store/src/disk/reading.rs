@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
@@ -54,13 +55,14 @@ impl Inner {
 }
 
 /// The file's bytes, read on blocking threads as they are asked for. A blob that is deleted meanwhile is read to its end.
-pub(super) fn stream(file: File, length: u64) -> ByteStream {
-    Box::pin(stream::try_unfold((file, 0), move |(file, at)| async move {
-        if at >= length {
+pub(super) fn stream(file: File, range: Range<u64>) -> ByteStream {
+    let end = range.end;
+    Box::pin(stream::try_unfold((file, range.start), move |(file, at)| async move {
+        if at >= end {
             return Ok(None);
         }
         let read = tokio::task::spawn_blocking(move || {
-            let mut piece = vec![0; PIECE_BYTES.min(length - at) as usize];
+            let mut piece = vec![0; PIECE_BYTES.min(end - at) as usize];
             file.read_exact_at(&mut piece, at).map(|()| (file, piece))
         });
         let (file, piece) = read.await.map_err(io::Error::other)??;

@@ -79,7 +79,7 @@ fn two_containers_that_make_the_same_folder_both_keep_their_files() {
 fn a_folder_that_was_deleted_and_made_again_removes_what_was_in_it_by_name() {
     let below = Folders::of(&[("d", &["old", "kept"])]);
     let (changes, _) = first(&[folder("d", true, None), file("d/kept", 1)], &below);
-    assert_eq!(changes, [remove("d/old"), put("d/kept")]);
+    assert_eq!(changes, [make("d"), remove("d/old"), put("d/kept")]);
 }
 
 #[test]
@@ -101,6 +101,13 @@ fn a_name_inside_a_renamed_folder_is_found_where_it_was() {
     let (changes, _) = first(&[folder("new", false, Some("/old")), changed_rights, renamed], &below);
     let from = |path: &str| Change::File { path: path.into(), data: Data::Below("old/a".into()) };
     assert_eq!(changes[2..], [from("new/a"), from("new/z")]);
+}
+
+#[test]
+fn a_file_in_the_place_of_a_committed_folder_is_all_that_is_said_of_it() {
+    let below = Folders::of(&[]);
+    let (_, committed) = first(&[folder("d", true, None), file("d/x", 1)], &below);
+    assert_eq!(plan_commit(&[file("d", 2)], &committed, &below, false).0, [put("d")]);
 }
 
 #[test]

@@ -1,0 +1,78 @@
+"""The server, or a container that writes, is killed at any moment: what was committed is there, whole.
+
+`DORIAN_VOLUME_FAULTS` sets how many kills (8), `DORIAN_CRASH_SEED` repeats a run.
+"""
+
+import json
+import os
+import random
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from harness import FIRST_CONTAINER_UID, wait_for
+
+POINTS = int(os.environ.get("DORIAN_VOLUME_FAULTS", "8"))
+SEED = int(os.environ.get("DORIAN_CRASH_SEED", "0")) or random.randrange(1, 1 << 32)
+FILES = {"a", "b", "deep/c", "deep/er/d", "large", "z"}
+
+
+def _container_processes_with(mark):
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if entry.stat().st_uid >= FIRST_CONTAINER_UID and f"VOLUME_FAULTS_MARK={mark}\0".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            pass
+    return found
+
+
+def _assert_is_a_version(state, acknowledged, exactly):
+    """`exactly`: nothing was written between two commits, so every file is of the same one. A container that dies has
+    what it wrote after its last commit committed for it, and that may be of the next."""
+    versions = {path for path in state if path.startswith("version-")}
+    files = {path: number for path, number in state.items() if path not in versions}
+    assert set(files) == FILES and 0 not in files.values(), state
+    assert min(files.values()) >= acknowledged, (state, acknowledged)
+    assert max(files.values()) - min(files.values()) <= (0 if exactly else 1), state
+    if exactly:
+        assert versions == {f"version-{files['a']}"}, state
+
+
+@pytest.mark.crash
+def every_volume_is_some_committed_version_whatever_is_killed(newest, server):
+    print(f"seed {SEED}")
+    chance, mark = random.Random(SEED), uuid.uuid4().hex
+    newest.modal("volume", "delete", "--yes", "faults")
+    acknowledged, exactly = 0, True
+    for point in range(POINTS + 1):
+        running = newest.start("run", "volume_faults.py", VOLUME_FAULTS_MARK=mark)
+        try:
+            state = json.loads(running.wait_for_line("state", 60).partition(" ")[2])
+            if point > 0:
+                _assert_is_a_version(state, acknowledged, exactly)
+            if point == POINTS:
+                break
+            running.wait_for_line("committed", 60)
+            time.sleep(chance.uniform(0, 0.7))
+            exactly = chance.random() < 0.5
+            if exactly:
+                server.kill()
+            else:
+                for process in wait_for(lambda: _container_processes_with(mark), 10, "the container"):
+                    _kill(process)
+            acknowledged = int(running.text().rpartition("committed ")[2].split()[0])
+        finally:
+            running.kill()
+        if exactly:
+            server.start()
+    newest.modal("volume", "delete", "--yes", "faults")
+
+
+def _kill(process):
+    try:
+        os.kill(process, 9)
+    except ProcessLookupError:
+        pass
