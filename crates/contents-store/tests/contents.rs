@@ -231,6 +231,21 @@ async fn nothing_is_left_of_what_was_deleted() {
 }
 
 #[tokio::test]
+async fn room_goes_back_to_the_file_system() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for number in 0..40 {
+        let value = Bytes::from(vec![7; 1 << 20]);
+        store.dict_update(DICT, vec![(bytes(&number.to_string()), value)], false, None, 1).await.unwrap();
+    }
+    store.dict_clear(DICT).await.unwrap();
+    store.give_back_room().await.unwrap();
+    store.close().await;
+    let size = folder.path().join("contents.sqlite").metadata().unwrap().len();
+    assert!(size < 20 << 20, "{size}");
+}
+
+#[tokio::test]
 async fn a_closed_store_is_one_file_and_refuses_more() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

@@ -37,6 +37,7 @@ impl Shared {
             for id in self.contents.owners().await? {
                 self.look_through(&id, now).await?;
             }
+            self.contents.give_back_room().await?;
         }
         for queue in self.queues.all() {
             queue.act(|state, now, effects, _| state.queue.expire(now, effects));
