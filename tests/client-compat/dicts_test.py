@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from harness import wait_for
+from harness import VERSIONS, wait_for
 from program_checks import assert_check, for_each_check
 
 READY_AGAIN_S = 60
@@ -21,8 +21,13 @@ def queues(clients, version, check):
     assert_check(clients, "queues.py", version, check, 300)
 
 
-def a_dict_is_made_read_listed_cleared_and_deleted_by_hand(client, server):
-    name = f"by-hand-{client.version}"
+# The commands of the versions between are those of the oldest.
+by_hand = pytest.mark.parametrize("version", sorted({VERSIONS[0], VERSIONS[-1]}))
+
+
+@by_hand
+def a_dict_is_made_read_listed_cleared_and_deleted_by_hand(clients, version):
+    client, name = clients[version], f"by-hand-{version}"
     assert client.modal("dict", "create", name).code == 0
     assert client.modal("dict", "create", name).code == 0, "made once, found the second time"
     script = "import modal, sys; modal.Dict.from_name(sys.argv[1]).update(**{'a': 1, 'b': 'two', 'c': None})"
@@ -42,8 +47,9 @@ def a_dict_is_made_read_listed_cleared_and_deleted_by_hand(client, server):
     assert missing.code != 0 and f"Dict '{name}' not found" in said, missing
 
 
-def a_queue_is_made_peeked_listed_cleared_and_deleted_by_hand(client, server):
-    name = f"by-hand-{client.version}"
+@by_hand
+def a_queue_is_made_peeked_listed_cleared_and_deleted_by_hand(clients, version):
+    client, name = clients[version], f"by-hand-{version}"
     assert client.modal("queue", "create", name).code == 0
     script = """
 import modal, sys
@@ -86,6 +92,14 @@ def a_request_that_is_repeated_is_answered_as_the_first_time_also_by_the_next_se
 def what_is_put_goes_to_nobody_who_has_gone(newest, server):
     ended = newest.python("repeated_requests.py", "lost", str(time.time_ns()))
     said = ["kept [b'kept']", "replaced GRPCError", "rest [b'next']"]
+    assert ended.code == 0 and ended.out.splitlines() == said, ended
+
+
+def an_odd_request_is_refused_as_wrong_and_not_as_a_failure(newest, server):
+    ended = newest.python("repeated_requests.py", "odd", str(time.time_ns()))
+    wrong = ["no values wanted", "long key", "long life", "no life", "odd entry", "one and all", "several at once"]
+    said = [f"{name} INVALID_ARGUMENT" for name in [*wrong, "another kind"]]
+    said += ["no such dict NOT_FOUND", "no such queue NOT_FOUND", "nothing to put OK", "not a number OK"]
     assert ended.code == 0 and ended.out.splitlines() == said, ended
 
 

@@ -99,6 +99,16 @@ impl ContentsStore {
         self.read("load a queue", move |connection| load(connection, &queue)).await
     }
 
+    /// Whether the time of an item is over. It may still be there by right: the last put of a partition says how long all last.
+    pub async fn has_expired_items(&self, queue: &str, now_ms: u64) -> Result<bool, ContentsError> {
+        let queue = queue.to_owned();
+        let query = move |connection: &Connection| {
+            let select = "SELECT 1 FROM queue_items WHERE queue = ?1 AND expires_at_ms <= ?2";
+            connection.prepare_cached(select)?.exists(params![queue, now_ms])
+        };
+        self.read("look for expired items of a queue", query).await
+    }
+
     /// Values of items in the order asked for; an item that is gone has none.
     pub async fn item_values(&self, positions: Vec<u64>) -> Result<Vec<Option<Bytes>>, ContentsError> {
         let query = move |connection: &Connection| {

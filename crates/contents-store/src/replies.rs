@@ -13,6 +13,9 @@ const SWEEP_AT_ONCE: usize = 500;
 /// Pages given back to the file system by each transaction of a sweep.
 const VACUUM_PAGES: u32 = 256;
 
+/// Free pages that stay in the file: 16 MiB, so that what comes and goes does not make it grow and shrink.
+const FREE_PAGES_KEPT: usize = 4_096;
+
 /// The kind of a row. Numbers are on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -156,6 +159,26 @@ fn forget(connection: &Connection, keys: &[String], before_ms: u64) -> rusqlite:
         delete(connection, key)?;
     }
     give_back_pages(connection)
+}
+
+impl ContentsStore {
+    /// Gives the file system back what nothing is on any more, but for some that are used again soon. In many small
+    /// transactions, between which other writes get their turn.
+    pub async fn give_back_room(&self) -> Result<(), ContentsError> {
+        loop {
+            let work = |connection: &Connection| {
+                let free: usize = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+                if free <= FREE_PAGES_KEPT {
+                    return Ok(false);
+                }
+                give_back_pages(connection)?;
+                Ok(true)
+            };
+            if !self.change(0, work).await? {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// Pages that nothing is on any more go back to the file system.

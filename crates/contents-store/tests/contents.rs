@@ -62,6 +62,8 @@ async fn items_come_back_in_order_without_what_was_taken() {
     let store = open(folder.path());
     let loaded = store.load_queue(QUEUE).await.unwrap();
     assert_eq!(positions(&store).await, [first + 1, first + 2]);
+    assert!(!store.has_expired_items(QUEUE, DAY - 1).await.unwrap());
+    assert!(store.has_expired_items(QUEUE, DAY).await.unwrap());
     assert_eq!((loaded[1].partition.as_slice(), loaded[1].bytes, loaded[1].expires_at_ms), (&b"a"[..], 5, DAY));
     assert_eq!(store.taken_by("get-1".to_owned()).await.unwrap(), Some(vec![first]));
     assert_eq!(store.item_values(vec![first, 99]).await.unwrap(), [Some(bytes("one")), None]);
@@ -226,6 +228,21 @@ async fn nothing_is_left_of_what_was_deleted() {
     assert_eq!(store.owners().await.unwrap(), [DICT]);
     store.delete_contents(DICT).await.unwrap();
     assert!(store.owners().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn room_goes_back_to_the_file_system() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for number in 0..40 {
+        let value = Bytes::from(vec![7; 1 << 20]);
+        store.dict_update(DICT, vec![(bytes(&number.to_string()), value)], false, None, 1).await.unwrap();
+    }
+    store.dict_clear(DICT).await.unwrap();
+    store.give_back_room().await.unwrap();
+    store.close().await;
+    let size = folder.path().join("contents.sqlite").metadata().unwrap().len();
+    assert!(size < 20 << 20, "{size}");
 }
 
 #[tokio::test]

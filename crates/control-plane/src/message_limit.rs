@@ -28,6 +28,11 @@ struct Limit {
 /// Above what `rpc/secrets.rs` accepts, so that it can say itself what is wrong with one that is a little too large.
 static SECRET: Limit =
     Limit { bytes: 1 << 20, says: "a secret holds at most 256 KiB; put large data into a file: this one came with" };
+/// Of dicts and queues. Clients have an exception of their own for these, and know it by the words in brackets.
+static CONTENTS: Limit = Limit {
+    bytes: MAX_MESSAGE,
+    says: "a request has at most 128 MiB (status = '413'); put less at once, or keep large data in a volume: this one has",
+};
 static ANY: Limit = Limit {
     bytes: MAX_MESSAGE,
     says: "a request has at most 128 MiB; pass large data in parts or through a volume: this one has",
@@ -36,6 +41,7 @@ static ANY: Limit = Limit {
 fn limit_of(method: &str) -> &'static Limit {
     match method {
         "SecretGetOrCreate" | "SecretUpdate" => &SECRET,
+        "DictGetOrCreate" | "DictUpdate" | "QueuePut" => &CONTENTS,
         _ => &ANY,
     }
 }

@@ -197,14 +197,19 @@ impl OpenQueue {
     }
 
     /// Items in a partition, or in all.
-    pub fn len(&self, partition: Option<&[u8]>) -> usize {
-        let state = self.state.lock();
-        partition.map_or_else(|| state.queue.total(), |partition| state.queue.len(partition, now_ms()))
+    pub fn len(self: &Arc<Self>, partition: Option<&[u8]>) -> usize {
+        match partition {
+            Some(partition) => self.state.lock().queue.len(partition, now_ms()),
+            None => self.sizes().1,
+        }
     }
 
-    /// Partitions that hold items.
-    pub fn partitions(&self) -> usize {
-        self.state.lock().queue.partitions()
+    /// Partitions that hold items, and how many items that are.
+    pub fn sizes(self: &Arc<Self>) -> (usize, usize) {
+        self.act(|state, now, effects, _| {
+            state.queue.expire(now, effects);
+            (state.queue.partitions(), state.queue.total())
+        })
     }
 }
 

@@ -11,6 +11,7 @@ import urllib.parse
 
 from google.protobuf.empty_pb2 import Empty
 from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.exceptions import GRPCError
 from modal_proto import api_pb2
 
 REPLIES = {"QueuePut": Empty, "QueueClear": Empty}
@@ -94,10 +95,35 @@ async def lost(channel):
     print("rest", rest.values)
 
 
+async def odd(channel):
+    """Requests that no honest client makes."""
+    queue, entries = await lookup(channel)
+    two = [api_pb2.DictEntry(key=b"a"), api_pb2.DictEntry(key=b"b")]
+    for name, method, fields in [
+        ("no values wanted", "QueueGet", {"queue_id": queue, "n_values": 0}),
+        ("long key", "QueuePut", {"queue_id": queue, "values": [b"x"], "partition_key": b"k" * 65}),
+        ("long life", "QueuePut", {"queue_id": queue, "values": [b"x"], "partition_ttl_seconds": 8 * 24 * 3600}),
+        ("no life", "QueuePut", {"queue_id": queue, "values": [b"x"], "partition_ttl_seconds": -1}),
+        ("odd entry", "QueueNextItems", {"queue_id": queue, "last_entry_id": "../1"}),
+        ("one and all", "QueueClear", {"queue_id": queue, "partition_key": b"k", "all_partitions": True}),
+        ("several at once", "DictUpdate", {"dict_id": entries, "updates": two, "if_not_exists": True}),
+        ("another kind", "DictGet", {"dict_id": queue, "key": b"a"}),
+        ("no such dict", "DictGet", {"dict_id": "di-0123456789012345678901", "key": b"a"}),
+        ("no such queue", "QueueGet", {"queue_id": "qu-0123456789012345678901", "n_values": 1}),
+        ("nothing to put", "QueuePut", {"queue_id": queue}),
+        ("not a number", "QueueGet", {"queue_id": queue, "n_values": 1, "timeout": float("nan")}),
+    ]:
+        try:
+            await ask(channel, method, name, 0, **fields)
+            print(name, "OK")
+        except GRPCError as refused:
+            print(name, refused.status.name)
+
+
 async def main():
     url = urllib.parse.urlsplit(os.environ["MODAL_SERVER_URL"])
     channel = Channel(url.hostname, url.port)
-    await {"first": first, "again": again, "lost": lost}[sys.argv[1]](channel)
+    await {"first": first, "again": again, "lost": lost, "odd": odd}[sys.argv[1]](channel)
     channel.close()
 
 

@@ -35,8 +35,9 @@ impl Shared {
         if thoroughly {
             self.contents.expire_entries(now).await?;
             for id in self.contents.owners().await? {
-                self.look_through(&id).await?;
+                self.look_through(&id, now).await?;
             }
+            self.contents.give_back_room().await?;
         }
         for queue in self.queues.all() {
             queue.act(|state, now, effects, _| state.queue.expire(now, effects));
@@ -44,14 +45,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Loads a queue, so that what has expired of it goes. What was in an object goes after its record; a server that died
-    /// in between left it.
-    async fn look_through(&self, id: &str) -> Result<(), ContentsError> {
+    /// Loads a queue of which something has expired, so that it goes. What was in an object goes after its record; a server
+    /// that died in between left it.
+    async fn look_through(&self, id: &str, now: Millis) -> Result<(), ContentsError> {
         if self.objects.get(ObjectKind::Dict, id).is_some() {
             return Ok(());
         }
         if self.objects.get(ObjectKind::Queue, id).is_none() {
             return self.contents.delete_contents(id).await;
+        }
+        if !self.contents.has_expired_items(id, now).await? {
+            return Ok(());
         }
         if let Err(error) = self.queues.open(id).await {
             tracing::error!(%error, queue = id, "a queue was not loaded");

@@ -59,11 +59,12 @@ impl Api {
         let mut queues = Vec::with_capacity(records.len());
         for record in records {
             let open = self.shared.queues.open(&record.id).await.map_err(|e| queue_status(&e, &record.id))?;
+            let (partitions, items) = open.sizes();
             queues.push(wire::queue_list_response::QueueInfo {
                 name: record.name.clone().unwrap_or_default(),
                 created_at: seconds(record.created_at_ms),
-                num_partitions: to_i32(open.partitions()),
-                total_size: to_i32(open.len(None)).min(most),
+                num_partitions: to_i32(partitions),
+                total_size: to_i32(items).min(most),
                 queue_id: record.id.clone(),
                 metadata: Some(metadata(&record)),
             });
