@@ -480,6 +480,12 @@ impl Shared {
         for blob in expired.blobs.into_iter().chain(old).filter(|b| !in_use.contains(b)) {
             self.blobs.delete(&blob).await.map_err(|e| text(&e))?;
         }
+        // Files that came for volumes, which have their own copy, and for mounts that are no more.
+        let mounted = self.mounts.contents();
+        let contents = self.blobs.contents_before(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
+        for content in contents.iter().filter(|content| !mounted.contains(&content.to_string())) {
+            self.blobs.delete_content(content).await.map_err(|e| text(&e))?;
+        }
         Ok(())
     }
 }

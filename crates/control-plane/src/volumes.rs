@@ -4,6 +4,7 @@
 //! layer becomes part of the volume, the worker is told. If anything fails on the way, the changes stay where they are and
 //! come with the next commit.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -82,8 +83,34 @@ pub struct TaskMount {
 
 pub struct VolumeShell {
     pub store: Volumes,
+    /// Changes that were made already: clients repeat a request when the answer got lost.
+    made: Mutex<Recent>,
     next: AtomicU64,
     waiting: DashMap<RequestId, oneshot::Sender<VolumeAnswer>>,
+}
+
+/// The latest of a kind of text, so many of them.
+#[derive(Default)]
+struct Recent {
+    known: HashSet<String>,
+    oldest_first: VecDeque<String>,
+}
+
+impl Recent {
+    /// A client repeats within a minute or two; so many changes are not made meanwhile.
+    const MOST: usize = 4096;
+
+    fn add(&mut self, text: String) {
+        if !self.known.insert(text.clone()) {
+            return;
+        }
+        self.oldest_first.push_back(text);
+        if self.oldest_first.len() > Self::MOST
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
 }
 
 /// Why a volume could not be committed or reloaded.
@@ -99,7 +126,16 @@ pub enum VolumeFailure {
 
 impl VolumeShell {
     pub fn new(store: Volumes) -> Self {
-        Self { store, next: AtomicU64::new(0), waiting: DashMap::new() }
+        Self { store, made: Mutex::default(), next: AtomicU64::new(0), waiting: DashMap::new() }
+    }
+
+    /// True when this request has been carried out.
+    pub fn is_made(&self, request: &str) -> bool {
+        self.made.lock().known.contains(request)
+    }
+
+    pub fn note_made(&self, request: String) {
+        self.made.lock().add(request);
     }
 
     /// On a thread that may block.

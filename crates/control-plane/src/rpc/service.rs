@@ -451,7 +451,7 @@ impl ModalClient for Api {
     }
 
     async fn volume_put_files(&self, request: Request<wire::VolumePutFilesRequest>) -> Reply<()> {
-        self.volume_put_files(request.into_inner()).await
+        self.volume_put_files(request).await
     }
 
     async fn volume_put_files2(
@@ -500,23 +500,25 @@ impl ModalClient for Api {
     }
 
     async fn volume_remove_file(&self, request: Request<wire::VolumeRemoveFileRequest>) -> Reply<()> {
-        let asked = request.get_ref();
-        self.volume_remove_file(&asked.volume_id, &asked.path, asked.recursive).await
+        let (repeated, asked) = (self.repeatable(&request, "VolumeRemoveFile")?, request.get_ref());
+        self.volume_remove_file(repeated, &asked.volume_id, &asked.path, asked.recursive).await
     }
 
     async fn volume_remove_file2(&self, request: Request<wire::VolumeRemoveFile2Request>) -> Reply<()> {
-        let asked = request.get_ref();
-        self.volume_remove_file(&asked.volume_id, &asked.path, asked.recursive).await
+        let (repeated, asked) = (self.repeatable(&request, "VolumeRemoveFile2")?, request.get_ref());
+        self.volume_remove_file(repeated, &asked.volume_id, &asked.path, asked.recursive).await
     }
 
     async fn volume_copy_files(&self, request: Request<wire::VolumeCopyFilesRequest>) -> Reply<()> {
+        let repeated = self.repeatable(&request, "VolumeCopyFiles")?;
         let wire::VolumeCopyFilesRequest { volume_id, src_paths, dst_path, recursive } = request.into_inner();
-        self.volume_copy_files(&volume_id, src_paths, &dst_path, recursive).await
+        self.volume_copy_files(repeated, &volume_id, src_paths, &dst_path, recursive).await
     }
 
     async fn volume_copy_files2(&self, request: Request<wire::VolumeCopyFiles2Request>) -> Reply<()> {
+        let repeated = self.repeatable(&request, "VolumeCopyFiles2")?;
         let wire::VolumeCopyFiles2Request { volume_id, src_paths, dst_path, recursive } = request.into_inner();
-        self.volume_copy_files(&volume_id, src_paths, &dst_path, recursive).await
+        self.volume_copy_files(repeated, &volume_id, src_paths, &dst_path, recursive).await
     }
 
     async fn volume_commit(&self, request: Request<wire::VolumeCommitRequest>) -> Reply<wire::VolumeCommitResponse> {

@@ -67,7 +67,12 @@ impl Api {
         self.shared.volumes.with(move |store| work(store, &id)).await.map_err(|error| volume_status(&error))
     }
 
-    pub(crate) async fn volume_put_files(&self, request: wire::VolumePutFilesRequest) -> Result<Response<()>, Status> {
+    pub(crate) async fn volume_put_files(
+        &self,
+        request: Request<wire::VolumePutFilesRequest>,
+    ) -> Result<Response<()>, Status> {
+        let repeated = self.repeatable(&request, "VolumePutFiles")?;
+        let request = request.into_inner();
         let mut uploads = Vec::new();
         for file in request.files {
             let path = file_path(&file.filename)?;
@@ -75,7 +80,8 @@ impl Api {
             let content = self.shared.blobs.content_path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
             uploads.push(Upload { path, mode: file.mode.unwrap_or(0o644), content: UploadContent::File(content) });
         }
-        self.put_uploads(&request.volume_id, uploads, request.disallow_overwrite_existing_files).await?;
+        let only_new = request.disallow_overwrite_existing_files;
+        self.once(repeated, self.put_uploads(&request.volume_id, uploads, only_new)).await?;
         Ok(Response::new(()))
     }
 
@@ -85,6 +91,10 @@ impl Api {
         request: Request<wire::VolumePutFiles2Request>,
     ) -> Result<Response<wire::VolumePutFiles2Response>, Status> {
         let urls = self.volume_urls(&Caller::of(&request)?);
+        let repeated = self.repeatable(&request, "VolumePutFiles2")?;
+        if repeated.as_ref().is_some_and(|request| self.shared.volumes.is_made(request)) {
+            return Ok(Response::new(wire::VolumePutFiles2Response::default()));
+        }
         let request = request.into_inner();
         if request.files.len() > MAX_FILES {
             return Err(Status::invalid_argument(format!("upload at most {MAX_FILES} files at a time")));
@@ -127,8 +137,29 @@ impl Api {
             });
             return Ok(Response::new(wire::VolumePutFiles2Response { missing_blocks: missing.collect() }));
         }
-        self.put_uploads(&request.volume_id, uploads, request.disallow_overwrite_existing_files).await?;
+        let only_new = request.disallow_overwrite_existing_files;
+        self.once(repeated, self.put_uploads(&request.volume_id, uploads, only_new)).await?;
         Ok(Response::new(wire::VolumePutFiles2Response::default()))
+    }
+
+    /// What a repetition of this change has again, if the client says.
+    pub(crate) fn repeatable<T>(&self, request: &Request<T>, method: &str) -> Result<Option<String>, Status> {
+        Ok(self.stable_suffix(&Caller::of(request)?, method))
+    }
+
+    /// Makes a change, unless this very request has made it.
+    async fn once(
+        &self,
+        repeated: Option<String>,
+        change: impl Future<Output = Result<(), Status>>,
+    ) -> Result<(), Status> {
+        let Some(request) = repeated else { return change.await };
+        if self.shared.volumes.is_made(&request) {
+            return Ok(());
+        }
+        change.await?;
+        self.shared.volumes.note_made(request);
+        Ok(())
     }
 
     async fn put_uploads(&self, id: &str, uploads: Vec<Upload>, only_new: bool) -> Result<(), Status> {
@@ -143,7 +174,7 @@ impl Api {
                 let source = match &upload.content {
                     UploadContent::Empty => Source::Empty,
                     UploadContent::Content(id, size) => Source::Content(id, *size),
-                    UploadContent::File(path) => Source::Copy(path),
+                    UploadContent::File(path) => Source::Share(path),
                 };
                 layer.file(&upload.path, source, &Attributes { mode: upload.mode & 0o7777, ..Attributes::now() })?;
             }
@@ -251,6 +282,7 @@ impl Api {
 
     pub(crate) async fn volume_remove_file(
         &self,
+        repeated: Option<String>,
         volume: &str,
         path: &str,
         recursive: bool,
@@ -271,11 +303,12 @@ impl Api {
             }
             layer.remove(&path)
         });
-        changed.await.map(Response::new)
+        self.once(repeated, changed).await.map(Response::new)
     }
 
     pub(crate) async fn volume_copy_files(
         &self,
+        repeated: Option<String>,
         volume: &str,
         sources: Vec<String>,
         target: &str,
@@ -306,7 +339,7 @@ impl Api {
             }
             Ok(())
         });
-        changed.await.map(Response::new)
+        self.once(repeated, changed).await.map(Response::new)
     }
 
     pub(crate) async fn volume_commit(
