@@ -39,7 +39,7 @@ def a_volume_is_created_listed_renamed_and_deleted(newest):
 
 
 def what_was_committed_survives_the_servers_death(newest, server):
-    assert newest.run("volume_crash.py::prepare").code == 0
+    newest.modal("volume", "delete", "--yes", "crash")
     running = newest.start("run", "volume_crash.py::write_for_long")
     try:
         running.wait_for_line("committed 3", 60)

@@ -31,12 +31,6 @@ def look_inside():
 
 
 @app.local_entrypoint()
-def prepare():
-    for entry in volume.listdir("/"):
-        volume.remove_file(entry.path)
-
-
-@app.local_entrypoint()
 def write_for_long():
     write_pairs.remote()
 

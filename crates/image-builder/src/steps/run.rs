@@ -66,6 +66,7 @@ impl ImageBuilder {
             network: run.network,
             tmpfs: mounts.tmpfs.clone(),
             binds,
+            volumes: context.volumes.to_vec(),
             scratch: workspace.path().to_owned(),
         };
         let ran = container::run(&self.inner.runtime, program, logs).await;
