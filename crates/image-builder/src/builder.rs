@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use container_runtime::{LayeredMount, Runtime};
+use container_runtime::Runtime;
 use image_plan::{
     Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Place, Plan, Recipe, StagePlan,
     Step, plan,
@@ -18,7 +18,7 @@ use crate::error::BuildError;
 use crate::logs::LogSink;
 use crate::once::{KeyedLock, OnceMap};
 use crate::registry::Registries;
-use crate::request::{BuildRequest, BuildVolume, BuiltImage, CacheUse};
+use crate::request::{BuildRequest, BuiltImage, CacheUse};
 use crate::steps::mounts::CacheMounts;
 use crate::store::LayerStore;
 
@@ -49,8 +49,6 @@ pub(crate) struct Inner {
 pub(crate) struct StepContext {
     pub context: Arc<Vec<ContextSource>>,
     pub secret_env: Arc<Vec<(String, String)>>,
-    /// Steps come one after the other, so each has them for itself.
-    pub volumes: Arc<Vec<LayeredMount>>,
     /// Images that the request names, as in [`BuildRequest::base_images`].
     pub base_images: Arc<Vec<(String, BuiltImage)>>,
     /// The layers of stages that are finished.
@@ -170,7 +168,6 @@ impl ImageBuilder {
         let mut step_context = StepContext {
             context: Arc::new(context),
             secret_env: Arc::new(request.secret_env.clone()),
-            volumes: Arc::new(request.volumes.iter().map(|volume| volume.mount.clone()).collect()),
             base_images: Arc::new(request.base_images.clone()),
             stages: Arc::default(),
             downloads: Arc::default(),
@@ -497,8 +494,7 @@ fn facts(request: &BuildRequest, bases: &BTreeMap<String, BuiltImage>) -> (Facts
     }
     let secret_names = request.secret_env.iter().map(|(name, _)| name.clone()).collect();
     let bases = bases.iter().map(|(name, image)| (name.clone(), image.config.clone())).collect();
-    let volumes = request.volumes.iter().map(BuildVolume::identity).collect();
-    let facts = Facts { bases, build_args: request.build_args.clone(), context, secret_names, volumes };
+    let facts = Facts { bases, build_args: request.build_args.clone(), context, secret_names };
     (facts, sources)
 }
 

@@ -175,7 +175,6 @@ impl ImageBuilder {
             cwd: "/".to_owned(),
             network: false,
             tmpfs: Vec::new(),
-            volumes: Vec::new(),
             binds: vec![Bind { source: shared, target: INSIDE.to_owned(), read_only: true }],
             scratch: workspace.path().to_owned(),
         };

@@ -46,13 +46,10 @@ mod tree;
 pub use builder::ImageBuilder;
 pub use collect::{LayerInfo, Swept};
 pub use config::BuilderConfig;
-pub use container_runtime::LayeredMount;
 pub use error::BuildError;
 pub use host::HostEnv;
 pub use image_plan::{ImageConfig, KeyHasher, LayerKey, Place};
 pub use logs::LogSink;
 pub use registry::{AwsKeys, Credentials, LayerLimits, RegistryAuth, RegistryAuthKind, RegistryConfig};
-pub use request::{
-    BuildLog, BuildRequest, BuildVolume, BuiltImage, CacheUse, ContextEntry, ImageMetadata, LogStream, TreeEntry,
-};
+pub use request::{BuildLog, BuildRequest, BuiltImage, CacheUse, ContextEntry, ImageMetadata, LogStream, TreeEntry};
 pub use standalone::StandalonePython;

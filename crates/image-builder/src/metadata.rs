@@ -151,7 +151,6 @@ impl ImageBuilder {
             cwd: "/".to_owned(),
             network: false,
             tmpfs: Vec::new(),
-            volumes: Vec::new(),
             binds,
             scratch: workspace.path().to_owned(),
         };

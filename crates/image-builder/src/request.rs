@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use container_runtime::LayeredMount;
 use image_plan::{ImageConfig, KeyHasher, LayerKey};
 use serde::{Deserialize, Serialize};
 
@@ -29,27 +28,10 @@ pub struct BuildRequest {
     pub build_args: BTreeMap<String, String>,
     /// Variables that only RUN sees. Their names are part of the key, their values are not.
     pub secret_env: Vec<(String, String)>,
-    /// Shown to RUN; what it writes there is the caller's to keep, and in no layer.
-    pub volumes: Vec<BuildVolume>,
     /// For FROM's registry; none for one that anybody may read.
     pub registry_credentials: Option<RegistryAuth>,
     pub cache: CacheUse,
     pub timeout: Option<Duration>,
-}
-
-/// A volume that RUN sees.
-#[derive(Debug, Clone)]
-pub struct BuildVolume {
-    /// Part of the keys, unlike what is in the volume.
-    pub id: String,
-    pub mount: LayeredMount,
-}
-
-impl BuildVolume {
-    pub(crate) fn identity(&self) -> String {
-        let LayeredMount { target, sub_path, read_only, .. } = &self.mount;
-        format!("{} {target} {} {read_only}", self.id, sub_path.as_deref().unwrap_or_default())
-    }
 }
 
 /// What layers that are there already mean to a build.
@@ -144,9 +126,6 @@ impl BuildRequest {
         }
         for (name, value) in &self.build_args {
             hasher = hasher.field("argument").field(name).field(value);
-        }
-        for volume in &self.volumes {
-            hasher = hasher.field("volume").field(volume.identity());
         }
         if let Some(auth) = &self.registry_credentials {
             hasher = hasher.field("registry").list(auth.identity());

@@ -19,11 +19,6 @@ pub(crate) fn fingerprint(action: &Action, facts: &Facts) -> LayerKey {
                 .field(optional(user))
                 .field([u8::from(*network)])
                 .list(names);
-            // Without any, the key is what it was before there were volumes.
-            let hasher = match facts.volumes.is_empty() {
-                true => hasher,
-                false => hasher.field("volumes").list(&facts.volumes),
-            };
             mounts.iter().fold(hasher, |hasher, mount| mount_fields(hasher, mount, facts)).finish()
         }
         Action::Copy { items, owner, mode } => {

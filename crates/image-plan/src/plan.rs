@@ -4,7 +4,7 @@
 //!
 //! | step | fingerprint |
 //! |---|---|
-//! | RUN | the command line, the whole environment, working directory, user, network, names of the secrets, its mounts and volumes |
+//! | RUN | the command line, the whole environment, working directory, user, network, names of the secrets, its mounts |
 //! | COPY, ADD | for each file: destination, digest, mode; owner, mode and exclusion flags; a URL with its checksum |
 //! | WORKDIR | the path |
 //!
@@ -36,8 +36,6 @@ pub struct Facts {
     pub build_args: BTreeMap<String, String>,
     pub context: Vec<ContextFile>,
     pub secret_names: Vec<String>,
-    /// What says of each volume that RUN sees which one it is and where.
-    pub volumes: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -139,15 +139,3 @@ fn an_argument_declared_later_does_not_change_an_earlier_step() {
     let (one, two) = (keys("1"), keys("2"));
     assert_eq!(first_difference(&one, &two), 1);
 }
-
-#[test]
-fn a_command_that_sees_a_volume_is_another_and_a_copy_is_not() {
-    let lines: Vec<String> = ["FROM base", "WORKDIR /w", "RUN one"].map(str::to_owned).to_vec();
-    let keys = |volumes: &[&str]| {
-        let facts = Facts { volumes: volumes.iter().map(|v| (*v).to_owned()).collect(), ..Facts::default() };
-        Case { lines: lines.clone(), facts }.keys()
-    };
-    assert_eq!(first_difference(&keys(&[]), &keys(&["vo-1 /b"])), 1);
-    assert_eq!(first_difference(&keys(&["vo-2 /b"]), &keys(&["vo-1 /b"])), 1);
-    assert_eq!(keys(&["vo-1 /b"]), keys(&["vo-1 /b"]));
-}

@@ -19,7 +19,6 @@ use types::ids::{AppId, ImageId, MountId, TaskId};
 use wire::generic_result::GenericStatus;
 
 use crate::build_logs::BuildLogs;
-use crate::build_volumes::VolumeOfBuild;
 use crate::builds::{BuildUse, FunctionRun, layer_key};
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
@@ -28,7 +27,6 @@ use crate::images::{Found, Image, Origin};
 use crate::mounts::content_path;
 use crate::rpc::{Api, store_status};
 use crate::shared::Shared;
-use crate::volumes::VolumeUse;
 
 /// Longest that one build of steps may take.
 const BUILD_LIMIT: Duration = Duration::from_secs(3600);
@@ -105,9 +103,7 @@ impl Api {
             Some(config) => self.registry_credentials(config)?,
             None => None,
         };
-        let uses = recipe.volume_mounts.iter().map(VolumeUse::of).collect::<Result<Vec<_>, _>>()?;
-        let volumes = self.shared.volumes_of_build(&uses).await.map_err(Status::failed_precondition)?;
-        let request = Box::new(BuildRequest {
+        Ok(Build::Dockerfile(Box::new(BuildRequest {
             base_images: base_images.into_iter().map(|(tag, built)| (tag, built.as_ref().clone())).collect(),
             dockerfile_commands: recipe.dockerfile_commands,
             context_files: recipe.context_files.into_iter().map(|f| (f.filename, f.data)).collect(),
@@ -115,12 +111,10 @@ impl Api {
             standalone_python: self.standalone_python(&recipe.context_mount_id),
             build_args: recipe.build_args.into_iter().collect(),
             secret_env: self.variables_of(&recipe.secret_ids)?.into_iter().collect(),
-            volumes: volumes.iter().map(VolumeOfBuild::for_builder).collect(),
             registry_credentials,
             cache,
             timeout: Some(BUILD_LIMIT),
-        });
-        Ok(Build::Dockerfile(request, volumes))
+        })))
     }
 
     fn function_build(
@@ -279,14 +273,14 @@ impl Shared {
 
 /// What an image is made from.
 enum Build {
-    Dockerfile(Box<BuildRequest>, Vec<VolumeOfBuild>),
+    Dockerfile(Box<BuildRequest>),
     Function(FunctionRun),
 }
 
 impl Build {
     fn image_key(&self) -> LayerKey {
         match self {
-            Self::Dockerfile(request, _) => request.image_key(),
+            Self::Dockerfile(request) => request.image_key(),
             Self::Function(run) => run.image_key.clone(),
         }
     }
@@ -330,12 +324,10 @@ impl JoinState {
 async fn build_image(api: Api, image: Arc<Image>, build: Build) {
     let result = match build {
         Build::Function(run) => api.shared.run_build_function(&image, run).await,
-        Build::Dockerfile(request, volumes) => {
+        Build::Dockerfile(request) => {
             let sink_image = image.clone();
             let sink = LogSink::new(move |log: BuildLog| sink_image.say(format!("{}\n", log.text)));
             let built = api.shared.images.builder.build(*request, &sink).await;
-            // Also of a build that failed, as of a container that did.
-            api.shared.keep_writes_of_build(volumes).await;
             built.map_err(|error| with_causes(&error))
         }
     };
@@ -370,11 +362,15 @@ async fn store_built(api: &Api, image: &Image, built: BuiltImage) -> Result<Arc<
 
 fn refuse_unserved(recipe: &wire::Image) -> Result<(), Status> {
     let gpu = recipe.gpu_config.as_ref().is_some_and(|g| g.count > 0);
-    match gpu {
-        true => Err(Status::unimplemented(
-            "the image uses a GPU during the build (`gpu=`), which this version of Dorian does not serve yet",
-        )),
-        false => Ok(()),
+    let unserved = [
+        (gpu, "a GPU during the build (`gpu=`)"),
+        (!recipe.volume_mounts.is_empty(), "volumes during the build (`volumes=`)"),
+    ];
+    match unserved.iter().find(|(present, _)| *present) {
+        Some((_, what)) => Err(Status::unimplemented(format!(
+            "the image uses {what}, which this version of Dorian does not serve yet"
+        ))),
+        None => Ok(()),
     }
 }
 

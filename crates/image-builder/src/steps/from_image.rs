@@ -101,17 +101,8 @@ impl ImageBuilder {
         let target = format!("{}/out", crate::host::PRIVATE);
         binds.push(container_runtime::Bind { source: out.clone(), target, read_only: false });
         let layers = self.with_mount_points(&image.layers);
-        let program = Program {
-            layers,
-            argv,
-            env,
-            cwd: "/".to_owned(),
-            network: true,
-            tmpfs: Vec::new(),
-            volumes: Vec::new(),
-            binds,
-            scratch,
-        };
+        let program =
+            Program { layers, argv, env, cwd: "/".to_owned(), network: true, tmpfs: Vec::new(), binds, scratch };
         let outcome = container::run(&self.inner.runtime, program, logs).await?;
         if !outcome.succeeded() {
             let tail = outcome.tail.join("\n  ");

@@ -66,7 +66,6 @@ impl ImageBuilder {
             network: run.network,
             tmpfs: mounts.tmpfs.clone(),
             binds,
-            volumes: context.volumes.to_vec(),
             scratch: workspace.path().to_owned(),
         };
         let ran = container::run(&self.inner.runtime, program, logs).await;
