@@ -282,12 +282,11 @@ mod tests {
             background_commits: true,
         };
         let key = |volumes: &[VolumeUse]| layer_key(&base, "code", b"globals", b"input", &[], volumes);
-        let (a, b) = (volume("/a", false), volume("/b", false));
-        let keys =
-            [key(&[]), key(&[a.clone()]), key(&[b.clone()]), key(&[volume("/a", true)]), key(&[a.clone(), b.clone()])];
+        let (a, b) = (|| volume("/a", false), || volume("/b", false));
+        let keys = [key(&[]), key(&[a()]), key(&[b()]), key(&[volume("/a", true)]), key(&[a(), b()])];
         for (at, one) in keys.iter().enumerate() {
             assert!(!keys[..at].contains(one), "{at}");
         }
-        assert_eq!(keys[4], key(&[b, a]));
+        assert_eq!(keys[4], key(&[b(), a()]));
     }
 }
