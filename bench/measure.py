@@ -14,14 +14,16 @@ import sys
 import time
 from pathlib import Path
 
+import contents
 import floor
 import images
 import table
+import volumes
 from phases import phases_of_starts
 from processes import BENCH, Program, Server
 from statistics_of import summary
 
-PARTS = ["calls", "capacity", "memory", "images", "sizes"]
+PARTS = ["calls", "capacity", "memory", "images", "sizes", "contents", "volumes"]
 WARM_CALLS = 400
 MAP_INPUTS = 5_000
 
@@ -39,6 +41,10 @@ def main():
         results["images"] = images.measure_builds(options, say)
     if "sizes" in options.parts:
         results["sizes"] = images.measure_sizes(options, say)
+    if "contents" in options.parts:
+        results["contents"] = contents.measure(options, say)
+    if "volumes" in options.parts:
+        results["volumes"] = volumes.measure(options, say)
     results["load_at_end"] = os.getloadavg()
     path = BENCH / "results" / time.strftime("%Y%m%d-%H%M%S.json")
     path.write_text(json.dumps(results, indent=1))
@@ -54,6 +60,7 @@ def arguments():
     parser.add_argument("--data", type=Path, default=BENCH.parent / ".dorian/bench-data")
     parser.add_argument("--binaries", type=Path, required=True)
     parser.add_argument("--ray", required=True)
+    parser.add_argument("--redis", required=True, help="a Python with redis-py")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")

@@ -4,7 +4,8 @@ from statistics_of import median
 
 
 def render(results):
-    rows = [row for part in (starts, warm_calls, maps, capacity, memory, builds, sizes, floor) for row in part(results)]
+    parts = (starts, warm_calls, maps, capacity, memory, builds, sizes, contents, volumes, floor)
+    rows = [row for part in parts for row in part(results)]
     header = ("", "Dorian", "compared with", "ratio", "bar", "")
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in [header, *rows]]
@@ -209,6 +210,68 @@ def sizes(results):
         "1.2x",
         judged(ratio, 1.2),
     )
+
+
+def contents(results):
+    if "contents" not in results:
+        return
+    rounds = results["contents"]["rounds"]
+    for case in rounds[0]["rates"]:
+        way, callers, act = case.split(" ", 2)
+        sides = ("dorian", "redis", "redis_always")
+        ours, memory, always = ([r["rates"][case][who]["per_second"] for r in rounds] for who in sides)
+        how = {"client": "the client", "wire": f"bare gRPC, {callers} at once"}[way]
+        for theirs, what in ((memory, "in memory"), (always, "fsync always")):
+            ratio = paired_ratio(ours, theirs)
+            yield (
+                f"{act}, {how}",
+                f"{median(ours):,.0f}/s",
+                f"Redis, {what}: {median(theirs):,.0f}/s",
+                f"{ratio:.2f}x",
+                "0.5x",
+                judged(ratio, 0.5, at_least=True),
+            )
+        yield ("  processor time: client, server", times_of(rounds, case, "dorian"), times_of(rounds, case, "redis"), "", "", "")
+    for key, name in (("since_sent_ms", "put sent"), ("since_acknowledged_ms", "put acknowledged")):
+        ours, always = ([ms for r in rounds for ms in r["wakes"][who][key]] for who in ("dorian", "redis_always"))
+        yield (
+            f"a waiting get is answered after: {name}",
+            f"{median(ours):.2f} ms, p99 {sorted(ours)[len(ours) * 99 // 100]:.1f}",
+            f"Redis, fsync always: {median(always):.2f} ms",
+            "",
+            "5 ms",
+            judged(median(ours), 5),
+        )
+    waiting = results["contents"]["waiting_cpu"]
+    share = f"{waiting['dorian'] * 100:.1f} % of a core"
+    yield ("1,000 consumers wait", share, f"Redis: {waiting['redis'] * 100:.1f} %", "", "", "")
+
+
+def times_of(rounds, case, who):
+    client, server = (median([r["rates"][case][who][key] for r in rounds]) for key in ("client_us", "server_us"))
+    return f"{client:,.0f} us, {server:,.0f} us"
+
+
+def volumes(results):
+    if "volumes" not in results:
+        return
+    rounds = results["volumes"]["rounds"]
+    for case, what in (("large", "a large file"), ("small", "50,000 small files")):
+        for state in ("cold", "warm"):
+            ours, bare = ([r[f"{state} {case}"][side] for r in rounds] for side in ("volume", "bare"))
+            # Of speeds, not of times.
+            ratio = paired_ratio(bare, ours)
+            yield (
+                f"{what} read from a volume, {state} cache",
+                f"{median(ours):.2f} s",
+                f"bare file system: {median(bare):.2f} s",
+                f"{ratio:.2f}x",
+                "0.9x",
+                judged(ratio, 0.9, at_least=True),
+            )
+    commits = results["volumes"]["commits"]["ms"]
+    took = median(commits)
+    yield ("commit of one file in 100,000", f"{took:.0f} ms, longest {max(commits):.0f}", "", "", "200 ms", judged(took, 200))
 
 
 def floor(results):

@@ -7,7 +7,7 @@
 #   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
 #   scripts/setup.sh pytest             .dorian/pytest
 #   scripts/setup.sh registry           docker-registry, for the tests of `from_registry`
-#   scripts/setup.sh bench              buildah, which the bench compares image builds with
+#   scripts/setup.sh bench              buildah and redis-server, which the bench compares with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -103,7 +103,7 @@ case "${1:-}" in
     pytest) pytest_environment ;;
     registry) registry ;;
     # Without an OCI runtime: it runs its steps with `--isolation chroot`.
-    bench) debian_packages buildah ;;
+    bench) debian_packages buildah redis-server ;;
     python) python ;;
     *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | bench | python" ;;
 esac

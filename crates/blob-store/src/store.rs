@@ -72,6 +72,12 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Keeps a complete blob's bytes under their digest, after checking it. The blob stays.
     async fn put_content_from_blob(&self, sha256: &Sha256Digest, blob: &BlobId) -> Result<(), BlobError>;
 
+    /// Contents that nobody has asked for since `before`, for whoever knows which of them are needed.
+    async fn contents_before(&self, before: SystemTime) -> Result<Vec<Sha256Digest>, BlobError>;
+
+    /// May be repeated.
+    async fn delete_content(&self, sha256: &Sha256Digest) -> Result<(), BlobError>;
+
     /// A file on this machine with that content. It must not be written to.
     async fn content_path(&self, sha256: &Sha256Digest) -> Result<PathBuf, BlobError>;
 }

@@ -28,6 +28,7 @@ async fn keeps_its_promises(store: &dyn BlobStore) {
     a_complete_blob_never_changes(store).await;
     an_announced_digest_is_checked(store).await;
     content_is_known_by_its_digest(store).await;
+    a_content_is_old_when_nobody_has_asked_for_it(store).await;
     too_large_is_refused_at_once(store).await;
     what_is_deleted_is_gone(store).await;
     abandoned_uploads_are_swept_and_blobs_are_not(store).await;
@@ -161,6 +162,22 @@ async fn content_is_known_by_its_digest(store: &dyn BlobStore) {
     }
     store.delete(&blob).await.unwrap();
     assert_eq!(std::fs::read(store.content_path(&digest).await.unwrap()).unwrap(), uploaded, "outlives the blob");
+}
+
+async fn a_content_is_old_when_nobody_has_asked_for_it(store: &dyn BlobStore) {
+    let bytes = pattern(500, 21);
+    let digest = Sha256Digest::of(&bytes);
+    store.put_content(&digest, bytes).await.unwrap();
+    let (hour, now) = (Duration::from_secs(3600), SystemTime::now());
+    let file = std::fs::File::open(store.content_path(&digest).await.unwrap()).unwrap();
+    file.set_modified(now - 48 * hour).unwrap();
+    assert!(store.contents_before(now - hour).await.unwrap().contains(&digest));
+    assert!(store.has_content(&digest).await.unwrap());
+    assert!(!store.contents_before(now - hour).await.unwrap().contains(&digest), "somebody was told that it is there");
+    for _ in 0..2 {
+        store.delete_content(&digest).await.unwrap();
+    }
+    assert!(!store.has_content(&digest).await.unwrap());
 }
 
 async fn too_large_is_refused_at_once(store: &dyn BlobStore) {

@@ -95,7 +95,7 @@ impl OfStep {
 
 impl OpenVolume for OfStep {
     fn tree(&self) -> VolumeTree {
-        let data = self.shared.volumes.store.contents().folder().to_owned();
+        let data = self.shared.volumes.store.contents().data_layer().map(Path::to_owned);
         VolumeTree { layers: self.opened.layers.folders.clone(), data }
     }
 

@@ -12,6 +12,8 @@ pub struct Caller {
     /// `host:port` under which the caller reached us; links that it will open go there too.
     pub authority: String,
     pub idempotency_key: Option<String>,
+    /// The caller had no answer to the same request before, or one that said to try again.
+    pub is_repeated: bool,
     /// The caller's own interpreter, like `3.11`: what its functions run on unless they say otherwise.
     pub python_minor: Option<String>,
 }
@@ -67,6 +69,7 @@ impl Caller {
             version: text("x-modal-client-version").map_or(ClientVersion(0, 0, 0), ClientVersion::parse),
             authority,
             idempotency_key: text("x-idempotency-key").filter(|key| !key.is_empty()).map(str::to_owned),
+            is_repeated: text("x-retry-attempt").is_some_and(|attempt| attempt != "0"),
             python_minor: text("x-modal-python-version").and_then(python_minor),
         }
     }

@@ -13,7 +13,7 @@ const MOST_OF_A_BUFFER: usize = 64 << 10;
 
 /// A small field in memory of its own. As it comes it is a slice of the buffer that its message was read into, and
 /// would keep those 8 KiB or more for as long as it waits: five times what an input needs.
-fn apart(bytes: Bytes) -> Bytes {
+pub(crate) fn apart(bytes: Bytes) -> Bytes {
     if bytes.len() < MOST_OF_A_BUFFER { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
 

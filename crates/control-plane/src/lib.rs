@@ -29,6 +29,7 @@ mod objects;
 mod options;
 mod owner;
 mod parameters;
+mod queues;
 mod recorder;
 mod restore;
 mod rpc;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 
 use blob_store::DiskBlobs;
 use blob_store::sign::UrlKey;
+use contents_store::{ContentsError, ContentsStore};
 use image_builder::ImageBuilder;
 use metadata_store::{MetadataStore, StoreError};
 use tokio::sync::mpsc;
@@ -82,6 +84,8 @@ pub struct Parts {
 pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Contents(#[from] ContentsError),
     #[error("cannot start the writer of the apps' logs")]
     Logs { source: std::io::Error },
 }
@@ -104,6 +108,7 @@ impl ControlPlane {
         let (blobs, blob_key) = (parts.blobs.clone(), parts.blob_key.clone());
         let logs = logs::LogKeeper::open(parts.config.data_dir.join("logs"), parts.config.log_limits)
             .map_err(|source| StartError::Logs { source })?;
+        let contents = ContentsStore::open(&parts.config.data_dir.join("contents.sqlite"), clock::now_ms() * 1000)?;
         let shared = Arc::new(shared::Shared {
             capacity: capacity::CapacityPool::new(parts.worker.capacity),
             config: parts.config,
@@ -124,6 +129,8 @@ impl ControlPlane {
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
             objects: Default::default(),
+            queues: queues::Queues::new(contents.clone()),
+            contents,
             volumes: volumes::VolumeShell::new(parts.volumes.clone()),
             generators: Default::default(),
             schedules: Default::default(),
@@ -136,6 +143,7 @@ impl ControlPlane {
         tokio::spawn(shared.clone().worker_event_loop(events));
         tokio::spawn(shared.clone().app_reaper_loop());
         tokio::spawn(shared.clone().object_reaper_loop());
+        tokio::spawn(shared.clone().contents_loop());
         tokio::spawn(shared.clone().expiry_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
@@ -183,6 +191,7 @@ impl ControlPlane {
         let logs = self.shared.logs.clone();
         // The file system may take its time; others use this thread.
         let _ = tokio::task::spawn_blocking(move || logs.close()).await;
+        self.shared.contents.close().await;
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the metadata store did not close cleanly");
         }

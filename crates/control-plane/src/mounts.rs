@@ -1,5 +1,6 @@
 //! Mounts: sets of read-only files from the client, and the client package itself, which every function mounts.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,6 +40,13 @@ impl Mounts {
         let mount = Arc::new(Mount { record, layer: Mutex::new(None) });
         self.by_id.insert(mount.record.id.clone(), mount.clone());
         mount
+    }
+
+    /// Digests, in hex, of all files that some mount names.
+    pub fn contents(&self) -> HashSet<String> {
+        let of_mount =
+            |mount: &Arc<Mount>| mount.record.files.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>();
+        self.by_id.iter().flat_map(|mount| of_mount(&mount)).collect()
     }
 
     pub fn get(&self, id: &MountId) -> Option<Arc<Mount>> {

@@ -138,6 +138,7 @@ impl Shared {
     /// The record is gone, and so is what was in it.
     pub fn on_object_gone(self: &Arc<Self>, record: &ObjectRecord) {
         match record.kind {
+            ObjectKind::Dict | ObjectKind::Queue => self.forget_contents(record),
             ObjectKind::Volume => {
                 let (shared, id) = (self.clone(), record.id.clone());
                 tokio::spawn(async move {
@@ -146,7 +147,7 @@ impl Shared {
                     }
                 });
             }
-            ObjectKind::Dict | ObjectKind::Queue | ObjectKind::SharedVolume => {}
+            ObjectKind::SharedVolume => {}
         }
     }
 

@@ -113,6 +113,7 @@ impl Server {
         let answer = tower::Service::call(&mut service, request).await;
         let mut answer = answer.unwrap_or_else(|never| match never {}).map(Body::new);
         name_unimplemented(answer.headers_mut(), &path);
+        name_too_large(answer.headers_mut());
         answer
     }
 
@@ -181,6 +182,24 @@ fn name_unimplemented(headers: &mut HeaderMap, path: &str) {
     let text = format!("`{method}` is not served by this version of Dorian").replace(' ', "%20");
     if let Ok(value) = HeaderValue::from_str(&text) {
         headers.insert("grpc-message", value);
+    }
+}
+
+/// A request that is larger than any may be was not read, so no handler could refuse it. Clients know it by the quoted
+/// words, and have an exception of their own for it.
+fn name_too_large(headers: &mut HeaderMap) {
+    let code = (Code::OutOfRange as i32).to_string();
+    let is_too_large = headers.get("grpc-status").is_some_and(|status| status.as_bytes() == code.as_bytes())
+        && headers.get("grpc-message").and_then(|m| m.to_str().ok()).is_some_and(|m| m.contains("too%20large"));
+    if !is_too_large {
+        return;
+    }
+    let limit = MAX_MESSAGE >> 20;
+    let text =
+        format!("a request has up to {limit} MiB; send less at once, or keep large data in a volume (status = '413')");
+    if let Ok(text) = HeaderValue::from_str(&text.replace(' ', "%20")) {
+        headers.insert("grpc-status", HeaderValue::from(Code::InvalidArgument as i32));
+        headers.insert("grpc-message", text);
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use blob_store::sign::UrlKey;
 use blob_store::{BlobStore, DiskBlobs};
 use calls::{Millis, Outcome, OutcomeStatus};
+use contents_store::ContentsStore;
 use dashmap::DashMap;
 use metadata_store::{AppState, EnvironmentRecord, MetadataStore, Write};
 use parking_lot::{Mutex, RwLock};
@@ -26,6 +27,7 @@ use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
 use crate::mounts::Mounts;
 use crate::objects::Objects;
 use crate::owner::Owner;
+use crate::queues::Queues;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
@@ -74,6 +76,9 @@ pub struct Shared {
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub objects: Objects,
+    /// What is in dicts and queues.
+    pub contents: ContentsStore,
+    pub queues: Queues,
     pub volumes: VolumeShell,
     pub generators: Generators,
     pub schedules: Schedules,
@@ -474,6 +479,12 @@ impl Shared {
         let old = self.blobs.blobs_before(now - RESULTS_KEPT - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
         for blob in expired.blobs.into_iter().chain(old).filter(|b| !in_use.contains(b)) {
             self.blobs.delete(&blob).await.map_err(|e| text(&e))?;
+        }
+        // Files that came for volumes, which have their own copy, and for mounts that are no more.
+        let mounted = self.mounts.contents();
+        let contents = self.blobs.contents_before(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
+        for content in contents.iter().filter(|content| !mounted.contains(&content.to_string())) {
+            self.blobs.delete_content(content).await.map_err(|e| text(&e))?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! layer becomes part of the volume, the worker is told. If anything fails on the way, the changes stay where they are and
 //! come with the next commit.
 
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,8 +85,34 @@ pub struct TaskMount {
 
 pub struct VolumeShell {
     pub store: Volumes,
+    /// Changes that were made already: clients repeat a request when the answer got lost.
+    made: Mutex<Recent>,
     next: AtomicU64,
     waiting: DashMap<RequestId, oneshot::Sender<VolumeAnswer>>,
+}
+
+/// The latest of a kind of text, so many of them.
+#[derive(Default)]
+struct Recent {
+    known: HashSet<String>,
+    oldest_first: VecDeque<String>,
+}
+
+impl Recent {
+    /// A client repeats within a minute or two; so many changes are not made meanwhile.
+    const MOST: usize = 4096;
+
+    fn add(&mut self, text: String) {
+        if !self.known.insert(text.clone()) {
+            return;
+        }
+        self.oldest_first.push_back(text);
+        if self.oldest_first.len() > Self::MOST
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
 }
 
 /// Why a volume could not be committed or reloaded.
@@ -101,7 +128,16 @@ pub enum VolumeFailure {
 
 impl VolumeShell {
     pub fn new(store: Volumes) -> Self {
-        Self { store, next: AtomicU64::new(0), waiting: DashMap::new() }
+        Self { store, made: Mutex::default(), next: AtomicU64::new(0), waiting: DashMap::new() }
+    }
+
+    /// True when this request has been carried out.
+    pub fn is_made(&self, request: &str) -> bool {
+        self.made.lock().known.contains(request)
+    }
+
+    pub fn note_made(&self, request: String) {
+        self.made.lock().add(request);
     }
 
     /// On a thread that may block.
@@ -181,6 +217,10 @@ impl Shared {
         volume: &VolumeId,
         leave_open: bool,
     ) -> Result<(), VolumeFailure> {
+        // A container goes on with the files of a deleted volume, as long as it lives.
+        if self.objects.get(ObjectKind::Volume, volume.as_str()).is_none() {
+            return Err(VolumeError::Deleted.into());
+        }
         let (task, volume) = (task.clone(), volume.clone());
         let asked = self.ask_worker(|request| VolumeCommand::Collect {
             task: task.clone(),
@@ -268,7 +308,7 @@ impl Shared {
 
     /// Commits a task's volumes as long as it runs.
     pub async fn background_commit_loop(self: Arc<Self>, task: Arc<Task>) {
-        let mounts: Vec<_> =
+        let mut mounts: Vec<_> =
             task.mounts.lock().iter().filter(|mount| mount.is_committed_by_itself()).cloned().collect();
         if mounts.is_empty() {
             return;
@@ -280,6 +320,7 @@ impl Shared {
                 return;
             }
             let begun = Instant::now();
+            mounts.retain(|mount| self.objects.get(ObjectKind::Volume, mount.usage.volume.as_str()).is_some());
             for mount in &mounts {
                 let leave_open = !round.is_multiple_of(OPEN_FILES_EVERY);
                 if let Err(error) = self.commit_volume(&task, mount, leave_open).await

@@ -46,7 +46,7 @@ pub trait OpenVolume: Send {
 pub struct VolumeTree {
     /// Lowest first.
     pub layers: Vec<PathBuf>,
-    pub data: PathBuf,
+    pub data: Option<PathBuf>,
 }
 
 /// The volumes of a step that runs or has run.
@@ -108,7 +108,7 @@ fn layered_mount(place: &VolumeMount, tree: VolumeTree, upper: PathBuf) -> Layer
     LayeredMount {
         target: place.target.clone(),
         layers: tree.layers,
-        data: Some(tree.data),
+        data: tree.data,
         upper: (!place.read_only).then_some(upper),
         sub_path: place.sub_path.clone(),
         read_only: place.read_only,

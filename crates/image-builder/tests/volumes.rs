@@ -47,7 +47,7 @@ impl BuildVolume for TestVolume {
 
 impl OpenVolume for Opened {
     fn tree(&self) -> VolumeTree {
-        VolumeTree { layers: self.layers.folders.clone(), data: self.store.contents().folder().to_owned() }
+        VolumeTree { layers: self.layers.folders.clone(), data: self.store.contents().data_layer().map(Path::to_owned) }
     }
 
     fn collect(&mut self, upper: &Path) -> Result<(), String> {

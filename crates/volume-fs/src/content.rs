@@ -35,7 +35,12 @@ impl ContentStore {
         Ok(store)
     }
 
-    /// What overlayfs looks for contents in.
+    /// What overlayfs looks for contents in; none where it cannot, and no layer refers to a content.
+    pub fn data_layer(&self) -> Option<&Path> {
+        sys::kernel_has_data_layers().then_some(self.folder.as_path())
+    }
+
+    /// Where contents are.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -79,6 +84,22 @@ impl ContentStore {
             self.name(file, &id, reference)?;
         }
         Ok(id)
+    }
+
+    /// As [`Self::store`], for a file that nobody will ever write to, and that goes on being somebody else's.
+    pub(crate) fn share(&self, file: &Path, size: u64, reference: &Path) -> Result<ContentId, VolumeError> {
+        let opened = File::open(file).doing("open", file)?;
+        let id = name_of(&opened, size).doing("read", file)?;
+        if self.refer(&id, reference)? {
+            return Ok(id);
+        }
+        match self.name(file, &id, reference) {
+            // On another file system.
+            Err(VolumeError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {
+                self.store(&opened, size, reference)
+            }
+            named => named.map(|()| id),
+        }
     }
 
     /// One more link to a content; false when there is no such content.

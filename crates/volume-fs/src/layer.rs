@@ -76,6 +76,8 @@ pub enum Source<'a> {
     Copy(&'a Path),
     /// A file that nobody uses any more; it may be taken away.
     Take(&'a Path),
+    /// A file that will never change again, here or elsewhere: it is linked where possible.
+    Share(&'a Path),
     /// A content, with the file's length.
     Content(&'a ContentId, u64),
     Empty,
@@ -190,31 +192,31 @@ impl<'a> LayerBuilder<'a> {
                 copy_small(&self.contents.path(id), &place)?;
             }
             Source::Content(id, size) => self.stub(&place, id, size)?,
-            Source::Copy(from) | Source::Take(from) => {
+            Source::Copy(from) | Source::Take(from) | Source::Share(from) => {
                 let metadata = fs::symlink_metadata(from).doing("look at", from)?;
-                if metadata.nlink() > 1
-                    && let Some(first) = self.linked.get(&metadata.ino())
-                {
+                let may_be_linked = metadata.nlink() > 1 && !matches!(source, Source::Share(_));
+                if may_be_linked && let Some(first) = self.linked.get(&metadata.ino()) {
                     return fs::hard_link(first, &place).doing("link", &place);
                 }
-                if metadata.nlink() > 1 {
+                if may_be_linked {
                     self.linked.insert(metadata.ino(), place.clone());
                 }
-                self.put_bytes(from, metadata.len(), &place, matches!(source, Source::Take(_)))?;
+                self.put_bytes(source, from, metadata.len(), &place)?;
             }
         }
         attributes.apply(&place, false)
     }
 
-    fn put_bytes(&self, from: &Path, size: u64, place: &Path, may_take: bool) -> Result<(), VolumeError> {
+    fn put_bytes(&self, source: Source<'_>, from: &Path, size: u64, place: &Path) -> Result<(), VolumeError> {
         if size <= SMALL_BYTES || !self.shares {
             return copy_small(from, place);
         }
         // Named before it is known by its content: the link is renamed when that is.
         let reference = self.folder.join("refs").join(random_base62(16));
-        let id = match may_take {
-            true => self.contents.adopt(from, size, &reference)?,
-            false => {
+        let id = match source {
+            Source::Take(_) => self.contents.adopt(from, size, &reference)?,
+            Source::Share(_) => self.contents.share(from, size, &reference)?,
+            _ => {
                 let file = File::open(from).doing("open", from)?;
                 self.contents.store(&file, size, &reference)?
             }

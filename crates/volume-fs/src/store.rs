@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -109,6 +110,8 @@ impl Volumes {
     /// Opens the folder. No container is running: what was being built or sent is taken away.
     pub fn open(root: &Path) -> Result<Self, VolumeError> {
         let contents = ContentStore::open(root)?;
+        // A program of a container's root, with its set-user bit, must not be a program of this machine's root.
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).doing("close", root)?;
         for entry in fs::read_dir(contents.incoming()).doing("list", contents.incoming())?.flatten() {
             let _ = fs::remove_file(entry.path());
         }
@@ -176,7 +179,9 @@ impl Volumes {
 
     /// Merges layers if there are many; true when it did.
     pub fn merge(&self, id: &str) -> Result<bool, VolumeError> {
-        self.volume(id)?.merge(self.contents())
+        // Only of a volume that is in use: one that was deleted meanwhile must not come back.
+        let volume = self.inner.volumes.lock().get(id).cloned();
+        volume.map_or(Ok(false), |volume| volume.merge(self.contents()))
     }
 
     /// The volume is gone for everybody who comes from now on; its files go when the last reader does.
@@ -364,3 +369,6 @@ impl Volumes {
         volume.layer_is_named(layer).then(|| volume.layer(layer).join("diff").join(path))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use manifest::content::{BlockDigest, ContentId, block_count, block_digest, digest_of_zeros};
+use manifest::content::{BlockDigest, ContentId, block_count, block_digest, digest_of_zeros, whole_block_digest};
 use parking_lot::Mutex;
 
 use crate::content::ContentStore;
@@ -86,7 +86,7 @@ impl Uploads {
             return if self.contents.has(id) { Ok(()) } else { Err(VolumeError::UnknownBlock) };
         };
         let digest = upload.blocks.get(index).ok_or(VolumeError::UnknownBlock)?;
-        if block_digest(bytes) != *digest {
+        if block_digest(bytes) != *digest && whole_block_digest(bytes) != *digest {
             return Err(VolumeError::WrongBlock);
         }
         let file = File::options().write(true).open(&upload.path).doing("open", &upload.path)?;

@@ -77,7 +77,7 @@ impl TaskVolume {
         LayeredMount {
             target: self.spec.mount_path.clone(),
             layers,
-            data: Some(self.contents.folder().to_owned()),
+            data: self.contents.data_layer().map(Path::to_owned),
             upper: (!self.spec.read_only).then(|| self.generation(generation)),
             sub_path: self.spec.sub_path.clone(),
             read_only: self.spec.read_only,

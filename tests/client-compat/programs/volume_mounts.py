@@ -242,6 +242,10 @@ result = time.monotonic() - started
 LOOK_AT_KINDS = """
 import subprocess, stat
 folder = v / "kinds"
+def part(at, length):
+    with open("/v/kinds/sparse", "rb") as file:
+        file.seek(at)
+        return file.read(length)
 seen = {p.name: (stat.filemode(p.lstat().st_mode), p.lstat().st_size) for p in folder.iterdir()}
 result = {
     "folder": stat.filemode(folder.stat().st_mode),
@@ -249,8 +253,8 @@ result = {
     "sizes": {name: seen[name][1] for name in ("sparse", "empty", "script")},
     "links": {name: os.readlink(folder / name) for name in ("to-script", "to-folder", "absolute", "dangling")},
     "runs": subprocess.check_output([folder / "to-script", "1"], text=True) + subprocess.check_output([folder / "hard", "2"], text=True),
-    "middle": os.pread(os.open(folder / "sparse", os.O_RDONLY), 13, 1 << 30),
-    "zeros": os.pread(os.open(folder / "sparse", os.O_RDONLY), 10, 2 << 30),
+    "middle": part(1 << 30, 13),
+    "zeros": part(2 << 30, 10),
     "mtime": (folder / "empty").stat().st_mtime,
     "long": (folder / ("n" * 255)).read_text() + (folder / "grün 日本語 🙂\\n").read_text(),
     "blocks": (folder / "sparse").stat().st_blocks * 512,
@@ -271,7 +275,7 @@ def check_files_keep_what_makes_them_files():
         "absolute": "lrwxrwxrwx", "dangling": "lrwxrwxrwx", "sparse": "-rw-r--r--", "fifo": "prw-r--r--",
         "n" * 255: "-rw-r--r--", "grün 日本語 🙂\n": "-rw-r--r--",
     }, seen  # fmt: skip
-    assert seen["sizes"] == {"sparse": 3 << 30, "empty": 0, "script": 31}, seen["sizes"]
+    assert seen["sizes"] == {"sparse": 3 << 30, "empty": 0, "script": 30}, seen["sizes"]
     assert seen["links"] == {
         "to-script": "script", "to-folder": "no files", "absolute": "/v/kinds/script", "dangling": "../nowhere/at/all"
     }  # fmt: skip
@@ -282,7 +286,8 @@ def check_files_keep_what_makes_them_files():
     entries = {e.path: e for e in volume.listdir("kinds")}
     kinds = {path.partition("/")[2]: int(entry.type) for path, entry in entries.items()}
     assert kinds["to-script"] == kinds["dangling"] == 3 and kinds["no files"] == 2 and kinds["script"] == 1, kinds
-    assert kinds["fifo"] == 4, kinds
+    # Clients before 1.0 do not know that there are such.
+    assert kinds.get("fifo") == (4 if NUMBERS >= (1, 0) else None), kinds
     assert entries["kinds/empty"].mtime == 1_000_000_000 and entries["kinds/sparse"].size == 3 << 30
     assert content(volume, "kinds/hard").startswith(b"#!/bin/sh")
     volume.remove_file("kinds/sparse")

@@ -141,6 +141,12 @@ def check_directories_are_copied_recursively():
     volume.copy_files(["folder"], "named", recursive=True)
     volume.copy_files(["folder"], "there", recursive=True)
     refused(volume.copy_files, ["folder"], "folder/deep", recursive=True)
+    # A copy into a directory that is there joins it; one onto a file is refused.
+    put(volume, {"there/folder/other": b"o"})
+    volume.copy_files(["folder"], "there", recursive=True)
+    refused(volume.copy_files, ["folder"], "there/x", recursive=True)
+    assert content(volume, "there/folder/other") == b"o" and content(volume, "there/x") == b"x"
+    volume.remove_file("there/folder/other")
     assert content(volume, "named/deep/two") == b"2" and content(volume, "there/folder/deep/two") == b"2", tree(volume)
     assert set(tree(volume)) == {
         "folder", "folder/one", "folder/deep", "folder/deep/two", "named", "named/one", "named/deep", "named/deep/two",

@@ -1,6 +1,8 @@
 //! Files known by their SHA-256.
 
+use std::fs;
 use std::io;
+use std::time::{Duration, SystemTime};
 
 use types::ids::BlobId;
 
@@ -8,7 +10,25 @@ use super::{Inner, files};
 use crate::digest::Sha256Digest;
 use crate::error::BlobError;
 
+/// Being asked for makes a content young again, but a time is not written more often than this.
+const TOUCHED_EVERY: Duration = Duration::from_secs(600);
+
 impl Inner {
+    pub(super) fn has_content(&self, sha256: &Sha256Digest, now: SystemTime) -> bool {
+        let path = self.layout.content(sha256);
+        let Ok(changed) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else { return false };
+        if changed + TOUCHED_EVERY < now {
+            // Whoever is told that it is there will not send it, and must find it a little later.
+            let touched = fs::File::open(&path).and_then(|file| file.set_modified(now));
+            return touched.is_ok();
+        }
+        true
+    }
+
+    pub(super) fn delete_content(&self, sha256: &Sha256Digest) -> Result<(), BlobError> {
+        files::remove_file(&self.layout.content(sha256))
+    }
+
     pub(super) fn put_content(&self, wanted: &Sha256Digest, bytes: &[u8]) -> Result<(), BlobError> {
         check(wanted, Sha256Digest::of(bytes))?;
         let path = self.layout.content(wanted);

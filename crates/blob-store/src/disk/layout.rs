@@ -83,23 +83,32 @@ impl Layout {
     }
 
     pub fn blobs_before(&self, before: SystemTime) -> Result<Vec<BlobId>, BlobError> {
-        let failed = |source: io::Error| BlobError::io("list the folder", &self.blobs, source);
-        let mut blobs = Vec::new();
-        for shard in files::names(&self.blobs).map_err(failed)? {
-            for entry in fs::read_dir(self.blobs.join(shard)).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                let id = entry.file_name().to_str().and_then(BlobId::parse);
-                // One that has just been deleted has no times, and is not listed.
-                let changed = entry.metadata().and_then(|meta| meta.modified());
-                if let (Some(id), Ok(changed)) = (id, changed)
-                    && changed < before
-                {
-                    blobs.push(id);
-                }
+        names_before(&self.blobs, before, BlobId::parse)
+    }
+
+    pub fn contents_before(&self, before: SystemTime) -> Result<Vec<Sha256Digest>, BlobError> {
+        names_before(&self.contents, before, Sha256Digest::from_hex)
+    }
+}
+
+/// Names in the shards of a folder that were last changed before a time.
+fn names_before<T>(folder: &Path, before: SystemTime, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, BlobError> {
+    let failed = |source: io::Error| BlobError::io("list the folder", folder, source);
+    let mut old = Vec::new();
+    for shard in files::names(folder).map_err(failed)? {
+        for entry in fs::read_dir(folder.join(shard)).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_str().and_then(&parse);
+            // One that has just been deleted has no times, and is not listed.
+            let changed = entry.metadata().and_then(|meta| meta.modified());
+            if let (Some(name), Ok(changed)) = (name, changed)
+                && changed < before
+            {
+                old.push(name);
             }
         }
-        Ok(blobs)
     }
+    Ok(old)
 }
 
 /// `part-<n>-<md5>`

@@ -152,8 +152,8 @@ impl BlobStore for DiskBlobs {
     }
 
     async fn has_content(&self, sha256: &Sha256Digest) -> Result<bool, BlobError> {
-        let path = self.inner.layout.content(sha256);
-        Ok(tokio::fs::try_exists(&path).await.unwrap_or(false))
+        let sha256 = *sha256;
+        self.blocking(move |inner| Ok(inner.has_content(&sha256, SystemTime::now()))).await
     }
 
     async fn put_content(&self, sha256: &Sha256Digest, bytes: Bytes) -> Result<(), BlobError> {
@@ -164,6 +164,15 @@ impl BlobStore for DiskBlobs {
     async fn put_content_from_blob(&self, sha256: &Sha256Digest, blob: &BlobId) -> Result<(), BlobError> {
         let (sha256, blob) = (*sha256, blob.clone());
         self.blocking(move |inner| inner.put_content_from_blob(&sha256, &blob)).await
+    }
+
+    async fn contents_before(&self, before: SystemTime) -> Result<Vec<Sha256Digest>, BlobError> {
+        self.blocking(move |inner| inner.layout.contents_before(before)).await
+    }
+
+    async fn delete_content(&self, sha256: &Sha256Digest) -> Result<(), BlobError> {
+        let sha256 = *sha256;
+        self.blocking(move |inner| inner.delete_content(&sha256)).await
     }
 
     async fn content_path(&self, sha256: &Sha256Digest) -> Result<PathBuf, BlobError> {

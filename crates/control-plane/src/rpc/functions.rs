@@ -6,6 +6,7 @@ use client_protocol::wire;
 use metadata_store::{DefinitionRecord, FunctionRecord, Write};
 use tonic::{Request, Response, Status};
 use types::ids::{DefinitionId, FunctionId};
+use types::objects::ObjectKind;
 
 use crate::apps::App;
 use crate::caller::Caller;
@@ -121,6 +122,9 @@ impl Api {
         if let Err(sentence) = self.shared.capacity.could_ever_fit(definition.request()) {
             let name = &definition.view.function_name;
             return Err(Status::invalid_argument(format!("function `{name}` cannot run here: {sentence}")));
+        }
+        for usage in &definition.volumes {
+            self.object(ObjectKind::Volume, usage.volume.as_str())?;
         }
         match definition.mounts.iter().find(|id| self.shared.mounts.get(id).is_none()) {
             Some(mount) => missing("mount", mount.to_string()),

@@ -6,8 +6,10 @@ use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 use types::objects::ObjectKind;
 
+use crate::caller::Caller;
 use crate::rpc::Api;
 use crate::rpc::calls::ChunkStream;
+use crate::rpc::dicts::EntryStream;
 use crate::rpc::images::JoinStream;
 use crate::rpc::logs::LogStream;
 
@@ -21,6 +23,7 @@ fn unserved(method: &str, why: &str) -> Status {
 impl ModalClient for Api {
     type AppGetLogsStream = LogStream;
     type ImageJoinStreamingStream = JoinStream;
+    type DictContentsStream = EntryStream;
     type FunctionCallGetDataOutStream = ChunkStream;
     type FunctionCallGetDataInStream = ChunkStream;
     type VolumeListFilesStream = BoxStream<'static, Result<wire::VolumeListFilesResponse, Status>>;
@@ -448,7 +451,7 @@ impl ModalClient for Api {
     }
 
     async fn volume_put_files(&self, request: Request<wire::VolumePutFilesRequest>) -> Reply<()> {
-        self.volume_put_files(request.into_inner()).await
+        self.volume_put_files(request).await
     }
 
     async fn volume_put_files2(
@@ -476,8 +479,10 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::VolumeListFilesRequest>,
     ) -> Reply<Self::VolumeListFilesStream> {
-        let asked = request.get_ref();
-        let entries = self.volume_list_files(&asked.volume_id, &asked.path, asked.recursive, asked.max_entries).await?;
+        let (version, asked) = (Caller::of(&request)?.version, request.get_ref());
+        let entries =
+            self.volume_list_files(version, &asked.volume_id, &asked.path, asked.recursive, asked.max_entries);
+        let entries = entries.await?;
         let answer = |entries| wire::VolumeListFilesResponse { entries };
         Ok(Response::new(Box::pin(entries.map(move |batch| batch.map(answer)))))
     }
@@ -486,30 +491,34 @@ impl ModalClient for Api {
         &self,
         request: Request<wire::VolumeListFiles2Request>,
     ) -> Reply<Self::VolumeListFiles2Stream> {
-        let asked = request.get_ref();
-        let entries = self.volume_list_files(&asked.volume_id, &asked.path, asked.recursive, asked.max_entries).await?;
+        let (version, asked) = (Caller::of(&request)?.version, request.get_ref());
+        let entries =
+            self.volume_list_files(version, &asked.volume_id, &asked.path, asked.recursive, asked.max_entries);
+        let entries = entries.await?;
         let answer = |entries| wire::VolumeListFiles2Response { entries };
         Ok(Response::new(Box::pin(entries.map(move |batch| batch.map(answer)))))
     }
 
     async fn volume_remove_file(&self, request: Request<wire::VolumeRemoveFileRequest>) -> Reply<()> {
-        let asked = request.get_ref();
-        self.volume_remove_file(&asked.volume_id, &asked.path, asked.recursive).await
+        let (repeated, asked) = (self.repeatable(&request, "VolumeRemoveFile")?, request.get_ref());
+        self.volume_remove_file(repeated, &asked.volume_id, &asked.path, asked.recursive).await
     }
 
     async fn volume_remove_file2(&self, request: Request<wire::VolumeRemoveFile2Request>) -> Reply<()> {
-        let asked = request.get_ref();
-        self.volume_remove_file(&asked.volume_id, &asked.path, asked.recursive).await
+        let (repeated, asked) = (self.repeatable(&request, "VolumeRemoveFile2")?, request.get_ref());
+        self.volume_remove_file(repeated, &asked.volume_id, &asked.path, asked.recursive).await
     }
 
     async fn volume_copy_files(&self, request: Request<wire::VolumeCopyFilesRequest>) -> Reply<()> {
+        let repeated = self.repeatable(&request, "VolumeCopyFiles")?;
         let wire::VolumeCopyFilesRequest { volume_id, src_paths, dst_path, recursive } = request.into_inner();
-        self.volume_copy_files(&volume_id, src_paths, &dst_path, recursive).await
+        self.volume_copy_files(repeated, &volume_id, src_paths, &dst_path, recursive).await
     }
 
     async fn volume_copy_files2(&self, request: Request<wire::VolumeCopyFiles2Request>) -> Reply<()> {
+        let repeated = self.repeatable(&request, "VolumeCopyFiles2")?;
         let wire::VolumeCopyFiles2Request { volume_id, src_paths, dst_path, recursive } = request.into_inner();
-        self.volume_copy_files(&volume_id, src_paths, &dst_path, recursive).await
+        self.volume_copy_files(repeated, &volume_id, src_paths, &dst_path, recursive).await
     }
 
     async fn volume_commit(&self, request: Request<wire::VolumeCommitRequest>) -> Reply<wire::VolumeCommitResponse> {
@@ -576,6 +585,103 @@ impl ModalClient for Api {
         request: Request<wire::MountBatchedCheckExistenceRequest>,
     ) -> Reply<wire::MountBatchedCheckExistenceResponse> {
         self.mount_check_existence(request.into_inner()).await
+    }
+
+    async fn dict_get_or_create(
+        &self,
+        request: Request<wire::DictGetOrCreateRequest>,
+    ) -> Reply<wire::DictGetOrCreateResponse> {
+        self.dict_get_or_create(request).await
+    }
+
+    async fn dict_get_by_id(&self, request: Request<wire::DictGetByIdRequest>) -> Reply<wire::DictGetByIdResponse> {
+        self.dict_get_by_id(&request.get_ref().dict_id)
+    }
+
+    async fn dict_list(&self, request: Request<wire::DictListRequest>) -> Reply<wire::DictListResponse> {
+        self.dict_list(request)
+    }
+
+    async fn dict_heartbeat(&self, request: Request<wire::DictHeartbeatRequest>) -> Reply<()> {
+        self.object_heartbeat(ObjectKind::Dict, &request.get_ref().dict_id).map(Response::new)
+    }
+
+    async fn dict_delete(&self, request: Request<wire::DictDeleteRequest>) -> Reply<()> {
+        self.object_delete(ObjectKind::Dict, &request.get_ref().dict_id).await.map(Response::new)
+    }
+
+    async fn dict_clear(&self, request: Request<wire::DictClearRequest>) -> Reply<()> {
+        self.dict_clear(&request.get_ref().dict_id).await
+    }
+
+    async fn dict_get(&self, request: Request<wire::DictGetRequest>) -> Reply<wire::DictGetResponse> {
+        self.dict_get(request.into_inner()).await
+    }
+
+    async fn dict_contains(&self, request: Request<wire::DictContainsRequest>) -> Reply<wire::DictContainsResponse> {
+        self.dict_contains(request.into_inner()).await
+    }
+
+    async fn dict_len(&self, request: Request<wire::DictLenRequest>) -> Reply<wire::DictLenResponse> {
+        self.dict_len(&request.get_ref().dict_id).await
+    }
+
+    async fn dict_update(&self, request: Request<wire::DictUpdateRequest>) -> Reply<wire::DictUpdateResponse> {
+        self.dict_update(request).await
+    }
+
+    async fn dict_pop(&self, request: Request<wire::DictPopRequest>) -> Reply<wire::DictPopResponse> {
+        self.dict_pop(request).await
+    }
+
+    async fn dict_contents(&self, request: Request<wire::DictContentsRequest>) -> Reply<Self::DictContentsStream> {
+        self.dict_contents(request.get_ref())
+    }
+
+    async fn queue_get_or_create(
+        &self,
+        request: Request<wire::QueueGetOrCreateRequest>,
+    ) -> Reply<wire::QueueGetOrCreateResponse> {
+        self.queue_get_or_create(request).await
+    }
+
+    async fn queue_get_by_id(&self, request: Request<wire::QueueGetByIdRequest>) -> Reply<wire::QueueGetByIdResponse> {
+        self.queue_get_by_id(&request.get_ref().queue_id)
+    }
+
+    async fn queue_list(&self, request: Request<wire::QueueListRequest>) -> Reply<wire::QueueListResponse> {
+        self.queue_list(request).await
+    }
+
+    async fn queue_heartbeat(&self, request: Request<wire::QueueHeartbeatRequest>) -> Reply<()> {
+        self.object_heartbeat(ObjectKind::Queue, &request.get_ref().queue_id).map(Response::new)
+    }
+
+    async fn queue_delete(&self, request: Request<wire::QueueDeleteRequest>) -> Reply<()> {
+        self.object_delete(ObjectKind::Queue, &request.get_ref().queue_id).await.map(Response::new)
+    }
+
+    async fn queue_clear(&self, request: Request<wire::QueueClearRequest>) -> Reply<()> {
+        self.queue_clear(request.into_inner()).await
+    }
+
+    async fn queue_put(&self, request: Request<wire::QueuePutRequest>) -> Reply<()> {
+        self.queue_put(request).await
+    }
+
+    async fn queue_get(&self, request: Request<wire::QueueGetRequest>) -> Reply<wire::QueueGetResponse> {
+        self.queue_get(request).await
+    }
+
+    async fn queue_next_items(
+        &self,
+        request: Request<wire::QueueNextItemsRequest>,
+    ) -> Reply<wire::QueueNextItemsResponse> {
+        self.queue_next_items(request.into_inner()).await
+    }
+
+    async fn queue_len(&self, request: Request<wire::QueueLenRequest>) -> Reply<wire::QueueLenResponse> {
+        self.queue_len(request.get_ref()).await
     }
 
     async fn blob_create(&self, request: Request<wire::BlobCreateRequest>) -> Reply<wire::BlobCreateResponse> {

@@ -22,7 +22,7 @@ use volume_fs::http::Urls;
 use volume_fs::layer::{Attributes, LayerBuilder, Source};
 use volume_fs::{Kind, Node, View, VolumeError};
 
-use crate::caller::{Caller, Principal};
+use crate::caller::{Caller, ClientVersion, Principal};
 use crate::rpc::blobs::parse_sha256;
 use crate::rpc::{Api, blobs};
 use crate::tasks::Task;
@@ -33,6 +33,8 @@ const BATCH: usize = 1000;
 const BATCHES_AHEAD: usize = 4;
 /// Old clients get files in the answer itself; a larger one is made a blob, which they fetch in pieces.
 const MAX_INLINE: u64 = 32 << 20;
+/// Clients before this one fail with all of a listing when it has a pipe or a socket; they do not see those.
+const KNOWS_FIFOS: ClientVersion = ClientVersion(1, 0, 0);
 /// Names in one upload; the message itself has a limit too.
 const MAX_FILES: usize = 2_000_000;
 
@@ -65,7 +67,12 @@ impl Api {
         self.shared.volumes.with(move |store| work(store, &id)).await.map_err(|error| volume_status(&error))
     }
 
-    pub(crate) async fn volume_put_files(&self, request: wire::VolumePutFilesRequest) -> Result<Response<()>, Status> {
+    pub(crate) async fn volume_put_files(
+        &self,
+        request: Request<wire::VolumePutFilesRequest>,
+    ) -> Result<Response<()>, Status> {
+        let repeated = self.repeatable(&request, "VolumePutFiles")?;
+        let request = request.into_inner();
         let mut uploads = Vec::new();
         for file in request.files {
             let path = file_path(&file.filename)?;
@@ -73,7 +80,8 @@ impl Api {
             let content = self.shared.blobs.content_path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
             uploads.push(Upload { path, mode: file.mode.unwrap_or(0o644), content: UploadContent::File(content) });
         }
-        self.put_uploads(&request.volume_id, uploads, request.disallow_overwrite_existing_files).await?;
+        let only_new = request.disallow_overwrite_existing_files;
+        self.once(repeated, self.put_uploads(&request.volume_id, uploads, only_new)).await?;
         Ok(Response::new(()))
     }
 
@@ -83,6 +91,10 @@ impl Api {
         request: Request<wire::VolumePutFiles2Request>,
     ) -> Result<Response<wire::VolumePutFiles2Response>, Status> {
         let urls = self.volume_urls(&Caller::of(&request)?);
+        let repeated = self.repeatable(&request, "VolumePutFiles2")?;
+        if repeated.as_ref().is_some_and(|request| self.shared.volumes.is_made(request)) {
+            return Ok(Response::new(wire::VolumePutFiles2Response::default()));
+        }
         let request = request.into_inner();
         if request.files.len() > MAX_FILES {
             return Err(Status::invalid_argument(format!("upload at most {MAX_FILES} files at a time")));
@@ -125,8 +137,29 @@ impl Api {
             });
             return Ok(Response::new(wire::VolumePutFiles2Response { missing_blocks: missing.collect() }));
         }
-        self.put_uploads(&request.volume_id, uploads, request.disallow_overwrite_existing_files).await?;
+        let only_new = request.disallow_overwrite_existing_files;
+        self.once(repeated, self.put_uploads(&request.volume_id, uploads, only_new)).await?;
         Ok(Response::new(wire::VolumePutFiles2Response::default()))
+    }
+
+    /// What a repetition of this change has again, if the client says.
+    pub(crate) fn repeatable<T>(&self, request: &Request<T>, method: &str) -> Result<Option<String>, Status> {
+        Ok(self.stable_suffix(&Caller::of(request)?, method))
+    }
+
+    /// Makes a change, unless this very request has made it.
+    async fn once(
+        &self,
+        repeated: Option<String>,
+        change: impl Future<Output = Result<(), Status>>,
+    ) -> Result<(), Status> {
+        let Some(request) = repeated else { return change.await };
+        if self.shared.volumes.is_made(&request) {
+            return Ok(());
+        }
+        change.await?;
+        self.shared.volumes.note_made(request);
+        Ok(())
     }
 
     async fn put_uploads(&self, id: &str, uploads: Vec<Upload>, only_new: bool) -> Result<(), Status> {
@@ -141,7 +174,7 @@ impl Api {
                 let source = match &upload.content {
                     UploadContent::Empty => Source::Empty,
                     UploadContent::Content(id, size) => Source::Content(id, *size),
-                    UploadContent::File(path) => Source::Copy(path),
+                    UploadContent::File(path) => Source::Share(path),
                 };
                 layer.file(&upload.path, source, &Attributes { mode: upload.mode & 0o7777, ..Attributes::now() })?;
             }
@@ -213,6 +246,7 @@ impl Api {
 
     pub(crate) async fn volume_list_files(
         &self,
+        client: ClientVersion,
         volume: &str,
         path: &str,
         recursive: bool,
@@ -238,7 +272,7 @@ impl Api {
         tokio::task::spawn_blocking(move || {
             let _store = store;
             let most = max_entries.map_or(usize::MAX, |most| most as usize);
-            let mut listing = Listing { view: &view, recursive, left: most, batch: Vec::new(), sender };
+            let mut listing = Listing { view: &view, client, recursive, left: most, batch: Vec::new(), sender };
             if let Err(error) = listing.run(&path, &node) {
                 let _ = listing.sender.blocking_send(Err(volume_status(&error)));
             }
@@ -248,6 +282,7 @@ impl Api {
 
     pub(crate) async fn volume_remove_file(
         &self,
+        repeated: Option<String>,
         volume: &str,
         path: &str,
         recursive: bool,
@@ -268,11 +303,12 @@ impl Api {
             }
             layer.remove(&path)
         });
-        changed.await.map(Response::new)
+        self.once(repeated, changed).await.map(Response::new)
     }
 
     pub(crate) async fn volume_copy_files(
         &self,
+        repeated: Option<String>,
         volume: &str,
         sources: Vec<String>,
         target: &str,
@@ -292,6 +328,7 @@ impl Api {
                     at_target.map_or(VolumeError::NotFound(target.clone()), |_| VolumeError::NotFolder(target.clone()))
                 );
             }
+            must_have_folder(view, &target)?;
             for source in &sources {
                 let node = view.find(source)?.ok_or_else(|| VolumeError::NotFound(source.clone()))?;
                 let to = match (is_folder, source.file_name()) {
@@ -302,7 +339,7 @@ impl Api {
             }
             Ok(())
         });
-        changed.await.map(Response::new)
+        self.once(repeated, changed).await.map(Response::new)
     }
 
     pub(crate) async fn volume_commit(
@@ -430,6 +467,16 @@ fn must_be_file(view: &View, path: &Path) -> Result<(), VolumeError> {
     Ok(())
 }
 
+/// As `cp`, a copy makes no folders on the way.
+fn must_have_folder(view: &View, path: &Path) -> Result<(), VolumeError> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    match view.find(folder)? {
+        Some(node) if node.kind == Kind::Folder => Ok(()),
+        Some(_) => Err(VolumeError::NotFolder(folder.to_owned())),
+        None => Err(VolumeError::NotFound(folder.to_owned())),
+    }
+}
+
 fn copy(
     view: &View,
     layer: &mut LayerBuilder<'_>,
@@ -443,6 +490,9 @@ fn copy(
         }
         if to.starts_with(source) {
             return Err(VolumeError::IntoItself(source.to_owned()));
+        }
+        if view.find(to)?.is_some_and(|there| there.kind != Kind::Folder) {
+            return Err(VolumeError::NotFolder(to.to_owned()));
         }
         return layer.graft(view, node, to);
     }
@@ -460,6 +510,7 @@ fn copy(
 
 struct Listing<'a> {
     view: &'a View,
+    client: ClientVersion,
     recursive: bool,
     left: usize,
     batch: Vec<wire::FileEntry>,
@@ -495,6 +546,9 @@ impl Listing<'_> {
     fn add(&mut self, path: &Path, node: &Node) -> bool {
         if self.left == 0 {
             return false;
+        }
+        if matches!(node.kind, Kind::Fifo | Kind::Socket) && self.client < KNOWS_FIFOS {
+            return true;
         }
         self.left -= 1;
         self.batch.push(wire::FileEntry {

@@ -1,0 +1,132 @@
+use std::time::SystemTime;
+
+use super::*;
+use crate::layer::{Attributes, Source};
+use crate::view::Kind;
+
+fn store() -> (tempfile::TempDir, Volumes) {
+    // Trusted attributes need a real file system.
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let volumes = Volumes::open(folder.path()).unwrap();
+    (folder, volumes)
+}
+
+fn put(volumes: &Volumes, path: &str) {
+    let change = |_: &View, mut layer: LayerBuilder<'_>| {
+        layer.file(Path::new(path), Source::Empty, &Attributes::now())?;
+        layer.finish()
+    };
+    volumes.change("vo-1", change).unwrap();
+}
+
+fn names(volumes: &Volumes) -> Vec<String> {
+    let view = volumes.view("vo-1").unwrap();
+    let root = view.find(Path::new("")).unwrap().unwrap();
+    view.list(&root).unwrap().into_keys().map(|name| name.into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_change_that_fails_leaves_the_volume_and_the_disk_as_they_were() {
+    let (folder, volumes) = store();
+    put(&volumes, "kept");
+    let failed = volumes.change("vo-1", |_, mut layer| {
+        layer.file(Path::new("half"), Source::Empty, &Attributes::now())?;
+        Err(VolumeError::NotFound("else".into()))
+    });
+    assert!(matches!(failed, Err(VolumeError::NotFound(_))));
+    assert_eq!(names(&volumes), ["kept"]);
+    assert_eq!(fs::read_dir(folder.path().join("vo-1/building")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_layer_without_a_head_that_names_it_was_never_committed() {
+    let (folder, volumes) = store();
+    put(&volumes, "committed");
+    // As after a crash between the two renames of a commit.
+    let stray = folder.path().join("vo-1/layers/stray/diff");
+    fs::create_dir_all(&stray).unwrap();
+    fs::write(stray.join("uncommitted"), b"x").unwrap();
+    fs::write(folder.path().join("vo-1/head.next"), b"{\"version\":9").unwrap();
+    let reopened = Volumes::open(folder.path()).unwrap();
+    assert_eq!(names(&reopened), ["committed"]);
+    assert!(!stray.exists());
+}
+
+#[test]
+fn a_reader_goes_on_reading_what_it_began_with() {
+    let (folder, volumes) = store();
+    for name in ["a", "b", "c", "d", "e"] {
+        put(&volumes, name);
+    }
+    let view = volumes.view("vo-1").unwrap();
+    assert!(volumes.merge("vo-1").unwrap());
+    volumes
+        .change("vo-1", |_, mut layer| {
+            layer.remove(Path::new("a"))?;
+            layer.finish()
+        })
+        .unwrap();
+    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    assert!(view.find(Path::new("a")).unwrap().is_some());
+    assert_eq!(names(&volumes), ["b", "c", "d", "e"]);
+    drop(view);
+    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    let left = fs::read_dir(folder.path().join("vo-1/layers")).unwrap().count();
+    assert_eq!(left, 2, "the merged layer and the removal");
+}
+
+#[test]
+fn a_deleted_volume_goes_with_its_last_reader() {
+    let (folder, volumes) = store();
+    put(&volumes, "a");
+    let view = volumes.view("vo-1").unwrap();
+    volumes.delete("vo-1").unwrap();
+    assert_eq!(view.find(Path::new("a")).unwrap().map(|node| node.kind), Some(Kind::File));
+    assert!(folder.path().join("vo-1").exists());
+    drop(view);
+    assert!(!folder.path().join("vo-1").exists());
+}
+
+#[test]
+fn a_broken_upload_goes_on_with_the_blocks_that_are_missing() {
+    use manifest::content::{BLOCK_BYTES, ContentId, block_digest};
+    let (_folder, volumes) = store();
+    let blocks = [vec![1; BLOCK_BYTES as usize], vec![0; BLOCK_BYTES as usize], vec![3; 10]];
+    let digests: Vec<_> = blocks.iter().map(|block| block_digest(block)).collect();
+    let size = 2 * BLOCK_BYTES + 10;
+    let id = ContentId::of(size, &digests);
+    let uploads = volumes.uploads();
+    assert_eq!(uploads.missing(size, &digests).unwrap(), [0, 2], "zeros need not be sent");
+    uploads.put(&id, 0, &blocks[0]).unwrap();
+    assert!(matches!(uploads.put(&id, 2, b"other"), Err(VolumeError::WrongBlock)));
+    assert_eq!(uploads.missing(size, &digests).unwrap(), [2]);
+    uploads.put(&id, 2, &blocks[2]).unwrap();
+    uploads.put(&id, 2, &blocks[2]).unwrap();
+    assert_eq!(uploads.missing(size, &digests).unwrap(), [0_usize; 0]);
+    let whole = fs::read(volumes.contents().path(&id)).unwrap();
+    assert!(whole == blocks.concat());
+}
+
+#[test]
+fn a_content_that_nothing_refers_to_is_swept_when_it_is_old() {
+    use manifest::content::{ContentId, block_digest};
+    let (_folder, volumes) = store();
+    let bytes = vec![5; 100_000];
+    let digests = [block_digest(&bytes)];
+    let id = ContentId::of(100_000, &digests);
+    volumes.uploads().missing(100_000, &digests).unwrap();
+    volumes.uploads().put(&id, 0, &bytes).unwrap();
+    let write = |_: &View, mut layer: LayerBuilder<'_>| {
+        layer.file(Path::new("large"), Source::Content(&id, 100_000), &Attributes::now())?;
+        layer.finish()
+    };
+    volumes.change("vo-1", write).unwrap();
+    let later = SystemTime::now() + UNUSED_KEPT * 2;
+    volumes.sweep(later).unwrap();
+    assert!(volumes.contents().has(&id), "a layer refers to it");
+    volumes.delete("vo-1").unwrap();
+    volumes.sweep(SystemTime::now()).unwrap();
+    assert!(volumes.contents().has(&id), "it is not old yet");
+    volumes.sweep(later).unwrap();
+    assert!(!volumes.contents().has(&id));
+}
