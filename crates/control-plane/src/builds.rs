@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calls::{Accepted, CallKind, CallSpec, FinishedOutput, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
-use image_builder::{BuiltImage, KeyHasher, LayerKey};
+use image_builder::{BuiltImage, KeyHasher, LayerKey, VolumeMount};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use types::errors::with_causes;
@@ -18,6 +18,7 @@ use crate::clock::now_ms;
 use crate::images::Image;
 use crate::owner::Owner;
 use crate::shared::Shared;
+use crate::volumes::VolumeUse;
 
 /// The container of a finished input runs its exit hooks and writes its files; then it is gone.
 const LEAVING_PATIENCE: Duration = Duration::from_secs(120);
@@ -93,17 +94,26 @@ pub struct FunctionRun {
     pub layer: LayerKey,
 }
 
-/// All that can change the result: what it runs on, its code, the globals and arguments that it sees, and the names of
-/// its secrets.
-pub fn layer_key(base: &BuiltImage, definition: &str, globals: &[u8], input: &[u8], secrets: &[String]) -> LayerKey {
-    KeyHasher::new("function 1")
+/// All that can change the result: what it runs on, its code, the globals and arguments that it sees, the names of its
+/// secrets, and which volumes it sees where. What those hold, and what it writes to them, is no part of the image.
+pub fn layer_key(
+    base: &BuiltImage,
+    definition: &str,
+    globals: &[u8],
+    input: &[u8],
+    secrets: &[String],
+    volumes: &[VolumeUse],
+) -> LayerKey {
+    let mut places: Vec<VolumeMount> = volumes.iter().map(VolumeUse::place).collect();
+    places.sort();
+    let hasher = KeyHasher::new("function 1")
         .list(base.layers.iter().map(LayerKey::as_str))
         .field(serde_json::to_vec(&base.config).unwrap_or_default())
         .field(definition)
         .field(globals)
         .field(input)
-        .list(secrets)
-        .finish()
+        .list(secrets);
+    places.iter().fold(hasher, |hasher, place| place.add_to(hasher)).finish()
 }
 
 impl Shared {
@@ -224,6 +234,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use types::ids::VolumeId;
+
     use super::*;
 
     #[test]
@@ -246,16 +258,35 @@ mod tests {
         let other = BuiltImage { layers: vec![LayerKey::empty()], ..base.clone() };
         let token = vec!["TOKEN".to_owned()];
         let keys = [
-            layer_key(&base, "code", b"globals", b"input", &[]),
-            layer_key(&other, "code", b"globals", b"input", &[]),
-            layer_key(&base, "code2", b"globals", b"input", &[]),
-            layer_key(&base, "code", b"globals2", b"input", &[]),
-            layer_key(&base, "code", b"globals", b"input2", &[]),
-            layer_key(&base, "code", b"globals", b"input", &token),
+            layer_key(&base, "code", b"globals", b"input", &[], &[]),
+            layer_key(&other, "code", b"globals", b"input", &[], &[]),
+            layer_key(&base, "code2", b"globals", b"input", &[], &[]),
+            layer_key(&base, "code", b"globals2", b"input", &[], &[]),
+            layer_key(&base, "code", b"globals", b"input2", &[], &[]),
+            layer_key(&base, "code", b"globals", b"input", &token, &[]),
         ];
         for (at, key) in keys.iter().enumerate() {
             assert!(!keys[..at].contains(key), "{at}");
         }
-        assert_eq!(keys[0], layer_key(&base, "code", b"globals", b"input", &[]));
+        assert_eq!(keys[0], layer_key(&base, "code", b"globals", b"input", &[], &[]));
+    }
+
+    #[test]
+    fn which_volumes_are_where_is_the_key_and_their_order_is_not() {
+        let base = BuiltImage { layers: vec![], config: Default::default(), metadata: Default::default() };
+        let volume = |path: &str, read_only| VolumeUse {
+            volume: VolumeId::parse("vo-1").unwrap(),
+            mount_path: path.to_owned(),
+            read_only,
+            sub_path: None,
+            background_commits: true,
+        };
+        let key = |volumes: &[VolumeUse]| layer_key(&base, "code", b"globals", b"input", &[], volumes);
+        let (a, b) = (|| volume("/a", false), || volume("/b", false));
+        let keys = [key(&[]), key(&[a()]), key(&[b()]), key(&[volume("/a", true)]), key(&[a(), b()])];
+        for (at, one) in keys.iter().enumerate() {
+            assert!(!keys[..at].contains(one), "{at}");
+        }
+        assert_eq!(keys[4], key(&[b(), a()]));
     }
 }

@@ -7,6 +7,7 @@
 mod admin;
 mod apps;
 mod build_logs;
+mod build_volumes;
 mod builds;
 mod caller;
 mod capacity;

@@ -5,6 +5,7 @@
 //! come with the next commit.
 
 use std::collections::{HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use types::errors::with_causes;
 use types::ids::{TaskId, VolumeId};
 use types::objects::ObjectKind;
 use volume_fs::layer::{Attributes, BuiltLayer};
+use volume_fs::store::Layers;
 use volume_fs::{Kind, Pinned, VolumeError, Volumes};
 use worker_protocol::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerCommand};
 
@@ -242,16 +244,19 @@ impl Shared {
     /// Makes a layer part of a volume, or throws it away.
     pub async fn publish_volume(self: &Arc<Self>, volume: &VolumeId, layer: VolumeLayer) -> Result<(), VolumeError> {
         let layer = BuiltLayer { folder: layer.folder, entries: layer.entries, removed: layer.removed };
-        let id = volume.clone();
+        let (shared, volume) = (self.clone(), volume.clone());
+        self.volumes.with(move |_| shared.publish_layer(&volume, &layer)).await
+    }
+
+    /// As [`Shared::publish_volume`]. Blocks, on a thread of the runtime.
+    pub fn publish_layer(self: &Arc<Self>, volume: &VolumeId, layer: &BuiltLayer) -> Result<(), VolumeError> {
         let is_known = self.objects.get(ObjectKind::Volume, volume.as_str()).is_some();
-        let published = self.volumes.with(move |store| {
-            let published = if is_known { store.publish(id.as_str(), &layer) } else { Err(VolumeError::Deleted) };
-            if published.is_err() {
-                layer.discard();
-            }
-            published
-        });
-        published.await?;
+        let publish = || self.volumes.store.publish(volume.as_str(), layer);
+        let published = if is_known { publish() } else { Err(VolumeError::Deleted) };
+        if let Err(error) = published {
+            layer.discard();
+            return Err(error);
+        }
         self.tidy_volume(volume.to_string());
         Ok(())
     }
@@ -361,18 +366,28 @@ impl TaskMount {
     }
 }
 
+/// A volume as it is now, for a mount.
+pub struct Opened {
+    pub layers: Layers,
+    pub building: PathBuf,
+}
+
 /// A folder that the definition names and that is not there is made first.
-fn mount_of(store: &Volumes, usage: VolumeUse) -> Result<(VolumeSpec, Arc<TaskMount>), VolumeError> {
+pub fn open(store: &Volumes, usage: &VolumeUse) -> Result<Opened, VolumeError> {
     let id = usage.volume.as_str();
     if let Some(path) = &usage.sub_path {
         ensure_folder(store, id, path)?;
     }
-    let layers = store.layers(id)?;
+    Ok(Opened { layers: store.layers(id)?, building: store.building(id)? })
+}
+
+fn mount_of(store: &Volumes, usage: VolumeUse) -> Result<(VolumeSpec, Arc<TaskMount>), VolumeError> {
+    let Opened { layers, building } = open(store, &usage)?;
     let spec = VolumeSpec {
         volume: usage.volume.clone(),
         mount_path: usage.mount_path.clone(),
         layers: layers.folders,
-        building: store.building(id)?,
+        building,
         read_only: usage.read_only,
         sub_path: usage.sub_path.clone(),
     };

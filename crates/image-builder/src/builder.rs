@@ -21,6 +21,7 @@ use crate::registry::Registries;
 use crate::request::{BuildRequest, BuiltImage, CacheUse};
 use crate::steps::mounts::CacheMounts;
 use crate::store::LayerStore;
+use crate::volumes::BuildVolume;
 
 /// Builds images. Cheap to clone; all clones share their work.
 #[derive(Clone)]
@@ -49,6 +50,8 @@ pub(crate) struct Inner {
 pub(crate) struct StepContext {
     pub context: Arc<Vec<ContextSource>>,
     pub secret_env: Arc<Vec<(String, String)>>,
+    /// In the order of mounting.
+    pub volumes: Arc<Vec<Arc<dyn BuildVolume>>>,
     /// Images that the request names, as in [`BuildRequest::base_images`].
     pub base_images: Arc<Vec<(String, BuiltImage)>>,
     /// The layers of stages that are finished.
@@ -165,9 +168,11 @@ impl ImageBuilder {
         }
         let (facts, context) = facts(&request, &bases);
         let plan = plan(&recipe, &facts)?;
+        request.volumes.sort_by(|a, b| a.place().cmp(b.place()));
         let mut step_context = StepContext {
             context: Arc::new(context),
             secret_env: Arc::new(request.secret_env.clone()),
+            volumes: Arc::new(request.volumes.clone()),
             base_images: Arc::new(request.base_images.clone()),
             stages: Arc::default(),
             downloads: Arc::default(),
@@ -404,6 +409,7 @@ impl ImageBuilder {
             return Ok(());
         }
         let workspace = self.inner.store.workspace()?;
+        let mut volumes = None;
         match &step.action {
             Action::Run { argv, env, unkeyed_env, workdir, user, network, mounts } => {
                 let run = crate::steps::run::Run {
@@ -415,7 +421,8 @@ impl ImageBuilder {
                     network: *network,
                     mounts,
                 };
-                context.limited(step, self.run_step(below, step, run, context, &workspace, logs)).await?;
+                let ran = self.run_step(below, step, run, context, &workspace, logs);
+                volumes = Some(context.limited(step, ran).await?);
             }
             Action::Copy { items, owner, mode } => {
                 let copy = self.copy_step(below, items, owner.as_deref(), mode.as_ref(), context, &workspace, logs);
@@ -427,6 +434,9 @@ impl ImageBuilder {
             Action::MakeFolder { path } => self.make_folder_step(below, path, &workspace)?,
         }
         self.compile_new_python(below, &step.action, &workspace, context.time.deadline(), logs).await;
+        if let Some(volumes) = volumes {
+            volumes.commit().await?;
+        }
         self.inner.store.commit(&workspace, key, &step.title)
     }
 
@@ -494,7 +504,13 @@ fn facts(request: &BuildRequest, bases: &BTreeMap<String, BuiltImage>) -> (Facts
     }
     let secret_names = request.secret_env.iter().map(|(name, _)| name.clone()).collect();
     let bases = bases.iter().map(|(name, image)| (name.clone(), image.config.clone())).collect();
-    let facts = Facts { bases, build_args: request.build_args.clone(), context, secret_names };
+    let facts = Facts {
+        bases,
+        build_args: request.build_args.clone(),
+        context,
+        secret_names,
+        volumes: request.volume_mounts(),
+    };
     (facts, sources)
 }
 

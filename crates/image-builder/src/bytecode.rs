@@ -176,6 +176,7 @@ impl ImageBuilder {
             network: false,
             tmpfs: Vec::new(),
             binds: vec![Bind { source: shared, target: INSIDE.to_owned(), read_only: true }],
+            volumes: Vec::new(),
             scratch: workspace.path().to_owned(),
         };
         let outcome = container::run(&self.inner.runtime, program, &sink).await?;

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use container_runtime::{Bind, ContainerSpec, Exit, Limits, Network, Profile, Runtime, Tmpfs};
+use container_runtime::{Bind, ContainerSpec, Exit, LayeredMount, Limits, Network, Profile, Runtime, Tmpfs};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -31,6 +31,7 @@ pub(crate) struct Program {
     pub network: bool,
     pub tmpfs: Vec<Tmpfs>,
     pub binds: Vec<Bind>,
+    pub volumes: Vec<LayeredMount>,
     /// `scratch/diff` becomes what it wrote.
     pub scratch: PathBuf,
 }
@@ -72,7 +73,7 @@ pub(crate) async fn run(runtime: &Runtime, program: Program, logs: &LogSink) -> 
         hostname: "build".to_owned(),
         tmpfs: program.tmpfs,
         binds: program.binds,
-        volumes: Vec::new(),
+        volumes: program.volumes,
         network: if program.network { Network::Nat } else { Network::None },
         limits: Limits { pids: Some(MOST_PROCESSES), ..Limits::default() },
         profile: Profile::Build,

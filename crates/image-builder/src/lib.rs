@@ -9,6 +9,7 @@
 //! | `bases/` | the image that FROM names: registry or Debian mirror |
 //! | `registry/` | the registry's side of that: requests, manifests, unpacking |
 //! | `steps/` | RUN and its mounts, COPY, ADD, WORKDIR; hints for what failed |
+//! | `volumes.rs` | volumes that RUN steps see, and committing what they wrote |
 //! | `downloads.rs`, `archives.rs` | what ADD takes: files from the web, archives to be unpacked |
 //! | `store.rs` | layers on disk; crash safety |
 //! | `collect.rs` | what lies in the store, and taking it away |
@@ -42,14 +43,16 @@ mod standalone;
 mod steps;
 mod store;
 mod tree;
+mod volumes;
 
 pub use builder::ImageBuilder;
 pub use collect::{LayerInfo, Swept};
 pub use config::BuilderConfig;
 pub use error::BuildError;
 pub use host::HostEnv;
-pub use image_plan::{ImageConfig, KeyHasher, LayerKey, Place};
+pub use image_plan::{ImageConfig, KeyHasher, LayerKey, Place, VolumeMount};
 pub use logs::LogSink;
 pub use registry::{AwsKeys, Credentials, LayerLimits, RegistryAuth, RegistryAuthKind, RegistryConfig};
 pub use request::{BuildLog, BuildRequest, BuiltImage, CacheUse, ContextEntry, ImageMetadata, LogStream, TreeEntry};
 pub use standalone::StandalonePython;
+pub use volumes::{BuildVolume, OpenVolume, VolumeTree};

@@ -152,6 +152,7 @@ impl ImageBuilder {
             network: false,
             tmpfs: Vec::new(),
             binds,
+            volumes: Vec::new(),
             scratch: workspace.path().to_owned(),
         };
         // No Python in the image is an answer too.

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use image_plan::{ImageConfig, KeyHasher, LayerKey};
+use image_plan::{ImageConfig, KeyHasher, LayerKey, VolumeMount};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::RegistryAuth;
 use crate::standalone::StandalonePython;
+use crate::volumes::BuildVolume;
 
 /// One image to be built.
 #[derive(Clone, Default)]
@@ -28,6 +30,9 @@ pub struct BuildRequest {
     pub build_args: BTreeMap<String, String>,
     /// Variables that only RUN sees. Their names are part of the key, their values are not.
     pub secret_env: Vec<(String, String)>,
+    /// Volumes that only RUN sees, each step as they are when it begins. Where they are mounted is part of the key, what they
+    /// hold is not.
+    pub volumes: Vec<Arc<dyn BuildVolume>>,
     /// For FROM's registry; none for one that anybody may read.
     pub registry_credentials: Option<RegistryAuth>,
     pub cache: CacheUse,
@@ -127,10 +132,18 @@ impl BuildRequest {
         for (name, value) in &self.build_args {
             hasher = hasher.field("argument").field(name).field(value);
         }
+        hasher = self.volume_mounts().iter().fold(hasher, |hasher, volume| volume.add_to(hasher));
         if let Some(auth) = &self.registry_credentials {
             hasher = hasher.field("registry").list(auth.identity());
         }
         hasher.finish()
+    }
+
+    /// In the order of mounting, whatever order the volumes came in.
+    pub(crate) fn volume_mounts(&self) -> Vec<VolumeMount> {
+        let mut mounts: Vec<VolumeMount> = self.volumes.iter().map(|volume| volume.place().clone()).collect();
+        mounts.sort();
+        mounts
     }
 }
 

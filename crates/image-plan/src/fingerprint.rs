@@ -19,7 +19,8 @@ pub(crate) fn fingerprint(action: &Action, facts: &Facts) -> LayerKey {
                 .field(optional(user))
                 .field([u8::from(*network)])
                 .list(names);
-            mounts.iter().fold(hasher, |hasher, mount| mount_fields(hasher, mount, facts)).finish()
+            let hasher = mounts.iter().fold(hasher, |hasher, mount| mount_fields(hasher, mount, facts));
+            facts.volumes.iter().fold(hasher, |hasher, volume| volume.add_to(hasher)).finish()
         }
         Action::Copy { items, owner, mode } => {
             let start = KeyHasher::new("copy").field(optional(owner)).field(mode_text(mode));

@@ -39,7 +39,7 @@ pub use error::{DockerfileError, Position};
 pub use instruction::{Command, Flag, Heredoc, Instruction, Kind};
 pub use key::{KeyHasher, LayerKey};
 pub use mode::ModeChange;
-pub use mount::{Owned, Sharing};
+pub use mount::{Owned, Sharing, VolumeMount};
 pub use parse::parse;
 pub use plan::{Action, CopyFrom, Facts, Input, Mount, Plan, StagePlan, Step, plan};
 pub use recipe::{From, Origin, Place, Recipe, Stage};

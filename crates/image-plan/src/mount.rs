@@ -1,6 +1,7 @@
 //! `RUN --mount=type=...,name=value,...`: what is visible while one RUN runs, and is in no layer.
 
 use crate::copy::absolute;
+use crate::key::KeyHasher;
 
 /// A mount as written, with variables substituted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,25 @@ pub struct Owned {
     pub uid: u32,
     pub gid: u32,
     pub mode: u32,
+}
+
+/// A volume that a build sees, as it is part of keys. What the volume holds is part of none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VolumeMount {
+    /// Absolute, without `.` and `..`. First here: sorted volumes have an outer one before those inside it.
+    pub target: String,
+    pub id: String,
+    pub read_only: bool,
+    /// Only this folder of the volume is seen, at `target`.
+    pub sub_path: Option<String>,
+}
+
+impl VolumeMount {
+    /// Nothing is added to keys where there are no volumes, so those are what they were before there were any.
+    pub fn add_to(&self, hasher: KeyHasher) -> KeyHasher {
+        let hasher = hasher.field("volume").field(&self.target).field(&self.id).field([u8::from(self.read_only)]);
+        hasher.list(&self.sub_path)
+    }
 }
 
 impl MountOptions {

@@ -4,13 +4,13 @@
 //!
 //! | step | fingerprint |
 //! |---|---|
-//! | RUN | the command line, the whole environment, working directory, user, network, names of the secrets, its mounts |
+//! | RUN | the command line, the whole environment, working directory, user, network, names of the secrets, its mounts, which volumes it sees where |
 //! | COPY, ADD | for each file: destination, digest, mode; owner, mode and exclusion flags; a URL with its checksum |
 //! | WORKDIR | the path |
 //!
 //! The environment of a RUN contains the build arguments declared so far, so an ARG that comes later, or that is not
 //! declared at all, changes nothing. A secret's *value* is deliberately left out: a rotated token must not rebuild
-//! every image that was built with it. So is what a cache mount holds.
+//! every image that was built with it. So is what a cache mount or a volume holds.
 //!
 //! What a step takes from another stage, an image or a URL without a checksum is known only when the build comes to it:
 //! the plan names it ([`Step::inputs`]), the builder finds its identity, and [`Step::cause`] makes one key of both.
@@ -24,7 +24,7 @@ use crate::fingerprint::fingerprint;
 use crate::instruction::{Command, Flag, Heredoc, Instruction, Kind};
 use crate::key::{KeyHasher, LayerKey};
 use crate::mode::ModeChange;
-use crate::mount::{MountOptions, Owned, Sharing};
+use crate::mount::{MountOptions, Owned, Sharing, VolumeMount};
 use crate::recipe::{From, Origin, Place, Recipe};
 use crate::scope::{Given, Scope, is_proxy_argument};
 
@@ -36,6 +36,8 @@ pub struct Facts {
     pub build_args: BTreeMap<String, String>,
     pub context: Vec<ContextFile>,
     pub secret_names: Vec<String>,
+    /// Seen by every RUN, in the order in which they are mounted.
+    pub volumes: Vec<VolumeMount>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

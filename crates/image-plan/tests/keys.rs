@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
-use dorian_image_plan::{ContextFile, Facts, LayerKey, Recipe, parse, plan};
+use dorian_image_plan::{ContextFile, Facts, LayerKey, Recipe, VolumeMount, parse, plan};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -138,4 +138,29 @@ fn an_argument_declared_later_does_not_change_an_earlier_step() {
     let keys = |value| Case { lines: lines.clone(), facts: facts(value) }.keys();
     let (one, two) = (keys("1"), keys("2"));
     assert_eq!(first_difference(&one, &two), 1);
+}
+
+#[test]
+fn which_volumes_are_where_is_in_the_key_of_a_run_and_of_nothing_else() {
+    let volume = |target: &str, id: &str, read_only, sub_path: Option<&str>| VolumeMount {
+        target: target.to_owned(),
+        id: id.to_owned(),
+        read_only,
+        sub_path: sub_path.map(str::to_owned),
+    };
+    let lines: Vec<String> = ["FROM base", "WORKDIR /x", "RUN one"].map(str::to_owned).to_vec();
+    let keys =
+        |volumes: Vec<VolumeMount>| Case { lines: lines.clone(), facts: Facts { volumes, ..Facts::default() } }.keys();
+    let all = [
+        keys(vec![]),
+        keys(vec![volume("/v", "vo-1", false, None)]),
+        keys(vec![volume("/w", "vo-1", false, None)]),
+        keys(vec![volume("/v", "vo-2", false, None)]),
+        keys(vec![volume("/v", "vo-1", true, None)]),
+        keys(vec![volume("/v", "vo-1", false, Some("a"))]),
+        keys(vec![volume("/v", "vo-1", false, None), volume("/w", "vo-2", false, None)]),
+    ];
+    for (at, one) in all.iter().enumerate() {
+        assert!(all[..at].iter().all(|other| first_difference(one, other) == 1), "{at}");
+    }
 }

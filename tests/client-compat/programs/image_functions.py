@@ -125,15 +125,11 @@ def check_run_function_takes_a_place_to_run():
 
 
 def check_what_a_build_cannot_have_yet_is_refused_by_name():
-    volume = modal.Volume.from_name("image-check", create_if_missing=True)
     shared = modal.NetworkFileSystem.from_name("image-check", create_if_missing=True)
     images = {
         "GPU": [base.run_function(write_here, gpu="T4")],
-        "olume": [base.run_function(write_here, volumes={"/volume": volume})],
         "SharedVolume": [base.run_function(write_here, network_file_systems={"/shared": shared})],
     }
-    if "volumes" in inspect.signature(base.run_commands).parameters:
-        images["olume"].append(base.run_commands("true", volumes={"/volume": volume}))
     for word, refused in images.items():
         for image in refused:
             said = refusal(image)

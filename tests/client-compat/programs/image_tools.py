@@ -17,7 +17,7 @@ VERSION = tuple(int(part) for part in modal.__version__.split(".")[:2])
 NOT_IN_THIS_CLIENT = "skip: this client has no such method"
 
 
-def look(image, mounts=None, **expressions):
+def look(image, mounts=None, volumes=None, **expressions):
     """Each expression's value in a container of the image; `os`, `sys` and `shell` are there."""
 
     # Inside another function, so that it is sent by value.
@@ -34,7 +34,7 @@ def look(image, mounts=None, **expressions):
         return {name: eval(expression, names) for name, expression in expressions.items()}
 
     app = modal.App("image-look")
-    more = {} if mounts is None else {"mounts": mounts}
+    more = {name: value for name, value in [("mounts", mounts), ("volumes", volumes)] if value is not None}
     remote = app.function(image=image, serialized=True, **more)(evaluate)
     with app.run():
         return remote.remote(expressions)

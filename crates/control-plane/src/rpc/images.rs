@@ -111,6 +111,7 @@ impl Api {
             standalone_python: self.standalone_python(&recipe.context_mount_id),
             build_args: recipe.build_args.into_iter().collect(),
             secret_env: self.variables_of(&recipe.secret_ids)?.into_iter().collect(),
+            volumes: self.shared.build_volumes(&recipe.volume_mounts)?,
             registry_credentials,
             cache,
             timeout: Some(BUILD_LIMIT),
@@ -139,7 +140,14 @@ impl Api {
             names.extend(self.secret(id.as_str())?.keys.iter().cloned());
         }
         let input = function.input.unwrap_or_default();
-        let key = layer_key(base, &function.definition, &function.globals, &input.encode_to_vec(), &names);
+        let key = layer_key(
+            base,
+            &function.definition,
+            &function.globals,
+            &input.encode_to_vec(),
+            &names,
+            &definition.volumes,
+        );
         let layer = match cache {
             CacheUse::Use => key.clone(),
             _ => KeyHasher::new("forced").field(key.as_str()).field(ImageId::random().as_str()).finish(),
@@ -362,15 +370,11 @@ async fn store_built(api: &Api, image: &Image, built: BuiltImage) -> Result<Arc<
 
 fn refuse_unserved(recipe: &wire::Image) -> Result<(), Status> {
     let gpu = recipe.gpu_config.as_ref().is_some_and(|g| g.count > 0);
-    let unserved = [
-        (gpu, "a GPU during the build (`gpu=`)"),
-        (!recipe.volume_mounts.is_empty(), "volumes during the build (`volumes=`)"),
-    ];
-    match unserved.iter().find(|(present, _)| *present) {
-        Some((_, what)) => Err(Status::unimplemented(format!(
-            "the image uses {what}, which this version of Dorian does not serve yet"
-        ))),
-        None => Ok(()),
+    match gpu {
+        true => Err(Status::unimplemented(
+            "the image uses a GPU during the build (`gpu=`), which this version of Dorian does not serve yet",
+        )),
+        false => Ok(()),
     }
 }
 

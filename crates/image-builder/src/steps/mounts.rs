@@ -278,7 +278,7 @@ fn reproduce(stack: &LayerStack, path: &Path, found: &Found, to: &Path, writable
     set_owned(to, &Owned { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 })
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
 ) -> Result<T, BuildError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuildError::Abandoned))

@@ -14,6 +14,7 @@ use crate::stack::LayerStack;
 use crate::steps::copy::make_layer_root;
 use crate::steps::hints::{Ending, hint};
 use crate::store::Workspace;
+use crate::volumes::{StepVolumes, refuse_hidden_mounts};
 
 pub(crate) struct Run<'a> {
     pub argv: &'a [String],
@@ -30,6 +31,7 @@ pub(crate) struct Run<'a> {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl ImageBuilder {
+    /// The volumes that come back hold what the step wrote to them, to be committed.
     pub(crate) async fn run_step(
         &self,
         below: &[LayerKey],
@@ -38,7 +40,7 @@ impl ImageBuilder {
         context: &StepContext,
         workspace: &Workspace,
         logs: &LogSink,
-    ) -> Result<(), BuildError> {
+    ) -> Result<StepVolumes, BuildError> {
         let user = self.resolve_user(below, run.user)?;
         let mut argv = user.as_ref().map_or_else(Vec::new, User::switch);
         argv.extend_from_slice(run.argv);
@@ -48,6 +50,7 @@ impl ImageBuilder {
         }
         // Held until the program has ended: a cache may be this step's alone.
         let mounts = self.prepare_mounts(run.mounts, context, workspace, logs).await?;
+        refuse_hidden_mounts(&context.volumes, &mounts)?;
         for (name, value) in &mounts.env {
             set(&mut env, name, value);
         }
@@ -58,6 +61,7 @@ impl ImageBuilder {
         let stack = LayerStack::new(self.layer_paths(below));
         let debs = self.lend_debs(&stack, run.argv, &env, workspace, &mut binds)?;
         make_layer_root(&workspace.diff())?;
+        let volumes = StepVolumes::open(&context.volumes, &self.inner.store).await?;
         let program = Program {
             layers: self.with_mount_points(below),
             argv,
@@ -66,6 +70,7 @@ impl ImageBuilder {
             network: run.network,
             tmpfs: mounts.tmpfs.clone(),
             binds,
+            volumes: volumes.mounts(),
             scratch: workspace.path().to_owned(),
         };
         let ran = container::run(&self.inner.runtime, program, logs).await;
@@ -76,7 +81,7 @@ impl ImageBuilder {
         if let Some(debs) = debs {
             self.keep_debs(debs);
         }
-        Ok(())
+        Ok(volumes)
     }
 
     /// Adds this machine's settings where nothing is set, and the mounts that they need.
