@@ -45,6 +45,7 @@ pub struct Usage {
 struct Shared {
     config: RuntimeConfig,
     warnings: Vec<String>,
+    root_user: u32,
     hierarchy: Box<dyn Hierarchy>,
     launcher: OwnedFd,
     tickets: AtomicU64,
@@ -85,8 +86,8 @@ impl Runtime {
             launcher::run(config, theirs)
         };
         drop(theirs);
-        let warnings = match wire::receive::<News>(ours.as_fd(), true).map_err(failed)? {
-            Some((News::Up { error: None, warnings }, _)) => warnings,
+        let (warnings, root_user) = match wire::receive::<News>(ours.as_fd(), true).map_err(failed)? {
+            Some((News::Up { error: None, warnings, root_user }, _)) => (warnings, root_user),
             Some((News::Up { error: Some(error), .. }, _)) => return Err(RuntimeError::Start(error)),
             _ => return Err(RuntimeError::LauncherGone),
         };
@@ -99,13 +100,20 @@ impl Runtime {
             .stack_size(128 * 1024)
             .spawn(move || reader.run(gone_sender))
             .map_err(failed)?;
-        let shared = Shared { config, warnings, hierarchy, launcher: ours, tickets: AtomicU64::new(0), waiters, gone };
+        let tickets = AtomicU64::new(0);
+        let shared = Shared { config, warnings, root_user, hierarchy, launcher: ours, tickets, waiters, gone };
         Ok(Runtime { shared: Arc::new(shared) })
     }
 
     /// What this machine could not give (no user namespaces, no `nft`, only a loopback resolver), in words.
     pub fn warnings(&self) -> &[String] {
         &self.shared.warnings
+    }
+
+    /// This machine's id of the user who is root inside containers: the owner for files on filesystems whose owners
+    /// cannot be mapped.
+    pub fn root_user(&self) -> u32 {
+        self.shared.root_user
     }
 
     /// Makes a container and returns when its program runs. Dropping the future before then kills the container.

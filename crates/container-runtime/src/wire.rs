@@ -46,6 +46,8 @@ pub enum News {
     /// First message ever: what could not be had, or why the runtime cannot work at all.
     Up {
         warnings: Vec<String>,
+        /// Host id of root inside containers.
+        root_user: u32,
         error: Option<String>,
     },
     /// With a descriptor when the job asked for a listener.

@@ -42,12 +42,13 @@ pub fn run(config: RuntimeConfig, server: OwnedFd) -> ! {
     let _ = process::limit(libc::RLIMIT_NOFILE, 1 << 20, 1 << 20);
     let code = match start::start(config) {
         Ok(started) => {
-            let warnings = started.warnings.clone();
-            let _ = wire::send(server.as_fd(), &News::Up { warnings, error: None }, &[]);
+            let (warnings, root_user) = (started.warnings.clone(), started.common.host_id(0));
+            let _ = wire::send(server.as_fd(), &News::Up { warnings, root_user, error: None }, &[]);
             Launcher { server, children: Children::new(started), refill_at: Some(Instant::now()) }.serve()
         }
         Err(failure) => {
-            let _ = wire::send(server.as_fd(), &News::Up { warnings: Vec::new(), error: Some(failure.0) }, &[]);
+            let news = News::Up { warnings: Vec::new(), root_user: 0, error: Some(failure.0) };
+            let _ = wire::send(server.as_fd(), &news, &[]);
             1
         }
     };
