@@ -1,0 +1,283 @@
+//! A file being written: from its beginning to its end, sent in parts while it grows.
+//!
+//! Nothing of it is seen before it is whole, and whoever closes or syncs it is told whether the store has it. A file
+//! of less than a part goes in one request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::s3::{S3, S3Error};
+
+/// Bytes of each part but the last: some stores want them all alike.
+pub const PART: usize = 8 << 20;
+/// Parts that an object may have.
+const MAX_PARTS: usize = 10_000;
+/// Parts of one file on their way at once.
+const UNDER_WAY: usize = 3;
+/// Memory is counted in this unit.
+const UNIT: usize = 64 << 10;
+/// How long a write waits for memory that other files of the mount hold.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    #[error("{0}")]
+    Store(#[from] S3Error),
+    #[error("{0}")]
+    Refused(String, i32),
+}
+
+impl WriteError {
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Store(error) => match error.errno() {
+                // What was just begun cannot be missing: the bucket or the upload is.
+                libc::ENOENT => libc::EIO,
+                errno => errno,
+            },
+            Self::Refused(_, errno) => *errno,
+        }
+    }
+}
+
+pub struct Writer {
+    s3: Arc<S3>,
+    key: String,
+    pub path: String,
+    /// The process that opened it. Another one that closes its copy does not finish the file.
+    pub opener: u32,
+    memory: Arc<Semaphore>,
+    abandoned: AtomicBool,
+    settled: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    size: u64,
+    buffer: BytesMut,
+    /// For what is in the buffer.
+    held: Option<OwnedSemaphorePermit>,
+    upload: Option<Upload>,
+    end: Option<Result<Written, WriteError>>,
+}
+
+struct Upload {
+    id: String,
+    /// In their order, empty until each has arrived.
+    etags: Vec<String>,
+    under_way: JoinSet<(usize, Result<String, S3Error>)>,
+}
+
+/// What the store has now.
+#[derive(Debug, Clone)]
+pub struct Written {
+    pub size: u64,
+    pub etag: String,
+    pub at: SystemTime,
+}
+
+impl Writer {
+    pub fn new(s3: Arc<S3>, key: String, path: String, opener: u32, memory: Arc<Semaphore>) -> Self {
+        Self {
+            s3,
+            key,
+            path,
+            opener,
+            memory,
+            abandoned: AtomicBool::default(),
+            settled: AtomicBool::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The file's size afterwards.
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<u64, WriteError> {
+        let mut state = self.state.lock().await;
+        match &state.end {
+            Some(Err(error)) => return Err(error.clone()),
+            Some(Ok(_)) => return Err(refused("it was synced or closed, which ends it", libc::EPERM)),
+            None => {}
+        }
+        if offset != state.size {
+            let text = format!("a write at {offset} does not follow the {} bytes before it", state.size);
+            return Err(refused(&text, libc::EINVAL));
+        }
+        if state.size + data.len() as u64 > (PART * MAX_PARTS) as u64 {
+            return Err(refused("it is larger than 10,000 parts of 8 MiB", libc::EFBIG));
+        }
+        let result = self.take(&mut state, &data).await;
+        if let Err(error) = result {
+            self.fail(&mut state, error.clone());
+            return Err(error);
+        }
+        Ok(state.size)
+    }
+
+    async fn take(&self, state: &mut State, data: &[u8]) -> Result<(), WriteError> {
+        let held = state.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let units = (state.buffer.len() + data.len()).div_ceil(UNIT).saturating_sub(held);
+        if units > 0 {
+            let asked = self.memory.clone().acquire_many_owned(units as u32);
+            let too_many = |()| refused("too many files of this mount are being written at once", libc::EIO);
+            let got = tokio::time::timeout(MEMORY_PATIENCE, asked).await.map_err(drop).map_err(too_many)?;
+            let got = got.map_err(drop).map_err(too_many)?;
+            match &mut state.held {
+                Some(held) => held.merge(got),
+                none => *none = Some(got),
+            }
+        }
+        state.buffer.extend_from_slice(data);
+        state.size += data.len() as u64;
+        while state.buffer.len() >= PART {
+            let part = state.buffer.split_to(PART).freeze();
+            self.send_part(state, part).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts it, waiting for an earlier one when enough are under way.
+    async fn send_part(&self, state: &mut State, part: Bytes) -> Result<(), WriteError> {
+        if state.upload.is_none() {
+            let id = self.s3.begin_upload(&self.key).await?;
+            state.upload = Some(Upload { id, etags: Vec::new(), under_way: JoinSet::new() });
+        }
+        let kept = state.buffer.len().div_ceil(UNIT);
+        let memory = state.held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(kept)));
+        let Some(upload) = &mut state.upload else { return Ok(()) };
+        while upload.under_way.len() >= UNDER_WAY {
+            upload.one_arrives().await?;
+        }
+        upload.etags.push(String::new());
+        let (s3, key, id, number) = (self.s3.clone(), self.key.clone(), upload.id.clone(), upload.etags.len());
+        upload.under_way.spawn(async move {
+            let sent = s3.upload_part(&key, &id, number, part).await;
+            drop(memory);
+            (number, sent)
+        });
+        Ok(())
+    }
+
+    /// Ends the file: what was written is in the store afterwards, or the error says why not. Asked again, it answers
+    /// the same.
+    pub async fn finish(&self) -> Result<Written, WriteError> {
+        let mut state = self.state.lock().await;
+        if let Some(end) = &state.end {
+            return end.clone();
+        }
+        match self.complete(&mut state).await {
+            Ok(etag) => {
+                let written = Written { size: state.size, etag, at: SystemTime::now() };
+                state.upload = None;
+                state.end = Some(Ok(written.clone()));
+                Ok(written)
+            }
+            Err(error) => {
+                self.fail(&mut state, error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    async fn complete(&self, state: &mut State) -> Result<String, WriteError> {
+        let rest = state.buffer.split().freeze();
+        if state.upload.is_none() {
+            let sent = self.s3.put(&self.key, rest).await;
+            state.held = None;
+            return Ok(sent?);
+        }
+        if !rest.is_empty() {
+            self.send_part(state, rest).await?;
+        }
+        let Some(upload) = &mut state.upload else { return Ok(String::new()) };
+        while !upload.under_way.is_empty() {
+            upload.one_arrives().await?;
+        }
+        Ok(self.s3.complete_upload(&self.key, &upload.id, &upload.etags).await?)
+    }
+
+    fn fail(&self, state: &mut State, error: WriteError) {
+        state.end = Some(Err(error));
+        state.buffer = BytesMut::new();
+        state.held = None;
+        if let Some(upload) = state.upload.take() {
+            self.abort(upload);
+        }
+    }
+
+    /// In the background: the store is told that nobody will finish the upload.
+    fn abort(&self, upload: Upload) {
+        let (s3, key) = (self.s3.clone(), self.key.clone());
+        tokio::spawn(async move {
+            let Upload { id, mut under_way, .. } = upload;
+            under_way.shutdown().await;
+            if let Err(error) = s3.abort_upload(&key, &id).await {
+                tracing::warn!(key, %error, "parts of an upload that failed stay in the bucket");
+            }
+        });
+    }
+
+    /// Its process was killed: the last one to close it drops what was written.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// True once, for whoever has seen the end first: the mount's picture of the file changes with it.
+    pub fn settle(&self) -> bool {
+        !self.settled.swap(true, Ordering::Relaxed)
+    }
+
+    /// Gives the file up; true when it had not ended before. The store is told before this returns.
+    pub async fn give_up(&self, why: &str) -> bool {
+        let mut state = self.state.lock().await;
+        if state.end.is_some() {
+            return false;
+        }
+        state.end = Some(Err(refused(why, libc::EIO)));
+        state.buffer = BytesMut::new();
+        state.held = None;
+        if let Some(mut upload) = state.upload.take() {
+            upload.under_way.shutdown().await;
+            if let Err(error) = self.s3.abort_upload(&self.key, &upload.id).await {
+                tracing::warn!(key = self.key, %error, "parts of an unfinished upload stay in the bucket");
+            }
+        }
+        true
+    }
+
+    /// How much has been written.
+    pub async fn size(&self) -> u64 {
+        self.state.lock().await.size
+    }
+}
+
+impl Upload {
+    async fn one_arrives(&mut self) -> Result<(), WriteError> {
+        let arrived = self.under_way.join_next().await;
+        let (number, sent) = match arrived {
+            Some(Ok(part)) => part,
+            Some(Err(_)) => return Err(refused("sending a part was stopped", libc::EIO)),
+            None => return Ok(()),
+        };
+        self.etags[number - 1] = sent?;
+        Ok(())
+    }
+}
+
+fn refused(text: &str, errno: i32) -> WriteError {
+    WriteError::Refused(text.to_owned(), errno)
+}
+
+/// The memory of a mount for what is written.
+pub fn memory(bytes: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(bytes / UNIT))
+}

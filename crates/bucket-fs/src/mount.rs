@@ -1,0 +1,222 @@
+//! Mounts made, ended, and those of a killed process taken away.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{Config, Session, SessionACL};
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::operations::{Mount, Notice};
+use crate::s3::{Keys, ListAsk, S3, S3Error, Target};
+use crate::serve::Serve;
+use crate::{BucketError, BucketSpec, MountOptions};
+
+/// How long the end of a mount may take: a last part of a file that is on its way.
+const END_LIMIT: Duration = Duration::from_secs(60);
+/// Until a connection to a store stands.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A bucket that is shown. Dropping it ends that at once; [`Mounted::unmount`] does so in order.
+pub struct Mounted {
+    place: PathBuf,
+    mount: Arc<Mount>,
+    thread: Mutex<Option<std::thread::JoinHandle<io::Result<()>>>>,
+}
+
+/// Shows the bucket, after having asked the store whether it answers, knows the bucket and accepts the credentials: who
+/// got one of these wrong wants to hear it now, and not as an I/O error somewhere.
+///
+/// Must be called in a tokio runtime, whose tasks answer the kernel. `notice` is told what fails later on.
+pub async fn mount(spec: BucketSpec, options: MountOptions, notice: Notice) -> Result<Mounted, BucketError> {
+    let s3 = reach(&spec).await?;
+    let mount = Arc::new(Mount::new(spec, options.owner, s3, notice));
+    let serve = Serve { mount: mount.clone(), runtime: tokio::runtime::Handle::current() };
+    let bucket = mount.spec.bucket.clone();
+    // Only the kernel takes part in it, so it waits for nothing; and nobody can walk away in the middle.
+    match start(serve, &options.place, &bucket, mount.spec.read_only) {
+        Ok(thread) => Ok(Mounted { place: options.place, mount, thread: Mutex::new(Some(thread)) }),
+        Err(source) => Err(BucketError::Mount { bucket, place: options.place, source }),
+    }
+}
+
+/// The store, asked once. One that says that the bucket is in another region is asked there.
+async fn reach(spec: &BucketSpec) -> Result<S3, BucketError> {
+    let keys = Keys::from_variables(&spec.credentials);
+    let chosen = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+        .iter()
+        .find_map(|wanted| spec.credentials.iter().find(|(name, _)| name == wanted))
+        .map(|(_, region)| region.clone());
+    let mut region = chosen;
+    for last in [false, true] {
+        let malformed = || BucketError::Endpoint(spec.endpoint.clone().unwrap_or_default());
+        let target = Target::new(spec, region.as_deref()).ok_or_else(malformed)?;
+        let (endpoint, used) = (target.endpoint(), target.region.clone());
+        let http = http_client(target.is_loopback).map_err(BucketError::Http)?;
+        let s3 = S3::new(http, target, keys.clone(), spec.requester_pays);
+        match s3.list(ListAsk { prefix: &spec.prefix, limit: 1, ..Default::default() }).await {
+            Ok(_) => return Ok(s3),
+            Err(S3Error::Refused { region: Some(there), .. }) if !last && there != used => region = Some(there),
+            Err(error) => {
+                let reason = error.to_string();
+                return Err(BucketError::Store { bucket: spec.bucket.clone(), endpoint, reason });
+            }
+        }
+    }
+    Err(BucketError::Endpoint(spec.endpoint.clone().unwrap_or_default()))
+}
+
+fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest::Error> {
+    // Fails only when one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("dorian/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_LIMIT)
+        // A signature is good for one host.
+        .redirect(reqwest::redirect::Policy::none());
+    if is_loopback { builder.no_proxy() } else { builder }.build()
+}
+
+fn start(
+    serve: Serve,
+    place: &Path,
+    bucket: &str,
+    read_only: bool,
+) -> io::Result<std::thread::JoinHandle<io::Result<()>>> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    attach(&device, place, bucket, read_only)?;
+    let session = Session::from_fd(serve, device, SessionACL::All, Config::default());
+    let started = session.and_then(|session| {
+        std::thread::Builder::new().name("bucket".to_owned()).stack_size(256 << 10).spawn(move || session.run())
+    });
+    if started.is_err() {
+        let _ = detach(place);
+    }
+    started
+}
+
+/// Everybody may come in, and the kernel checks owners and modes: only the container sees the place.
+fn attach(device: &OwnedFd, place: &Path, bucket: &str, read_only: bool) -> io::Result<()> {
+    let descriptor = device.as_raw_fd();
+    let options = format!("fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions");
+    let options = std::ffi::CString::new(options)?;
+    let read_only = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | read_only;
+    Ok(rustix::mount::mount(bucket, place, "fuse.dorian-bucket", flags, options.as_c_str())?)
+}
+
+/// Out of sight at once; it ends when its last user does.
+fn detach(place: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(place, UnmountFlags::DETACH)?)
+}
+
+impl Mounted {
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.mount.spec.read_only
+    }
+
+    /// Whoever waits for the store gets an error now: a process that waits cannot be killed.
+    pub fn interrupt(&self) {
+        self.mount.over.cancel();
+    }
+
+    /// Ends it, once what was written whole is in the store (within a minute, or a notice says what is lost).
+    pub async fn unmount(self) {
+        let orderly = async {
+            // The kernel tells of the last closed files before it lets go.
+            let thread = self.thread.lock().take();
+            let detached = detach(&self.place);
+            if let (Ok(()), Some(thread)) = (detached, thread) {
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+            self.mount.running.close();
+            self.mount.running.wait().await;
+            self.mount.finish().await;
+        };
+        if tokio::time::timeout(END_LIMIT, orderly).await.is_err() {
+            tracing::warn!(place = %self.place.display(), "a bucket's mount did not end in time");
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.interrupt();
+        if self.thread.lock().take().is_some() {
+            let _ = detach(&self.place);
+        }
+        // Never what is in it: that would be the bucket.
+        let _ = std::fs::remove_dir(&self.place);
+    }
+}
+
+/// Takes away what a killed process left mounted below `folder`, and its empty places.
+///
+/// # Errors
+/// When something stays mounted.
+pub fn sweep(folder: &Path) -> io::Result<()> {
+    for place in mounted_below(&std::fs::read_to_string("/proc/self/mountinfo")?, folder) {
+        detach(&place)?;
+    }
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for task in entries.flatten() {
+        for place in std::fs::read_dir(task.path()).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(place.path());
+        }
+        let _ = std::fs::remove_dir(task.path());
+    }
+    Ok(())
+}
+
+/// The deepest first.
+fn mounted_below(mountinfo: &str, folder: &Path) -> Vec<PathBuf> {
+    let place = |line: &str| line.split(' ').nth(4).map(|field| PathBuf::from(unescape(field)));
+    let mut places: Vec<PathBuf> =
+        mountinfo.lines().filter_map(place).filter(|place| place.starts_with(folder) && place != folder).collect();
+    places.reverse();
+    places
+}
+
+/// The kernel writes spaces and the like as `\040`.
+fn unescape(field: &str) -> std::ffi::OsString {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::new();
+    let mut rest = field.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_below_a_folder_are_found_by_their_place() {
+        let info = "36 35 98:0 / /data/mounts rw - ext4 /dev/a rw\n\
+                    37 36 0:50 / /data/mounts/ta-1/0 rw shared:1 - fuse.dorian-bucket b rw\n\
+                    38 36 0:51 / /data/mounts/ta\\0401/1 rw - fuse.dorian-bucket b rw\n\
+                    39 35 0:52 / /data/mounts-of-others/x rw - tmpfs t rw\n";
+        let found = mounted_below(info, Path::new("/data/mounts"));
+        assert_eq!(found, [PathBuf::from("/data/mounts/ta 1/1"), PathBuf::from("/data/mounts/ta-1/0")]);
+    }
+}

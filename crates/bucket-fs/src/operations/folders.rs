@@ -1,0 +1,101 @@
+//! Folders: listed page by page, so that memory does not grow with them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Answer, Handle, Mount};
+use crate::keys;
+use crate::s3::ListAsk;
+use crate::tree::{Facts, Kind, Listing, ShownEntry};
+
+/// What stores give at most.
+const PAGE: usize = 1_000;
+
+/// A pass over a folder; the kernel reads on at a position that it was told.
+pub struct OpenFolder {
+    path: String,
+    listing: Listing,
+    entries: Vec<ShownEntry>,
+    /// Position of the first of `entries`.
+    first: u64,
+    next: Next,
+}
+
+enum Next {
+    Page(Option<String>),
+    /// What is only here.
+    Rest,
+    Nothing,
+}
+
+impl Mount {
+    pub fn open_folder(&self, number: u64) -> Answer<u64> {
+        let (path, kind) = self.path_of(number)?;
+        if kind != Kind::Folder {
+            return Err(libc::ENOTDIR.into());
+        }
+        let folder = self.begin_pass(path);
+        Ok(self.add_handle(Handle::Folder(Arc::new(tokio::sync::Mutex::new(folder)))))
+    }
+
+    fn begin_pass(&self, path: String) -> OpenFolder {
+        let only_here = self.tree.lock().only_here(&path);
+        let listing = Listing::new(keys::folder_key(&self.spec.prefix, &path), only_here);
+        OpenFolder { path, listing, entries: Vec::new(), first: 0, next: Next::Page(None) }
+    }
+
+    pub fn folder_of(&self, handle: u64) -> Answer<Arc<tokio::sync::Mutex<OpenFolder>>> {
+        match self.handle(handle)? {
+            Handle::Folder(folder) => Ok(folder),
+            _ => Err(libc::EBADF.into()),
+        }
+    }
+
+    /// Entries from position `at` on: their path, what they are, and their number; none at the end.
+    pub async fn entries(&self, folder: &mut OpenFolder, at: u64) -> Answer<Vec<(String, Kind, u64)>> {
+        if at < folder.first {
+            *folder = self.begin_pass(folder.path.clone());
+        }
+        while at >= folder.first + folder.entries.len() as u64 {
+            folder.first += folder.entries.len() as u64;
+            folder.entries = match &folder.next {
+                Next::Page(token) => {
+                    let token = token.clone();
+                    self.next_page(folder, token.as_deref()).await?
+                }
+                Next::Rest => {
+                    folder.next = Next::Nothing;
+                    folder.listing.rest()
+                }
+                Next::Nothing => return Ok(Vec::new()),
+            };
+        }
+        let tree = self.tree.lock();
+        let shown = folder.entries.iter().skip((at - folder.first) as usize).map(|entry| {
+            let path = keys::join(&folder.path, &entry.name);
+            let number = tree.nodes.shown(&path, entry.kind);
+            (entry.name.clone(), entry.kind, number)
+        });
+        Ok(shown.collect())
+    }
+
+    async fn next_page(&self, folder: &mut OpenFolder, token: Option<&str>) -> Answer<Vec<ShownEntry>> {
+        let prefix = keys::folder_key(&self.spec.prefix, &folder.path);
+        let page = self.s3.list(ListAsk { prefix: &prefix, by_folder: true, limit: PAGE, token }).await?;
+        folder.next = page.next.clone().map_or(Next::Rest, |token| Next::Page(Some(token)));
+        let entries = folder.listing.on_page(page);
+        let (mut tree, now) = (self.tree.lock(), Instant::now());
+        for entry in &entries {
+            let facts = match &entry.object {
+                Some(object) => Facts::file(object.size, object.modified, object.etag.clone()),
+                None => Facts::folder(),
+            };
+            tree.learn(&keys::join(&folder.path, &entry.name), facts, now);
+        }
+        Ok(entries)
+    }
+
+    pub fn release_folder(&self, handle: u64) {
+        self.handles.lock().remove(&handle);
+    }
+}

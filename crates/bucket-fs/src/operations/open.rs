@@ -1,0 +1,185 @@
+//! Files: opened, read, written, closed.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::{Answer, Failure, Handle, Mount};
+use crate::files::{self, Reader, Writer};
+use crate::keys;
+use crate::tree::{Facts, Kind};
+
+/// What a program wants of a file that it opens.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub writes: bool,
+    pub reads: bool,
+    pub truncates: bool,
+    pub thread: u32,
+}
+
+impl Wanted {
+    pub fn new(flags: i32, thread: u32) -> Self {
+        let mode = flags & libc::O_ACCMODE;
+        let writes = mode == libc::O_WRONLY || mode == libc::O_RDWR;
+        Self { writes, reads: mode != libc::O_WRONLY, truncates: flags & libc::O_TRUNC != 0, thread }
+    }
+}
+
+pub struct Opened {
+    pub handle: u64,
+    /// The kernel passes every read and write on as it is.
+    pub direct: bool,
+    /// What the kernel has of the file is still good.
+    pub keeps_cache: bool,
+}
+
+impl Mount {
+    pub async fn open(&self, number: u64, wanted: Wanted) -> Answer<Opened> {
+        let (path, kind) = self.path_of(number)?;
+        match (wanted.writes, wanted.truncates) {
+            _ if kind == Kind::Folder => Err(libc::EISDIR.into()),
+            (true, true) => self.begin_writing(&path, wanted),
+            (true, false) if !wanted.reads => Err(Failure {
+                errno: libc::EPERM,
+                reason: Some("files in buckets cannot be appended to or changed, only written anew".to_owned()),
+            }),
+            // Some libraries open for both and only read.
+            _ => self.open_to_read(number, &path).await,
+        }
+    }
+
+    async fn open_to_read(&self, number: u64, path: &str) -> Answer<Opened> {
+        let draft = self.tree.lock().draft(path);
+        let facts = match draft {
+            // It is empty to everybody, as it would be on a disk.
+            Some(draft) if draft.size == 0 => Facts::file(0, draft.begun, String::new()),
+            Some(_) => return Err(libc::EBUSY.into()),
+            None => self.newest_facts(path).await?,
+        };
+        if facts.kind == Kind::Folder {
+            return Err(libc::EISDIR.into());
+        }
+        let keeps_cache = self.tree.lock().nodes.has_content(number, &facts.etag);
+        let key = keys::object_key(&self.spec.prefix, path);
+        let reader = Reader::new(self.s3.clone(), key, facts.etag, facts.size, self.read_memory.clone());
+        let handle = self.add_handle(Handle::Reader(Arc::new(reader)));
+        Ok(Opened { handle, direct: false, keeps_cache })
+    }
+
+    /// Who opens a file reads what is there now, unless the mount's user wants otherwise by a long time of validity.
+    async fn newest_facts(&self, path: &str) -> Answer<Facts> {
+        if self.spec.metadata_ttl > super::SHORT_TTL {
+            return self.facts(path).await;
+        }
+        let object = self.s3.head(&keys::object_key(&self.spec.prefix, path)).await?;
+        let facts = Facts::file(object.size, object.modified, object.etag);
+        self.tree.lock().learn(path, facts.clone(), Instant::now());
+        Ok(facts)
+    }
+
+    pub async fn read(&self, handle: u64, offset: u64, size: u32) -> Answer<Bytes> {
+        match self.handle(handle)? {
+            Handle::Reader(reader) => Ok(reader.read(offset, size).await?),
+            // Not there to be read before it is whole.
+            _ => Err(libc::EBADF.into()),
+        }
+    }
+
+    /// Makes a file that was not there; its number is told.
+    pub fn create(&self, parent: u64, name: &str, wanted: Wanted) -> Answer<(u64, Opened)> {
+        let path = self.child_of(parent, name)?;
+        let opened = self.begin_writing(&path, wanted)?;
+        Ok((self.tree.lock().nodes.tell(&path, Kind::File), opened))
+    }
+
+    fn begin_writing(&self, path: &str, wanted: Wanted) -> Answer<Opened> {
+        if self.spec.read_only {
+            return Err(libc::EROFS.into());
+        }
+        if !self.tree.lock().begin_draft(path, SystemTime::now()) {
+            return Err(libc::EBUSY.into());
+        }
+        let key = keys::object_key(&self.spec.prefix, path);
+        let opener = files::process_of(wanted.thread);
+        let writer = Writer::new(self.s3.clone(), key, path.to_owned(), opener, self.write_memory.clone());
+        let handle = self.add_handle(Handle::Writer(Arc::new(writer)));
+        Ok(Opened { handle, direct: true, keeps_cache: false })
+    }
+
+    pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Answer<u32> {
+        let Handle::Writer(writer) = self.handle(handle)? else { return Err(libc::EPERM.into()) };
+        let length = data.len() as u32;
+        let size = writer.write(offset, data).await?;
+        self.tree.lock().grow_draft(&writer.path, size);
+        Ok(length)
+    }
+
+    /// A process that is killed closes what it had open, finished or not. Asked before anything else, since a container
+    /// that is killed is also what ends the mount.
+    pub fn abandon_if_killed(&self, handle: u64, thread: u32) -> bool {
+        let Ok(Handle::Writer(writer)) = self.handle(handle) else { return false };
+        let is_killed = files::is_killed(thread);
+        if is_killed && files::process_of(thread) == writer.opener {
+            writer.abandon();
+        }
+        is_killed
+    }
+
+    /// Some process closes its copy. The file is finished when its opener does so; but a shell opens a file for a program,
+    /// and closes its own copy before anything is written.
+    pub async fn flush(&self, handle: u64, thread: u32) -> Answer<()> {
+        let Handle::Writer(writer) = self.handle(handle)? else { return Ok(()) };
+        if files::process_of(thread) != writer.opener {
+            return Ok(());
+        }
+        match writer.size().await {
+            0 => Ok(()),
+            _ => self.finish_writer(&writer).await,
+        }
+    }
+
+    pub async fn fsync(&self, handle: u64) -> Answer<()> {
+        match self.handle(handle)? {
+            Handle::Writer(writer) => self.finish_writer(&writer).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody has the file open any more.
+    pub async fn release(&self, handle: u64) {
+        let handle = self.handles.lock().remove(&handle);
+        if let Some(Handle::Writer(writer)) = handle {
+            self.end_writer(&writer).await;
+        }
+    }
+
+    pub(super) async fn end_writer(&self, writer: &Writer) {
+        if !writer.is_abandoned() {
+            if let Err(Failure { reason: Some(reason), .. }) = self.finish_writer(writer).await {
+                self.say("write", &writer.path, &reason);
+            }
+            return;
+        }
+        let why = "the program that wrote it was killed before it was whole";
+        if writer.give_up(why).await {
+            self.say("write", &writer.path, why);
+        }
+        if writer.settle() {
+            self.tree.lock().drop_draft(&writer.path);
+        }
+    }
+
+    async fn finish_writer(&self, writer: &Writer) -> Answer<()> {
+        let ended = writer.finish().await;
+        if writer.settle() {
+            let mut tree = self.tree.lock();
+            match &ended {
+                Ok(w) => tree.publish_draft(&writer.path, Facts::file(w.size, w.at, w.etag.clone()), Instant::now()),
+                Err(_) => tree.drop_draft(&writer.path),
+            }
+        }
+        Ok(ended.map(drop)?)
+    }
+}

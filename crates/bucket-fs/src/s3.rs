@@ -1,0 +1,15 @@
+//! The few requests that a file system makes of a store, over HTTP.
+
+mod answers;
+mod client;
+mod errors;
+mod sign;
+mod target;
+
+#[cfg(test)]
+pub use answers::Listed;
+pub use answers::{Object, Page};
+pub use client::{ListAsk, S3};
+pub use errors::S3Error;
+pub use sign::Keys;
+pub use target::Target;

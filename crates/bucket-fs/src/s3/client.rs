@@ -1,0 +1,306 @@
+//! One request at a time: signed, with bounds on every wait, tried again where that may help.
+//!
+//! A program waits in a system call meanwhile, so nothing here may wait without end: a store that is down, slow or wrong
+//! ends in an error within [`ASK_LIMIT`] (uploads of a part: [`UPLOAD_LIMIT`]).
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout, timeout_at};
+use types::errors::with_causes;
+
+use super::answers::{self, Object, Page};
+use super::sign::{self, EMPTY_SHA256, Keys, ToSign};
+use super::{S3Error, Target};
+
+/// Until the answer's headers are there, and between two pieces of its body. Stores answer in milliseconds, and in a
+/// second or two when they are busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For a request that carries a part of a file: 8 MiB at 3 Mbit/s.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(25);
+/// For all tries of a request together.
+const ASK_LIMIT: Duration = Duration::from_secs(20);
+const UPLOAD_LIMIT: Duration = Duration::from_secs(50);
+/// For making one object of thousands of parts; and a store that is asked twice at once makes a mess of it.
+const COMPLETION_PATIENCE: Duration = Duration::from_secs(60);
+const COMPLETION_LIMIT: Duration = Duration::from_secs(130);
+/// For whoever asks when the store has just given no answer: one system call may be several requests, and a program makes
+/// several calls, and each would wait again.
+const LIMIT_AFTER_FAILURE: Duration = Duration::from_secs(3);
+const FAILURE_COUNTS_FOR: Duration = Duration::from_secs(5);
+const TRIES: u32 = 4;
+/// Before the second try; four times as long before each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Bodies that are hashed where they are; larger ones on a thread that may block.
+const HASHED_IN_PLACE: usize = 256 << 10;
+/// A page of a listing: a thousand of the longest keys, encoded, with what is said of each.
+const MAX_TEXT: usize = 16 << 20;
+/// What is read of a refusal.
+const MAX_REFUSAL: usize = 64 << 10;
+
+pub struct S3 {
+    http: reqwest::Client,
+    target: Target,
+    keys: Option<Keys>,
+    requester_pays: bool,
+    /// When the store gave no answer last, if it has given none since.
+    failed_at: Mutex<Option<Instant>>,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ListAsk<'a> {
+    pub prefix: &'a str,
+    /// Whether what lies deeper is shown as its folder only.
+    pub by_folder: bool,
+    /// At most 1,000.
+    pub limit: usize,
+    pub token: Option<&'a str>,
+}
+
+#[derive(Default)]
+struct Ask<'a> {
+    method: Method,
+    key: &'a str,
+    query: Vec<(&'a str, &'a str)>,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+    /// The longest body that a good answer has.
+    most: usize,
+    completes: bool,
+}
+
+impl Ask<'_> {
+    /// For one try, and for all together.
+    fn patience(&self, failed_at: Option<Instant>) -> (Duration, Duration) {
+        match self.body.len() {
+            _ if self.completes => (COMPLETION_PATIENCE, COMPLETION_LIMIT),
+            large if large > HASHED_IN_PLACE => (UPLOAD_PATIENCE, UPLOAD_LIMIT),
+            _ => (PATIENCE, limit(failed_at, Instant::now())),
+        }
+    }
+}
+
+impl S3 {
+    pub fn new(http: reqwest::Client, target: Target, keys: Option<Keys>, requester_pays: bool) -> Self {
+        Self { http, target, keys, requester_pays, failed_at: Mutex::new(None) }
+    }
+
+    /// What is known of the object.
+    pub async fn head(&self, key: &str) -> Result<Object, S3Error> {
+        let (_, headers, _) = self.ask(Ask { method: Method::HEAD, key, ..Default::default() }).await?;
+        answers::object(&headers)
+    }
+
+    pub async fn list(&self, ask: ListAsk<'_>) -> Result<Page, S3Error> {
+        let limit = ask.limit.to_string();
+        let mut query =
+            vec![("list-type", "2"), ("prefix", ask.prefix), ("max-keys", &limit), ("encoding-type", "url")];
+        query.extend(ask.by_folder.then_some(("delimiter", "/")));
+        query.extend(ask.token.map(|token| ("continuation-token", token)));
+        let (_, _, body) = self.ask(Ask { query, most: MAX_TEXT, ..Default::default() }).await?;
+        answers::page(&text(body)?)
+    }
+
+    /// These bytes of the object whose content `etag` names; another content is refused.
+    pub async fn get(&self, key: &str, range: Range<u64>, etag: &str) -> Result<Bytes, S3Error> {
+        let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let mut headers = vec![("range", format!("bytes={}-{}", range.start, range.end - 1))];
+        headers.extend((!etag.is_empty()).then(|| ("if-match", etag.to_owned())));
+        let (status, _, body) = self.ask(Ask { key, headers, most: wanted, ..Default::default() }).await?;
+        if body.len() != wanted || (status != StatusCode::PARTIAL_CONTENT && range.start != 0) {
+            let text = format!("{} bytes with `{status}` instead of {wanted} from {}", body.len(), range.start);
+            return Err(S3Error::Malformed(text));
+        }
+        Ok(body)
+    }
+
+    /// Makes or replaces the object; its new etag.
+    pub async fn put(&self, key: &str, body: Bytes) -> Result<String, S3Error> {
+        let (_, headers, _) = self.ask(Ask { method: Method::PUT, key, body, ..Default::default() }).await?;
+        Ok(etag(&headers))
+    }
+
+    pub async fn delete(&self, key: &str) -> Result<(), S3Error> {
+        self.ask(Ask { method: Method::DELETE, key, ..Default::default() }).await.map(drop)
+    }
+
+    /// Begins an object of many parts; the upload's id.
+    pub async fn begin_upload(&self, key: &str) -> Result<String, S3Error> {
+        let query = vec![("uploads", "")];
+        let (_, _, body) =
+            self.ask(Ask { method: Method::POST, key, query, most: MAX_TEXT, ..Default::default() }).await?;
+        answers::upload_id(&text(body)?)
+    }
+
+    /// The part's etag. Numbers begin with 1.
+    pub async fn upload_part(&self, key: &str, upload: &str, number: usize, body: Bytes) -> Result<String, S3Error> {
+        let number = number.to_string();
+        let query = vec![("partNumber", number.as_str()), ("uploadId", upload)];
+        let (_, headers, _) = self.ask(Ask { method: Method::PUT, key, query, body, ..Default::default() }).await?;
+        Ok(etag(&headers))
+    }
+
+    /// The whole object's etag.
+    pub async fn complete_upload(&self, key: &str, upload: &str, parts: &[String]) -> Result<String, S3Error> {
+        let query = vec![("uploadId", upload)];
+        let body = Bytes::from(answers::completion(parts));
+        let ask = Ask { method: Method::POST, key, query, body, most: MAX_TEXT, completes: true, ..Default::default() };
+        match self.ask(ask).await {
+            Ok((_, _, body)) => answers::completed(&text(body)?),
+            // A try whose answer was lost may have completed it; then there is nothing left to complete.
+            Err(error) => match (answers::whole_etag(parts), self.head(key).await) {
+                (Some(etag), Ok(now)) if now.etag.trim_matches('"') == etag => Ok(now.etag),
+                _ => Err(error),
+            },
+        }
+    }
+
+    pub async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), S3Error> {
+        let query = vec![("uploadId", upload)];
+        self.ask(Ask { method: Method::DELETE, key, query, ..Default::default() }).await.map(drop)
+    }
+
+    async fn ask(&self, ask: Ask<'_>) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
+        let (patience, limit) = ask.patience(*self.failed_at.lock());
+        let answer = self.ask_within(patience, limit, ask).await;
+        *self.failed_at.lock() = matches!(answer, Err(S3Error::Unreachable(_))).then(Instant::now);
+        answer
+    }
+
+    async fn ask_within(
+        &self,
+        patience: Duration,
+        limit: Duration,
+        ask: Ask<'_>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
+        let hash = hash(&ask.body).await;
+        let deadline = Instant::now() + limit;
+        let mut wait = FIRST_WAIT;
+        for left in (0..TRIES).rev() {
+            let tried = timeout_at(deadline, self.attempt(&ask, &hash, patience)).await;
+            let error = match tried {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(_) => break,
+            };
+            if left == 0 || !error.may_pass() || Instant::now() + wait >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 4;
+        }
+        Err(S3Error::Unreachable(format!("the store gave no whole answer within {} s", limit.as_secs())))
+    }
+
+    async fn attempt(
+        &self,
+        ask: &Ask<'_>,
+        hash: &str,
+        patience: Duration,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
+        let silent = || S3Error::Unreachable(format!("the store did not answer within {} s", patience.as_secs()));
+        let failed = |error: reqwest::Error| {
+            S3Error::Unreachable(format!("the store cannot be reached ({})", with_causes(&error.without_url())))
+        };
+        let sent = timeout(patience, self.request(ask, hash).send()).await;
+        let mut answer = sent.map_err(|_| silent())?.map_err(failed)?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let most = if status.is_success() { ask.most } else { MAX_REFUSAL };
+        let mut body = BytesMut::with_capacity(most.min(answer.content_length().unwrap_or(0) as usize));
+        while let Some(piece) = timeout(patience, answer.chunk()).await.map_err(|_| silent())?.map_err(failed)? {
+            if body.len() + piece.len() > most {
+                if !status.is_success() {
+                    break;
+                }
+                return Err(S3Error::Malformed(format!("more than {most} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        if !status.is_success() {
+            return Err(answers::refused(status, &String::from_utf8_lossy(&body), &headers));
+        }
+        Ok((status, headers, body.freeze()))
+    }
+
+    fn request(&self, ask: &Ask<'_>, hash: &str) -> reqwest::RequestBuilder {
+        let path = self.target.path(ask.key);
+        let query = sign::query_string(&ask.query);
+        let mut request = self.http.request(ask.method.clone(), self.target.url(&path, &query));
+        let mut signed: Vec<(&str, &str)> = vec![("host", &self.target.host)];
+        let time = sign::timestamp(jiff::Timestamp::now());
+        if let Some(keys) = &self.keys {
+            signed.extend([("x-amz-content-sha256", hash), ("x-amz-date", &time)]);
+            signed.extend(self.requester_pays.then_some(("x-amz-request-payer", "requester")));
+            signed.extend(keys.session_token.as_deref().map(|token| ("x-amz-security-token", token)));
+            let to_sign = ToSign {
+                method: ask.method.as_str(),
+                path: &path,
+                query: &query,
+                headers: &signed,
+                body_sha256: hash,
+                region: &self.target.region,
+                time: &time,
+            };
+            request = request.header("authorization", sign::authorization(keys, &to_sign));
+        }
+        for (name, value) in &signed[1..] {
+            request = request.header(*name, *value);
+        }
+        for (name, value) in &ask.headers {
+            request = request.header(*name, value);
+        }
+        match ask.method {
+            Method::PUT | Method::POST => request.body(ask.body.clone()),
+            _ => request,
+        }
+    }
+
+    /// Where the store is, for people.
+    pub fn endpoint(&self) -> String {
+        self.target.endpoint()
+    }
+}
+
+fn limit(failed_at: Option<Instant>, now: Instant) -> Duration {
+    let just_failed = failed_at.is_some_and(|at| now.saturating_duration_since(at) < FAILURE_COUNTS_FOR);
+    if just_failed { LIMIT_AFTER_FAILURE } else { ASK_LIMIT }
+}
+
+async fn hash(body: &Bytes) -> String {
+    let of = |body: &Bytes| hex::encode(Sha256::digest(body));
+    match body.len() {
+        0 => EMPTY_SHA256.to_owned(),
+        1..=HASHED_IN_PLACE => of(body),
+        _ => {
+            let shared = body.clone();
+            let hashed = tokio::task::spawn_blocking(move || of(&shared)).await;
+            hashed.unwrap_or_else(|_| of(body))
+        }
+    }
+}
+
+fn text(body: Bytes) -> Result<String, S3Error> {
+    String::from_utf8(body.into()).map_err(|_| S3Error::Malformed("no UTF-8".to_owned()))
+}
+
+fn etag(headers: &HeaderMap) -> String {
+    headers.get("etag").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_short_right_after_a_failure_and_comes_back() {
+        let now = Instant::now();
+        assert_eq!(limit(None, now), ASK_LIMIT);
+        assert_eq!(limit(Some(now), now), LIMIT_AFTER_FAILURE);
+        assert_eq!(limit(Some(now), now + FAILURE_COUNTS_FOR), ASK_LIMIT);
+    }
+}
