@@ -1,0 +1,162 @@
+//! What is in a network file system.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::{FilesError, glob, path};
+
+/// Symbolic links are followed as far as the folder reaches: its root is theirs.
+pub const WITHIN: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+/// How deep a search goes: deeper than any tree that somebody made on purpose.
+const MAX_DEPTH: usize = 128;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    File,
+    Folder,
+    Link,
+    Pipe,
+    Socket,
+    Other,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Relative to the folder that was listed, or to the root of the file system when it was found by a pattern.
+    pub path: String,
+    pub kind: EntryKind,
+    pub size: u64,
+    /// Seconds since 1970.
+    pub modified: u64,
+}
+
+/// Calls `found` for each entry; it returns false to stop.
+///
+/// A folder's path stands for what is in it, by name; a file's for the file itself. A pattern (with `*`) stands for all
+/// that it matches, in the order of a walk: a folder before what is in it.
+pub fn find(root: BorrowedFd<'_>, asked: &str, found: &mut dyn FnMut(Entry) -> bool) -> Result<(), FilesError> {
+    let parts = path::parts(asked)?;
+    if let Some(first) = parts.iter().position(|part| part.contains(['*', '?'])) {
+        if !parts.iter().any(|part| part.contains('*')) {
+            return one(root, &parts, asked, found);
+        }
+        let start = parts[..first].join("/");
+        let Ok(folder) = open_folder(root, &start) else { return Ok(()) };
+        let mut walk = Walk { pattern: &parts, found };
+        return walk.go(folder.as_fd(), &start, first).map(drop).map_err(|error| io("list", asked, error));
+    }
+    one(root, &parts, asked, found)
+}
+
+fn one(
+    root: BorrowedFd<'_>,
+    parts: &[&str],
+    asked: &str,
+    found: &mut dyn FnMut(Entry) -> bool,
+) -> Result<(), FilesError> {
+    let whole = parts.join("/");
+    match open_folder(root, &whole) {
+        Ok(folder) => {
+            for entry in entries(folder.as_fd()).map_err(|error| io("list", asked, error))? {
+                if !found(entry) {
+                    break;
+                }
+            }
+            Ok(())
+        }
+        Err(Errno::NOTDIR) => {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let file = rustix::fs::openat2(root, whole.as_str(), flags, Mode::empty(), WITHIN);
+            let stat = file.and_then(|file| rustix::fs::fstat(&file)).map_err(|error| io("look at", asked, error))?;
+            found(entry(whole, &stat));
+            Ok(())
+        }
+        Err(error) => Err(io("list", asked, error)),
+    }
+}
+
+struct Walk<'a> {
+    pattern: &'a [&'a str],
+    found: &'a mut dyn FnMut(Entry) -> bool,
+}
+
+impl Walk<'_> {
+    /// False when enough was found. Links are shown, not followed, so a walk ends.
+    fn go(&mut self, folder: BorrowedFd<'_>, at: &str, depth: usize) -> rustix::io::Result<bool> {
+        if depth > MAX_DEPTH {
+            return Ok(true);
+        }
+        for entry in entries(folder)? {
+            let name = entry.path.clone();
+            let path = if at.is_empty() { name.clone() } else { format!("{at}/{name}") };
+            let is_folder = entry.kind == EntryKind::Folder;
+            let parts: Vec<&str> = path.split('/').collect();
+            if glob::matches(self.pattern, &parts) && !(self.found)(Entry { path: path.clone(), ..entry }) {
+                return Ok(false);
+            }
+            let goes_deeper = self.pattern.contains(&"**") || parts.len() < self.pattern.len();
+            if !is_folder || !goes_deeper {
+                continue;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            // What has gone meanwhile is not there.
+            let Ok(inner) = rustix::fs::openat(folder, name.as_str(), flags, Mode::empty()) else { continue };
+            if !self.go(inner.as_fd(), &path, depth + 1)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+pub fn open_folder(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat2(root, if path.is_empty() { "." } else { path }, flags, Mode::empty(), WITHIN)
+}
+
+/// By name. Names that are no UTF-8 cannot be told to a client.
+fn entries(folder: BorrowedFd<'_>) -> rustix::io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for item in Dir::read_from(folder)? {
+        let item = item?;
+        let Ok(name) = item.file_name().to_str() else { continue };
+        if name == "." || name == ".." {
+            continue;
+        }
+        match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => entries.push(entry(name.to_owned(), &stat)),
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+fn entry(path: String, stat: &Stat) -> Entry {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Folder,
+        FileType::Symlink => EntryKind::Link,
+        FileType::Fifo => EntryKind::Pipe,
+        FileType::Socket => EntryKind::Socket,
+        _ => EntryKind::Other,
+    };
+    let size = if kind == EntryKind::Folder { 0 } else { stat.st_size.unsigned_abs() };
+    Entry { path, kind, size, modified: stat.st_mtime.unsigned_abs() }
+}
+
+pub fn io(doing: &'static str, path: &str, error: Errno) -> FilesError {
+    let path = path.to_owned();
+    match error {
+        Errno::NOENT => FilesError::NotFound(path),
+        Errno::NOTDIR | Errno::LOOP => FilesError::NoFolder(path),
+        Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => FilesError::FolderInTheWay(path),
+        Errno::NOSPC | Errno::DQUOT => FilesError::NoSpace(path),
+        Errno::NXIO | Errno::NODEV => FilesError::NoFile(path),
+        Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => FilesError::BadPath(path),
+        error => FilesError::Io { doing, path: path.into(), source: error.into() },
+    }
+}
