@@ -38,6 +38,7 @@ setup:
 	$(SETUP) build
 	$(SETUP) run
 	$(SETUP) registry
+	$(SETUP) s3
 	$(SETUP) clients $(VERSIONS)
 	$(SETUP) pytest
 

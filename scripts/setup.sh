@@ -7,6 +7,7 @@
 #   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
 #   scripts/setup.sh pytest             .dorian/pytest
 #   scripts/setup.sh registry           docker-registry, for the tests of `from_registry`
+#   scripts/setup.sh s3                 .dorian/s3, a store for the tests of bucket mounts
 #   scripts/setup.sh bench              buildah and redis-server, which the bench compares with
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -91,6 +92,17 @@ registry() {
     [ -z "${fresh:-}" ] || as_root systemctl disable --now docker-registry >/dev/null 2>&1 || true
 }
 
+# Checks signatures and rights as a real one does. Only what its S3 part needs.
+s3() {
+    [ -f .dorian/s3/.complete ] && return
+    local interpreter; interpreter=$(python)
+    say "installing moto, a store with S3's interface, into .dorian/s3 ($interpreter)"
+    rm -rf .dorian/s3
+    "$interpreter" -m venv .dorian/s3
+    .dorian/s3/bin/python -m pip install -q 'moto[s3]>=5.1,<6' flask flask-cors
+    touch .dorian/s3/.complete
+}
+
 cargo_is_there() {
     command -v cargo >/dev/null || fail "no cargo: install Rust 1.85 or newer, for example with" \
         "\`curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y\`, and open a new shell"
@@ -102,8 +114,9 @@ case "${1:-}" in
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
     pytest) pytest_environment ;;
     registry) registry ;;
+    s3) s3 ;;
     # Without an OCI runtime: it runs its steps with `--isolation chroot`.
     bench) debian_packages buildah redis-server ;;
     python) python ;;
-    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | bench | python" ;;
+    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | s3 | bench | python" ;;
 esac

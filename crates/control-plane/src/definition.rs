@@ -45,6 +45,7 @@ impl Definition {
     pub fn new(id: DefinitionId, raw: Passthrough<wire::Function>, client: ClientVersion) -> Result<Self, Status> {
         let view = raw.view().map_err(|e| Status::invalid_argument(format!("malformed function definition: {e}")))?;
         refuse_unserved(&view)?;
+        crate::buckets::check(&view)?;
         scaling::validate(&view)?;
         let bad = |what: &str, id: &str| Status::invalid_argument(format!("`{id}` is not the id of {what}"));
         let image = match view.image_id.as_str() {
@@ -58,6 +59,12 @@ impl Definition {
         let volumes = view.volume_mounts.iter().map(VolumeUse::of).collect::<Result<_, _>>()?;
         let schedule = schedule(&view)?;
         Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, volumes, schedule, view, client })
+    }
+
+    /// Whether its containers need the secret.
+    pub fn uses_secret(&self, id: &SecretId) -> bool {
+        let of_buckets = self.view.cloud_bucket_mounts.iter().any(|mount| mount.credentials_secret_id == id.as_str());
+        of_buckets || self.secrets.contains(id)
     }
 
     pub fn bytes(&self) -> Bytes {
@@ -188,8 +195,6 @@ fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
     let unserved = [
         (gpu, "GPUs (`gpu=`)"),
         (f.webhook_config.as_ref().is_some_and(|w| w.r#type != 0), "web endpoints"),
-        (!f.shared_volume_mounts.is_empty(), "network file systems"),
-        (!f.cloud_bucket_mounts.is_empty(), "cloud bucket mounts"),
         (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
         (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
         (f.is_server, "server classes (`@app.server`)"),

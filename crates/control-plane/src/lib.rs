@@ -6,6 +6,7 @@
 
 mod admin;
 mod apps;
+mod buckets;
 mod build_logs;
 mod build_volumes;
 mod builds;
@@ -52,6 +53,7 @@ use blob_store::sign::UrlKey;
 use contents_store::{ContentsError, ContentsStore};
 use image_builder::ImageBuilder;
 use metadata_store::{MetadataStore, StoreError};
+use shared_files::SharedFiles;
 use tokio::sync::mpsc;
 use volume_fs::Volumes;
 use worker_protocol::{WorkerEvent, WorkerHandle};
@@ -88,6 +90,8 @@ pub enum StartError {
     Contents(#[from] ContentsError),
     #[error("cannot start the writer of the apps' logs")]
     Logs { source: std::io::Error },
+    #[error("cannot open the folder of network file systems")]
+    SharedFiles { source: std::io::Error },
 }
 /// A server that ends waits so long for the disk.
 const RECORD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -108,6 +112,8 @@ impl ControlPlane {
         let (blobs, blob_key) = (parts.blobs.clone(), parts.blob_key.clone());
         let logs = logs::LogKeeper::open(parts.config.data_dir.join("logs"), parts.config.log_limits)
             .map_err(|source| StartError::Logs { source })?;
+        let shared_files = SharedFiles::open(parts.config.data_dir.join("nfs"))
+            .map_err(|source| StartError::SharedFiles { source })?;
         let contents = ContentsStore::open(&parts.config.data_dir.join("contents.sqlite"), clock::now_ms() * 1000)?;
         let shared = Arc::new(shared::Shared {
             capacity: capacity::CapacityPool::new(parts.worker.capacity),
@@ -129,6 +135,7 @@ impl ControlPlane {
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
             objects: Default::default(),
+            shared_files,
             queues: queues::Queues::new(contents.clone()),
             contents,
             volumes: volumes::VolumeShell::new(parts.volumes.clone()),

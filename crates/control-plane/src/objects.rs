@@ -147,7 +147,7 @@ impl Shared {
                     }
                 });
             }
-            ObjectKind::SharedVolume => {}
+            ObjectKind::SharedVolume => self.remove_shared_files(&record.id),
         }
     }
 

@@ -82,6 +82,7 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
     // What belonged to an app that ended while no server was there to see it.
     let has_ended = |app: &_| !shared.apps.get(app).is_some_and(|app| app.is_running());
     shared.forget_objects(|object| object.app.as_ref().is_some_and(has_ended));
+    shared.sweep_shared_files();
     for function in state.functions {
         restore_function(shared, function);
     }

@@ -110,7 +110,7 @@ impl Shared {
 
     /// Nobody can come back for it.
     pub fn is_abandoned(&self, secret: &SecretRecord) -> bool {
-        let is_claimed = || self.owners.iter().any(|o| o.definition().secrets.contains(&secret.id));
+        let is_claimed = || self.owners.iter().any(|o| o.definition().uses_secret(&secret.id));
         secret.name.is_none()
             && secret.app.is_none()
             && now_ms() > secret.created_at_ms + UNCLAIMED_KEPT_MS

@@ -14,6 +14,7 @@ use dashmap::DashMap;
 use metadata_store::{AppState, EnvironmentRecord, MetadataStore, Write};
 use parking_lot::{Mutex, RwLock};
 use scheduler::{Holder, plan_reclaim};
+use shared_files::SharedFiles;
 use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
 use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHandle};
@@ -76,6 +77,7 @@ pub struct Shared {
     pub mounts: Mounts,
     pub secrets: Secrets,
     pub objects: Objects,
+    pub shared_files: SharedFiles,
     /// What is in dicts and queues.
     pub contents: ContentsStore,
     pub queues: Queues,

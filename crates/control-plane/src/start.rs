@@ -37,6 +37,8 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
     let image = shared.images.get(image_id).ok_or_else(|| format!("image `{image_id}` does not exist (any more)"))?;
     let built = image.wait_built().await?;
     let layers = layers(shared, task, &definition, &built).await?;
+    let buckets = crate::buckets::bucket_mounts(shared, &definition)?;
+    let shared_folders = crate::buckets::shared_folders(shared, &definition).await?;
     let secrets = shared.secret_variables(&definition.secrets)?;
     let arguments = container_arguments(shared, task, &definition);
     let (volumes, mounts) = shared.volume_specs(&definition.volumes).await?;
@@ -59,6 +61,8 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         disk_limit_bytes: resources.disk_mib.map(mib),
         block_network: definition.view.block_network,
         builds_image: owner.build.is_some(),
+        buckets,
+        shared_folders,
         volumes,
     })
 }

@@ -101,6 +101,8 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
     let worker_config = WorkerConfig {
         layers: data.path.join("images/layers"),
         tasks: data.path.join("tasks"),
+        mounts: data.path.join("mounts"),
+        shared_folders: data.path.join("nfs"),
         ca_bundle: ca_bundle.map(PathBuf::from),
         volume_contents: volumes.contents().clone(),
     };

@@ -3,6 +3,7 @@
 //! Today both run in one process and the messages travel through channels; they are plain data with no handle into
 //! either side (the one exception is named below), so that a worker on another machine is a matter of encoding.
 
+mod buckets;
 mod volumes;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use types::ids::{AppId, FunctionId, TaskId, VolumeId};
 use types::variables::Variables;
 
+pub use buckets::{BucketMount, SharedFolder};
 pub use volumes::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec};
 
 /// Names the version of these messages; a worker and a control plane of different versions refuse each other.
@@ -38,6 +40,8 @@ pub struct TaskSpec {
     pub block_network: bool,
     /// The container makes a part of an image: it may do what builds may, and what it wrote is kept when it succeeds.
     pub builds_image: bool,
+    pub buckets: Vec<BucketMount>,
+    pub shared_folders: Vec<SharedFolder>,
     pub volumes: Vec<VolumeSpec>,
 }
 
@@ -150,6 +154,18 @@ mod tests {
             disk_limit_bytes: None,
             block_network: false,
             builds_image: false,
+            buckets: vec![BucketMount {
+                mount_path: "/b".to_owned(),
+                bucket: "b".to_owned(),
+                endpoint: None,
+                prefix: String::new(),
+                credentials: vec![("AWS_SECRET_ACCESS_KEY".to_owned(), "hush".to_owned())].into(),
+                read_only: false,
+                requester_pays: false,
+                force_path_style: false,
+                metadata_ttl_ms: 1_000,
+            }],
+            shared_folders: Vec::new(),
             volumes: Vec::new(),
         }));
         let printed = format!("{command:?}");

@@ -1,6 +1,7 @@
 //! Our program on one machine: makes a container for each task, gives it its API endpoint, ships its output and
 //! reports its end. It knows nothing of functions or calls.
 
+mod mounts;
 mod output;
 mod task;
 mod volumes;
@@ -27,6 +28,11 @@ pub struct WorkerConfig {
     pub layers: PathBuf,
     /// Private folder for running tasks. Emptied at start: what is in it belonged to containers that are gone.
     pub tasks: PathBuf,
+    /// Where buckets of running tasks are mounted. Not below `tasks`: what is removed there with all that is in it
+    /// must never be somebody's bucket.
+    pub mounts: PathBuf,
+    /// Network file systems, a folder for each.
+    pub shared_folders: PathBuf,
     /// The host's bundle of trusted certificates, shown to containers read-only.
     pub ca_bundle: Option<PathBuf>,
     /// Where the large files of volumes are.
@@ -51,6 +57,7 @@ pub fn start(
     api: Arc<dyn ContainerApi>,
     events: mpsc::Sender<WorkerEvent>,
 ) -> std::io::Result<WorkerHandle> {
+    mounts::prepare(&config)?;
     let _ = std::fs::remove_dir_all(&config.tasks);
     std::fs::create_dir_all(&config.tasks)?;
     // What a container writes may be a set-user program, and its root's files are root's: nobody else may come here.

@@ -12,6 +12,7 @@ use types::errors::with_causes;
 use types::ids::TaskId;
 use worker_protocol::{ContainerApi, Descriptor, TaskExit, TaskSpec, WorkerEvent};
 
+use crate::mounts::{MountError, Mounts};
 use crate::volumes::{Mounted, TaskVolumes};
 use crate::{Worker, output};
 
@@ -98,9 +99,12 @@ enum LaunchError {
     Pipe(#[source] std::io::Error),
     #[error("the container could not be made")]
     Runtime(#[source] container_runtime::RuntimeError),
+    #[error("a mount could not be made")]
+    Mount(#[source] MountError),
 }
 
 struct Running {
+    mounts: Mounts,
     mounted: Arc<Mounted>,
     outputs: tokio::task::JoinSet<()>,
     endpoints: tokio::task::JoinSet<()>,
@@ -123,6 +127,7 @@ async fn launch(
     open_to_container(&socket, 0o666).map_err(in_folder)?;
     open_to_container(&arguments, 0o644).map_err(in_folder)?;
 
+    let mounts = Mounts::make(worker, spec).await.map_err(LaunchError::Mount)?;
     let (stdout, stdout_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
     let (stderr, stderr_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
     let container_spec = ContainerSpec {
@@ -134,7 +139,7 @@ async fn launch(
         cwd: spec.cwd.clone(),
         hostname: "modal".to_owned(),
         tmpfs: Vec::new(),
-        binds: binds(worker, socket, arguments),
+        binds: binds(worker, socket, arguments, &mounts),
         volumes: volumes.mounts(),
         network: if spec.block_network { Network::None } else { Network::Nat },
         limits: Limits {
@@ -162,7 +167,7 @@ async fn launch(
     let create_us = started.elapsed().as_micros() as u64;
     let _ = worker.events.send(WorkerEvent::Started { task: spec.task.clone(), create_us }).await;
     let mounted = Arc::new(Mounted { container, volumes });
-    Ok(Running { mounted, outputs, endpoints })
+    Ok(Running { mounts, mounted, outputs, endpoints })
 }
 
 /// The folder of tasks is closed to everybody; what the container's mapped root must reach is opened singly.
@@ -171,12 +176,13 @@ fn open_to_container(path: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
-fn binds(worker: &Worker, socket: PathBuf, arguments: PathBuf) -> Vec<Bind> {
+fn binds(worker: &Worker, socket: PathBuf, arguments: PathBuf, mounts: &Mounts) -> Vec<Bind> {
     let bind = |source: PathBuf, target: &str, read_only| Bind { source, target: target.to_owned(), read_only };
     let mut binds = vec![bind(socket, SOCKET_IN_CONTAINER, false), bind(arguments, ARGUMENTS_IN_CONTAINER, true)];
     if let Some(bundle) = &worker.config.ca_bundle {
         binds.push(bind(bundle.clone(), CA_BUNDLE_IN_CONTAINER, true));
     }
+    binds.extend(mounts.binds.iter().cloned());
     binds
 }
 
@@ -222,6 +228,7 @@ impl Running {
         }
         self.endpoints.abort_all();
         let volumes = self.mounted.clone().collect_all().await;
+        self.mounts.end().await;
         TaskExit {
             code: exit.code,
             signal: exit.signal,
@@ -245,6 +252,7 @@ impl Running {
             let left = grace.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 self.mounted.container.kill();
+                self.mounts.interrupt();
                 return self.mounted.container.wait().await;
             }
             tokio::select! {

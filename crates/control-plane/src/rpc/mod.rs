@@ -20,6 +20,7 @@ pub mod objects;
 pub mod queues;
 pub mod secrets;
 mod service;
+mod shared_volumes;
 pub mod volume_files;
 pub mod volumes;
 

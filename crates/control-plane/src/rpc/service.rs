@@ -12,6 +12,7 @@ use crate::rpc::calls::ChunkStream;
 use crate::rpc::dicts::EntryStream;
 use crate::rpc::images::JoinStream;
 use crate::rpc::logs::LogStream;
+use crate::rpc::shared_volumes::FileStream;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -26,6 +27,7 @@ impl ModalClient for Api {
     type DictContentsStream = EntryStream;
     type FunctionCallGetDataOutStream = ChunkStream;
     type FunctionCallGetDataInStream = ChunkStream;
+    type SharedVolumeListFilesStreamStream = FileStream;
     type VolumeListFilesStream = BoxStream<'static, Result<wire::VolumeListFilesResponse, Status>>;
     type VolumeListFiles2Stream = BoxStream<'static, Result<wire::VolumeListFiles2Response, Status>>;
 
@@ -417,6 +419,60 @@ impl ModalClient for Api {
 
     async fn secret_delete(&self, request: Request<wire::SecretDeleteRequest>) -> Reply<()> {
         self.secret_delete(&request.get_ref().secret_id).await
+    }
+
+    async fn shared_volume_get_or_create(
+        &self,
+        request: Request<wire::SharedVolumeGetOrCreateRequest>,
+    ) -> Reply<wire::SharedVolumeGetOrCreateResponse> {
+        self.shared_volume_get_or_create(request).await
+    }
+
+    async fn shared_volume_list(
+        &self,
+        request: Request<wire::SharedVolumeListRequest>,
+    ) -> Reply<wire::SharedVolumeListResponse> {
+        self.shared_volume_list(request)
+    }
+
+    async fn shared_volume_heartbeat(&self, request: Request<wire::SharedVolumeHeartbeatRequest>) -> Reply<()> {
+        self.object_heartbeat(ObjectKind::SharedVolume, &request.get_ref().shared_volume_id).map(Response::new)
+    }
+
+    async fn shared_volume_delete(&self, request: Request<wire::SharedVolumeDeleteRequest>) -> Reply<()> {
+        self.object_delete(ObjectKind::SharedVolume, &request.get_ref().shared_volume_id).await.map(Response::new)
+    }
+
+    async fn shared_volume_put_file(
+        &self,
+        request: Request<wire::SharedVolumePutFileRequest>,
+    ) -> Reply<wire::SharedVolumePutFileResponse> {
+        self.shared_volume_put_file(request.into_inner()).await
+    }
+
+    async fn shared_volume_get_file(
+        &self,
+        request: Request<wire::SharedVolumeGetFileRequest>,
+    ) -> Reply<wire::SharedVolumeGetFileResponse> {
+        self.shared_volume_get_file(request.into_inner()).await
+    }
+
+    async fn shared_volume_list_files(
+        &self,
+        request: Request<wire::SharedVolumeListFilesRequest>,
+    ) -> Reply<wire::SharedVolumeListFilesResponse> {
+        self.shared_volume_list_files(request.into_inner()).await
+    }
+
+    async fn shared_volume_list_files_stream(
+        &self,
+        request: Request<wire::SharedVolumeListFilesRequest>,
+    ) -> Reply<Self::SharedVolumeListFilesStreamStream> {
+        self.shared_volume_list_files_stream(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn shared_volume_remove_file(&self, request: Request<wire::SharedVolumeRemoveFileRequest>) -> Reply<()> {
+        self.shared_volume_remove_file(request.into_inner()).await
     }
 
     async fn volume_get_or_create(

@@ -1,0 +1,234 @@
+//! Network file systems, and the files in them as clients see them from outside.
+
+use std::pin::Pin;
+
+use blob_store::BlobStore;
+use bytes::Bytes;
+use client_protocol::wire;
+use futures::{Stream, StreamExt};
+use shared_files::{Content, Entry, EntryKind, FilesError, SharedFiles};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use types::objects::ObjectKind;
+use wire::file_entry::FileType;
+use wire::shared_volume_get_file_response::DataOneof as Got;
+use wire::shared_volume_put_file_request::DataOneof as Put;
+
+use crate::caller::Caller;
+use crate::clock::seconds;
+use crate::convert;
+use crate::rpc::Api;
+use crate::rpc::blobs::blob_status;
+use crate::rpc::objects::ObjectRequest;
+
+const KIND: ObjectKind = ObjectKind::SharedVolume;
+/// Files up to here travel in the answer; clients themselves send larger ones as blobs.
+const INLINE: u64 = 4 << 20;
+/// Entries in one message of a listing, and messages that wait for the client.
+const BATCH: usize = 500;
+const BATCHES: usize = 4;
+/// What a listing in one message may have: old clients ask for it, and it is all in memory.
+const MAX_ENTRIES: usize = 100_000;
+const PIECE: usize = 1 << 20;
+
+pub type FileStream = Pin<Box<dyn Stream<Item = Result<wire::SharedVolumeListFilesResponse, Status>> + Send>>;
+
+impl Api {
+    pub(crate) async fn shared_volume_get_or_create(
+        &self,
+        request: Request<wire::SharedVolumeGetOrCreateRequest>,
+    ) -> Result<Response<wire::SharedVolumeGetOrCreateResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let creation = request.object_creation_type();
+        self.refuse_volume(&caller, &request)?;
+        let wanted = ObjectRequest {
+            kind: KIND,
+            name: request.deployment_name,
+            environment: request.environment_name,
+            creation,
+            app: request.app_id,
+            version: 0,
+        };
+        let (record, is_new) = self.object_get_or_create(&caller, wanted).await?;
+        let id = record.id.clone();
+        if is_new {
+            self.in_files(move |files| files.ensure(&id)).await?;
+        }
+        Ok(Response::new(wire::SharedVolumeGetOrCreateResponse { shared_volume_id: record.id.clone() }))
+    }
+
+    /// Whoever takes a volume for a network file system is told so in the words that clients look for.
+    fn refuse_volume(&self, caller: &Caller, request: &wire::SharedVolumeGetOrCreateRequest) -> Result<(), Status> {
+        let name = &request.deployment_name;
+        let looks_up = [wire::ObjectCreationType::Unspecified, wire::ObjectCreationType::CreateIfMissing];
+        if name.is_empty() || !looks_up.contains(&request.object_creation_type()) {
+            return Ok(());
+        }
+        let environment = self.environment(caller, &request.environment_name)?;
+        let is_known = |kind| self.shared.objects.by_name(&environment.id, kind, name).is_some();
+        match !is_known(KIND) && is_known(ObjectKind::Volume) {
+            true => Err(Status::not_found("App has wrong entity vo")),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn shared_volume_list(
+        &self,
+        request: Request<wire::SharedVolumeListRequest>,
+    ) -> Result<Response<wire::SharedVolumeListResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let (records, environment) = self.object_list(&caller, KIND, &request.get_ref().environment_name, None)?;
+        let items = records.iter().map(|record| wire::SharedVolumeListItem {
+            label: record.name.clone().unwrap_or_default(),
+            shared_volume_id: record.id.clone(),
+            created_at: seconds(record.created_at_ms),
+        });
+        Ok(Response::new(wire::SharedVolumeListResponse { items: items.collect(), environment_name: environment.name }))
+    }
+
+    pub(crate) async fn shared_volume_put_file(
+        &self,
+        request: wire::SharedVolumePutFileRequest,
+    ) -> Result<Response<wire::SharedVolumePutFileResponse>, Status> {
+        let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        let content = match request.data_oneof {
+            Some(Put::Data(data)) => Content::Bytes(data),
+            Some(Put::DataBlobId(blob)) => {
+                let blob = convert::blob_id(&blob)?;
+                self.shared.blobs.length(&blob).await.map_err(|e| blob_status(&e))?;
+                Content::File(self.shared.blobs.path(&blob))
+            }
+            None => return Err(Status::invalid_argument(format!("no content is given for `{}`", request.path))),
+        };
+        let (path, hash) = (request.path, Some(request.sha256_hex).filter(|hash| !hash.is_empty()));
+        self.in_files(move |files| files.put(&id, &path, content, hash.as_deref())).await?;
+        Ok(Response::new(wire::SharedVolumePutFileResponse { exists: true }))
+    }
+
+    pub(crate) async fn shared_volume_get_file(
+        &self,
+        request: wire::SharedVolumeGetFileRequest,
+    ) -> Result<Response<wire::SharedVolumeGetFileResponse>, Status> {
+        let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        let path = request.path.clone();
+        let (file, length) = self.in_files(move |files| files.get(&id, &path)).await?;
+        let file = tokio::fs::File::from_std(file);
+        let failed = |error| Status::internal(format!("could not read `{}`: {error}", request.path));
+        let got = if length <= INLINE {
+            let mut data = Vec::with_capacity(length as usize);
+            // It may be written to meanwhile.
+            file.take(INLINE).read_to_end(&mut data).await.map_err(failed)?;
+            Got::Data(data.into())
+        } else {
+            let upload = self.shared.blobs.create(length, None).await.map_err(|e| blob_status(&e))?;
+            let bytes = futures::stream::try_unfold((file, length), |(mut file, left)| async move {
+                let mut piece = vec![0; PIECE.min(left as usize)];
+                let read = file.read(&mut piece).await?;
+                piece.truncate(read);
+                Ok((read > 0).then(|| (Bytes::from(piece), (file, left - read as u64))))
+            });
+            let stored = self.shared.blobs.put_whole(&upload.blob, bytes.boxed()).await;
+            stored.map_err(|error| {
+                Status::aborted(format!("`{}` was changed while it was read ({error}); read it again", request.path))
+            })?;
+            Got::DataBlobId(upload.blob.to_string())
+        };
+        Ok(Response::new(wire::SharedVolumeGetFileResponse { data_oneof: Some(got) }))
+    }
+
+    /// A walk that waits for the client when that is slow.
+    pub(crate) async fn shared_volume_list_files_stream(
+        &self,
+        request: wire::SharedVolumeListFilesRequest,
+    ) -> Result<FileStream, Status> {
+        let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        let (sender, receiver) = mpsc::channel(BATCHES);
+        let files = self.shared.shared_files.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut batch = Vec::new();
+            let sent = files.find(&id, &request.path, &mut |entry| {
+                batch.push(wire_entry(entry));
+                batch.len() < BATCH || sender.blocking_send(Ok(response(&mut batch))).is_ok()
+            });
+            let last = match sent {
+                Ok(()) if batch.is_empty() => return,
+                Ok(()) => Ok(response(&mut batch)),
+                Err(error) => Err(files_status(&error)),
+            };
+            let _ = sender.blocking_send(last);
+        });
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+
+    pub(crate) async fn shared_volume_list_files(
+        &self,
+        request: wire::SharedVolumeListFilesRequest,
+    ) -> Result<Response<wire::SharedVolumeListFilesResponse>, Status> {
+        let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        let mut entries = self
+            .in_files(move |files| {
+                let mut entries = Vec::new();
+                files.find(&id, &request.path, &mut |entry| {
+                    entries.push(wire_entry(entry));
+                    entries.len() <= MAX_ENTRIES
+                })?;
+                Ok(entries)
+            })
+            .await?;
+        match entries.len() > MAX_ENTRIES {
+            true => Err(Status::resource_exhausted(format!(
+                "there are more than {MAX_ENTRIES} files; list folders one by one, or use a newer client"
+            ))),
+            false => Ok(Response::new(response(&mut entries))),
+        }
+    }
+
+    pub(crate) async fn shared_volume_remove_file(
+        &self,
+        request: wire::SharedVolumeRemoveFileRequest,
+    ) -> Result<Response<()>, Status> {
+        let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        self.in_files(move |files| files.remove(&id, &request.path, request.recursive)).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn in_files<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&SharedFiles) -> Result<T, FilesError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let files = self.shared.shared_files.clone();
+        let done = tokio::task::spawn_blocking(move || act(&files)).await;
+        done.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| files_status(&error))
+    }
+}
+
+fn response(batch: &mut Vec<wire::FileEntry>) -> wire::SharedVolumeListFilesResponse {
+    wire::SharedVolumeListFilesResponse { entries: std::mem::take(batch) }
+}
+
+fn wire_entry(entry: Entry) -> wire::FileEntry {
+    let kind = match entry.kind {
+        EntryKind::File => FileType::File,
+        EntryKind::Folder => FileType::Directory,
+        EntryKind::Link => FileType::Symlink,
+        // Old clients fail on the wire's own words for pipes and sockets, and no client does anything with them.
+        EntryKind::Pipe | EntryKind::Socket | EntryKind::Other => FileType::Unspecified,
+    };
+    wire::FileEntry { path: entry.path, r#type: kind as i32, mtime: entry.modified, size: entry.size }
+}
+
+fn files_status(error: &FilesError) -> Status {
+    let text = types::errors::with_causes(error);
+    match error {
+        FilesError::NotFound(_) => Status::not_found(text),
+        FilesError::BadPath(_) | FilesError::WrongDigest { .. } => Status::invalid_argument(text),
+        FilesError::IsFolder(_) | FilesError::FolderInTheWay(_) | FilesError::NoFile(_) | FilesError::NoFolder(_) => {
+            Status::failed_precondition(text)
+        }
+        FilesError::NoSpace(_) => Status::resource_exhausted(text),
+        FilesError::Io { .. } => Status::internal(text),
+    }
+}
