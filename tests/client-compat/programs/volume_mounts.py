@@ -434,22 +434,21 @@ os.truncate(path, 99_999 + 6); volume.commit()
 
 
 def check_a_commit_costs_what_changed():
-    made = """
+    timed = """
+def commit():
+    started = time.monotonic(); volume.commit(); return time.monotonic() - started
 (v / "large").mkdir()
 for number in range(5000):
     (v / "large" / str(number)).write_text(str(number))
-volume.commit()
-"""
-    one.remote(made)
-    timed = """
-times = []
+of_all = commit()
+of_one = []
 for number in range(5):
     (v / "large" / "7").write_text(f"changed {number}")
-    started = time.monotonic(); volume.commit(); times.append(time.monotonic() - started)
-result = min(times)
+    of_one.append(commit())
+result = min(of_one) / of_all
 """
-    took = one.remote(timed)
-    assert took < 0.2, f"a commit of one file among 5,000 took {took:.3f} s"
+    share = one.remote(timed)
+    assert share < 0.5, f"a commit of one file among 5,000 took {share:.2f} of the time of all"
     volume.remove_file("large", recursive=True)
 
 
