@@ -174,10 +174,9 @@ impl ImageBuilder {
             env: vec![("LC_ALL".to_owned(), "C.UTF-8".to_owned())],
             cwd: "/".to_owned(),
             network: false,
-            tmpfs: Vec::new(),
             binds: vec![Bind { source: shared, target: INSIDE.to_owned(), read_only: true }],
-            volumes: Vec::new(),
             scratch: workspace.path().to_owned(),
+            ..Program::default()
         };
         let outcome = container::run(&self.inner.runtime, program, &sink).await?;
         let count = printed.lock().trim().parse().unwrap_or(0);

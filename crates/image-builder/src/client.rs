@@ -81,17 +81,8 @@ impl ImageBuilder {
         let layers = self.with_mount_points(&image.layers);
         let scratch = workspace.path().join("scratch");
         fs::create_dir(&scratch).map_err(BuildError::on("create", &scratch))?;
-        let program = Program {
-            layers,
-            argv,
-            env,
-            cwd: "/".to_owned(),
-            network: true,
-            tmpfs: Vec::new(),
-            binds,
-            volumes: Vec::new(),
-            scratch,
-        };
+        let program =
+            Program { layers, argv, env, cwd: "/".to_owned(), network: true, binds, scratch, ..Program::default() };
         let outcome = container::run(&self.inner.runtime, program, logs).await?;
         if !outcome.succeeded() {
             let tail = outcome.tail.join("\n  ");

@@ -22,6 +22,7 @@ const MOST_PROCESSES: u32 = 32_768;
 const TAIL_LINES: usize = 20;
 
 /// What to run. The runtime's own specification is wider; builds vary only in this.
+#[derive(Default)]
 pub(crate) struct Program {
     /// Lowest first.
     pub layers: Vec<PathBuf>,

@@ -150,10 +150,9 @@ impl ImageBuilder {
             env,
             cwd: "/".to_owned(),
             network: false,
-            tmpfs: Vec::new(),
             binds,
-            volumes: Vec::new(),
             scratch: workspace.path().to_owned(),
+            ..Program::default()
         };
         // No Python in the image is an answer too.
         let outcome = match container::run(&self.inner.runtime, program, &sink).await {

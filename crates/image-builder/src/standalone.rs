@@ -180,17 +180,8 @@ impl ImageBuilder {
         binds.extend(self.mirror_bind(&image.layers, workspace)?);
         let argv = ["sh", "-ec", MOVE_DEBIANS_PYTHON].map(str::to_owned).to_vec();
         let layers = self.with_mount_points(&image.layers);
-        let program = Program {
-            layers,
-            argv,
-            env,
-            cwd: "/".to_owned(),
-            network: true,
-            tmpfs: Vec::new(),
-            binds,
-            volumes: Vec::new(),
-            scratch,
-        };
+        let program =
+            Program { layers, argv, env, cwd: "/".to_owned(), network: true, binds, scratch, ..Program::default() };
         let outcome = container::run(&self.inner.runtime, program, logs).await?;
         if !outcome.succeeded() {
             let tail = outcome.tail.join("\n  ");

@@ -101,17 +101,8 @@ impl ImageBuilder {
         let target = format!("{}/out", crate::host::PRIVATE);
         binds.push(container_runtime::Bind { source: out.clone(), target, read_only: false });
         let layers = self.with_mount_points(&image.layers);
-        let program = Program {
-            layers,
-            argv,
-            env,
-            cwd: "/".to_owned(),
-            network: true,
-            tmpfs: Vec::new(),
-            binds,
-            volumes: Vec::new(),
-            scratch,
-        };
+        let program =
+            Program { layers, argv, env, cwd: "/".to_owned(), network: true, binds, scratch, ..Program::default() };
         let outcome = container::run(&self.inner.runtime, program, logs).await?;
         if !outcome.succeeded() {
             let tail = outcome.tail.join("\n  ");
