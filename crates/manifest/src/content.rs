@@ -64,10 +64,41 @@ pub fn block_digest(block: &[u8]) -> BlockDigest {
     Sha256::digest(without_trailing_zeros(block)).into()
 }
 
-/// What clients before 1.1 call a block: they keep the zeros at its end. No other block has this name: one of the names
-/// above is that of bytes that do not end with a zero.
-pub fn whole_block_digest(block: &[u8]) -> BlockDigest {
-    Sha256::digest(block).into()
+/// The names of a block that comes in pieces.
+#[derive(Clone, Default)]
+pub struct BlockHasher {
+    hasher: Sha256,
+    /// Zeros that came last, which count only if something follows them.
+    zeros: usize,
+}
+
+impl BlockHasher {
+    pub fn update(&mut self, piece: &[u8]) {
+        let content = without_trailing_zeros(piece);
+        if !content.is_empty() {
+            self.count_zeros();
+            self.hasher.update(content);
+        }
+        self.zeros += piece.len() - content.len();
+    }
+
+    /// Whether the block is called so, with the zeros at its end or without them: clients before 1.1 count those. No two
+    /// blocks share a name by that, since what a name without them is of does not end with a zero.
+    pub fn is(mut self, digest: &BlockDigest) -> bool {
+        let without: BlockDigest = self.hasher.clone().finalize().into();
+        self.count_zeros();
+        let with: BlockDigest = self.hasher.finalize().into();
+        *digest == without || *digest == with
+    }
+
+    fn count_zeros(&mut self) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while self.zeros > 0 {
+            let some = self.zeros.min(ZEROS.len());
+            self.hasher.update(&ZEROS[..some]);
+            self.zeros -= some;
+        }
+    }
 }
 
 /// What every block of zeros is called.
@@ -105,6 +136,18 @@ pub fn ranges(size: u64, start: u64, length: u64) -> (Vec<(u64, u64)>, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_in_pieces_has_the_names_of_the_whole() {
+        let block = [b"abc".as_slice(), &[0; 9000], b"d", &[0; 5000]].concat();
+        for piece in [1, 7, 4096, 9003, 20_000] {
+            let mut hasher = BlockHasher::default();
+            block.chunks(piece).for_each(|piece| hasher.update(piece));
+            assert!(hasher.clone().is(&block_digest(&block)) && hasher.clone().is(&Sha256::digest(&block).into()));
+            assert!(!hasher.is(&Sha256::digest(&block[..block.len() - 1]).into()));
+        }
+        assert!(BlockHasher::default().is(&digest_of_zeros()));
+    }
 
     #[test]
     fn zeros_at_the_end_make_no_difference_to_a_block_but_to_a_content() {

@@ -10,10 +10,10 @@
 
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,7 +21,7 @@ use axum::routing::{get, put};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blob_store::sign::UrlKey;
-use futures::stream;
+use futures::{StreamExt, stream};
 use manifest::content::{BLOCK_BYTES, ContentId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -32,7 +32,9 @@ use crate::view::Node;
 
 /// How long a URL is good for. Clients use them at once; a large file over a slow line takes a while.
 const VALID_S: u64 = 12 * 3600;
-/// Bytes read from disk at a time.
+/// A sender that sends nothing for so long has gone without a word.
+const SILENCE_ENDS: Duration = Duration::from_secs(300);
+/// Bytes read from disk, or written to it, at a time.
 const PIECE: usize = 256 << 10;
 
 #[derive(Clone)]
@@ -121,17 +123,71 @@ async fn put_block(
         return refuse(StatusCode::FORBIDDEN, &error.to_string());
     }
     let Some(id) = ContentId::parse(&content) else { return refuse(StatusCode::NOT_FOUND, "no such content") };
-    let block = match to_bytes(body, BLOCK_BYTES as usize).await {
-        Ok(block) => block,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("the block did not arrive whole: {error}")),
-    };
-    let volumes = face.volumes.clone();
-    let put = tokio::task::spawn_blocking(move || volumes.uploads().put(&id, index, &block)).await;
-    match put {
-        Ok(Ok(())) => StatusCode::OK.into_response(),
-        Ok(Err(error)) => refuse(status_of(&error), &sentence_of(&error)),
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the server is being stopped"),
+    let mut body = body.into_data_stream();
+    match take_block(&face, id, index, &mut body).await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(NotTaken::BrokenOff(what)) => {
+            refuse(StatusCode::BAD_REQUEST, &format!("the block did not arrive whole: {what}"))
+        }
+        Err(NotTaken::Refused(error)) => {
+            // The client sends before it listens.
+            let _ = discard(&mut body).await;
+            refuse(status_of(&error), &sentence_of(&error))
+        }
+        Err(NotTaken::Stopping) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the server is being stopped"),
     }
+}
+
+enum NotTaken {
+    BrokenOff(String),
+    Refused(VolumeError),
+    Stopping,
+}
+
+/// A piece at a time, each on a thread that may wait for the disk: clients send over a hundred blocks at once.
+async fn take_block(face: &Face, id: ContentId, index: usize, body: &mut BodyDataStream) -> Result<(), NotTaken> {
+    let volumes = face.volumes.clone();
+    let begun = blocking(move || volumes.uploads().begin_block(&id, index)).await?;
+    let Some(mut writer) = begun else { return discard(body).await };
+    let mut piece = Vec::new();
+    while let Some(chunk) = next_chunk(body).await? {
+        piece.extend_from_slice(&chunk);
+        if piece.len() >= PIECE {
+            let full = std::mem::take(&mut piece);
+            writer = blocking(move || writer.write(&full).map(|()| writer)).await?;
+        }
+    }
+    let volumes = face.volumes.clone();
+    blocking(move || {
+        writer.write(&piece)?;
+        volumes.uploads().finish_block(writer)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, NotTaken> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| NotTaken::Stopping)?;
+    done.map_err(NotTaken::Refused)
+}
+
+async fn next_chunk(body: &mut BodyDataStream) -> Result<Option<Bytes>, NotTaken> {
+    match tokio::time::timeout(SILENCE_ENDS, body.next()).await {
+        Ok(chunk) => chunk.transpose().map_err(|error| NotTaken::BrokenOff(error.to_string())),
+        Err(_) => Err(NotTaken::BrokenOff("its sender fell silent".to_owned())),
+    }
+}
+
+async fn discard(body: &mut BodyDataStream) -> Result<(), NotTaken> {
+    let mut left = BLOCK_BYTES as usize;
+    while let Some(chunk) = next_chunk(body).await? {
+        left = left.saturating_sub(chunk.len());
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn read(State(face): State<Face>, Path(token): Path<String>, RawQuery(query): RawQuery) -> Response {

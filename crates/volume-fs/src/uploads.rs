@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use manifest::content::{BlockDigest, ContentId, block_count, block_digest, digest_of_zeros, whole_block_digest};
+use manifest::content::{BLOCK_BYTES, BlockDigest, BlockHasher, ContentId, block_count, block_length, digest_of_zeros};
 use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
 
 use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
@@ -27,9 +28,28 @@ struct Upload {
     size: u64,
     blocks: Vec<BlockDigest>,
     path: PathBuf,
-    /// Which blocks are there, and how many are not.
-    state: Mutex<(Vec<bool>, usize)>,
+    /// Held for each write, so that nothing is written into a block that is there.
+    state: Mutex<State>,
     asked_at: Mutex<SystemTime>,
+}
+
+struct State {
+    is_there: Vec<bool>,
+    /// How many are not.
+    missing: usize,
+    /// Attempts at each block; only the newest may write.
+    attempts: Vec<u64>,
+}
+
+/// One attempt at one block.
+pub struct BlockWriter {
+    upload: Arc<Upload>,
+    id: ContentId,
+    index: usize,
+    attempt: u64,
+    file: File,
+    at: u64,
+    hasher: BlockHasher,
 }
 
 impl Uploads {
@@ -46,8 +66,9 @@ impl Uploads {
         let upload = self.begin(&id, size, blocks)?;
         *upload.asked_at.lock() = SystemTime::now();
         let state = upload.state.lock();
-        let missing = state.0.iter().enumerate().filter(|(_, is_there)| !**is_there).map(|(index, _)| index).collect();
-        let is_complete = state.1 == 0;
+        let is_missing = |(index, is_there): (usize, &bool)| (!is_there).then_some(index);
+        let missing = state.is_there.iter().enumerate().filter_map(is_missing).collect();
+        let is_complete = state.missing == 0;
         drop(state);
         if is_complete {
             // All zeros: nothing has to be sent.
@@ -65,43 +86,64 @@ impl Uploads {
         let file = File::create(&path).doing("make", &path)?;
         file.set_len(size).doing("size", &path)?;
         let zeros = digest_of_zeros();
-        let there: Vec<bool> = blocks.iter().map(|digest| *digest == zeros).collect();
-        let missing = there.iter().filter(|is_there| !**is_there).count();
+        let is_there: Vec<bool> = blocks.iter().map(|digest| *digest == zeros).collect();
+        let missing = is_there.iter().filter(|is_there| !**is_there).count();
+        let attempts = vec![0; blocks.len()];
         let upload = Arc::new(Upload {
             size,
             blocks: blocks.to_vec(),
             path,
-            state: Mutex::new((there, missing)),
+            state: Mutex::new(State { is_there, missing, attempts }),
             asked_at: Mutex::new(SystemTime::now()),
         });
         files.insert(id.clone(), upload.clone());
         Ok(upload)
     }
 
-    /// Takes one block, without the zeros at its end or with them.
-    pub fn put(&self, id: &ContentId, index: usize, bytes: &[u8]) -> Result<(), VolumeError> {
+    /// Begins to take one block, with the zeros at its end or without them. `None` when it is there already: a client
+    /// that did not get its answer sends it again.
+    pub fn begin_block(&self, id: &ContentId, index: usize) -> Result<Option<BlockWriter>, VolumeError> {
         let upload = self.files.lock().get(id).cloned();
         let Some(upload) = upload else {
-            // Sent again after the last block was there.
-            return if self.contents.has(id) { Ok(()) } else { Err(VolumeError::UnknownBlock) };
+            return if self.contents.has(id) { Ok(None) } else { Err(VolumeError::UnknownBlock) };
         };
-        let digest = upload.blocks.get(index).ok_or(VolumeError::UnknownBlock)?;
-        if block_digest(bytes) != *digest && whole_block_digest(bytes) != *digest {
+        let mut state = upload.state.lock();
+        if *state.is_there.get(index).ok_or(VolumeError::UnknownBlock)? {
+            return Ok(None);
+        }
+        state.attempts[index] += 1;
+        let attempt = state.attempts[index];
+        drop(state);
+        let file = File::options().write(true).open(&upload.path).doing("open", &upload.path)?;
+        let id = id.clone();
+        Ok(Some(BlockWriter { upload, id, index, attempt, file, at: 0, hasher: BlockHasher::default() }))
+    }
+
+    /// The block counts once its bytes are seen to be those that were announced.
+    pub fn finish_block(&self, writer: BlockWriter) -> Result<(), VolumeError> {
+        let BlockWriter { upload, id, index, attempt, file, at, hasher } = writer;
+        if !hasher.is(&upload.blocks[index]) {
             return Err(VolumeError::WrongBlock);
         }
-        let file = File::options().write(true).open(&upload.path).doing("open", &upload.path)?;
-        let wanted = manifest::content::block_length(upload.size, index as u64) as usize;
-        let bytes = &bytes[..bytes.len().min(wanted)];
-        file.write_all_at(bytes, index as u64 * manifest::content::BLOCK_BYTES).doing("write", &upload.path)?;
         let mut state = upload.state.lock();
-        if !state.0[index] {
-            state.0[index] = true;
-            state.1 -= 1;
+        if state.attempts[index] != attempt {
+            return Err(VolumeError::WrongBlock);
         }
-        let is_complete = state.1 == 0;
+        let zeros = block_length(upload.size, index as u64) - at;
+        if attempt > 1 && zeros > 0 {
+            // An attempt that failed may have written here.
+            let holes = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let start = index as u64 * BLOCK_BYTES + at;
+            rustix::fs::fallocate(&file, holes, start, zeros).doing("clear", &upload.path)?;
+        }
+        if !state.is_there[index] {
+            state.is_there[index] = true;
+            state.missing -= 1;
+        }
+        let is_complete = state.missing == 0;
         drop(state);
         if is_complete {
-            self.complete(id, &upload)?;
+            self.complete(&id, &upload)?;
         }
         Ok(())
     }
@@ -126,5 +168,25 @@ impl Uploads {
             }
             is_kept
         });
+    }
+}
+
+impl BlockWriter {
+    /// # Errors
+    /// [`VolumeError::WrongBlock`] also when another attempt at the same block has begun since.
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), VolumeError> {
+        let end = self.at + piece.len() as u64;
+        if end > block_length(self.upload.size, self.index as u64) {
+            return Err(VolumeError::WrongBlock);
+        }
+        self.hasher.update(piece);
+        let state = self.upload.state.lock();
+        if state.attempts[self.index] != self.attempt || state.is_there[self.index] {
+            return Err(VolumeError::WrongBlock);
+        }
+        let place = self.index as u64 * BLOCK_BYTES + self.at;
+        self.file.write_all_at(piece, place).doing("write", &self.upload.path)?;
+        self.at = end;
+        Ok(())
     }
 }

@@ -97,14 +97,30 @@ fn a_broken_upload_goes_on_with_the_blocks_that_are_missing() {
     let id = ContentId::of(size, &digests);
     let uploads = volumes.uploads();
     assert_eq!(uploads.missing(size, &digests).unwrap(), [0, 2], "zeros need not be sent");
-    uploads.put(&id, 0, &blocks[0]).unwrap();
-    assert!(matches!(uploads.put(&id, 2, b"other"), Err(VolumeError::WrongBlock)));
+    put_block(uploads, &id, 0, &blocks[0]).unwrap();
+    assert!(matches!(put_block(uploads, &id, 2, b"other"), Err(VolumeError::WrongBlock)));
+    assert!(matches!(put_block(uploads, &id, 2, &[1; 11]), Err(VolumeError::WrongBlock)), "too long");
     assert_eq!(uploads.missing(size, &digests).unwrap(), [2]);
-    uploads.put(&id, 2, &blocks[2]).unwrap();
-    uploads.put(&id, 2, &blocks[2]).unwrap();
+    put_block(uploads, &id, 2, &blocks[2]).unwrap();
+    put_block(uploads, &id, 2, &blocks[2]).unwrap();
     assert_eq!(uploads.missing(size, &digests).unwrap(), [0_usize; 0]);
     let whole = fs::read(volumes.contents().path(&id)).unwrap();
     assert!(whole == blocks.concat());
+}
+
+#[test]
+fn nothing_stays_of_a_wrong_block_and_an_older_attempt_writes_no_more() {
+    use manifest::content::{ContentId, block_digest};
+    let (_folder, volumes) = store();
+    let block = [vec![7; 100], vec![0; 100_000]].concat();
+    let (digests, size) = ([block_digest(&block)], block.len() as u64);
+    let (id, uploads) = (ContentId::of(size, &digests), volumes.uploads());
+    uploads.missing(size, &digests).unwrap();
+    assert!(matches!(put_block(uploads, &id, 0, &vec![9; block.len()]), Err(VolumeError::WrongBlock)));
+    let mut older = uploads.begin_block(&id, 0).unwrap().unwrap();
+    put_block(uploads, &id, 0, &block[..100]).unwrap();
+    assert!(matches!(older.write(b"late"), Err(VolumeError::WrongBlock)));
+    assert!(fs::read(volumes.contents().path(&id)).unwrap() == block);
 }
 
 #[test]
@@ -115,7 +131,7 @@ fn a_content_that_nothing_refers_to_is_swept_when_it_is_old() {
     let digests = [block_digest(&bytes)];
     let id = ContentId::of(100_000, &digests);
     volumes.uploads().missing(100_000, &digests).unwrap();
-    volumes.uploads().put(&id, 0, &bytes).unwrap();
+    put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
     let write = |_: &View, mut layer: LayerBuilder<'_>| {
         layer.file(Path::new("large"), Source::Content(&id, 100_000), &Attributes::now())?;
         layer.finish()
@@ -129,4 +145,15 @@ fn a_content_that_nothing_refers_to_is_swept_when_it_is_old() {
     assert!(volumes.contents().has(&id), "it is not old yet");
     volumes.sweep(later).unwrap();
     assert!(!volumes.contents().has(&id));
+}
+
+fn put_block(
+    uploads: &crate::uploads::Uploads,
+    id: &manifest::content::ContentId,
+    index: usize,
+    block: &[u8],
+) -> Result<(), VolumeError> {
+    let Some(mut writer) = uploads.begin_block(id, index)? else { return Ok(()) };
+    block.chunks(1000).try_for_each(|piece| writer.write(piece))?;
+    uploads.finish_block(writer)
 }
