@@ -332,9 +332,14 @@ impl Volume {
             None => None,
         };
         head.layers.splice(at..at + merged.len(), replacement);
-        self.replace_head(head)?;
+        // First, so that there is no moment at which a URL given out before finds a layer in neither place.
         let now = SystemTime::now();
-        self.state.lock().retired.extend(merged.into_iter().map(|layer| (now, layer.name)));
+        self.state.lock().retired.extend(merged.iter().map(|layer| (now, layer.name.clone())));
+        if let Err(error) = self.replace_head(head) {
+            let is_merged = |name: &String| merged.iter().any(|layer| layer.name == *name);
+            self.state.lock().retired.retain(|(_, name)| !is_merged(name));
+            return Err(error);
+        }
         Ok(true)
     }
 
