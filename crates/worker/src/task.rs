@@ -68,10 +68,16 @@ pub(crate) async fn run(worker: &Arc<Worker>, spec: TaskSpec, control: &TaskCont
         end.changes = Some(folder.join("root/diff"));
         return end;
     }
-    if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
-        tracing::warn!(task = %spec.task, %error, "could not remove the task's folder");
-    }
+    let removal = remove(spec.task.clone(), folder);
+    // A container may leave as many files in its volumes as it likes; nobody waits for their removal.
+    if spec.volumes.is_empty() { removal.await } else { drop(tokio::spawn(removal)) }
     end
+}
+
+async fn remove(task: TaskId, folder: PathBuf) {
+    if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
+        tracing::warn!(%task, %error, "could not remove the task's folder");
+    }
 }
 
 fn failed_to_start(task: &TaskId, memory_limit_bytes: Option<u64>, error: &LaunchError) -> TaskExit {
