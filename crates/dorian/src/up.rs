@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use blob_store::{DiskBlobs, DiskConfig};
@@ -25,6 +26,9 @@ use crate::data_dir::{self, DataDir};
 /// Events from the worker that may wait. Output comes in chunks of up to 64 KiB, so this bounds it to a few MiB; a
 /// full queue slows the printing containers.
 const EVENT_QUEUE: usize = 256;
+
+/// Work on blocking threads may go on so long after everything that counts is on disk.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone)]
 #[command(after_help = "Examples:\n  dorian up\n  dorian up --data ~/dorian --listen 0.0.0.0:9900")]
@@ -57,7 +61,10 @@ pub fn run(args: &UpArgs) -> Result<()> {
     }
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    tokio.block_on(serve(data, chosen, listener, runtime))
+    let served = tokio.block_on(serve(data, chosen, listener, runtime));
+    // What still works on the disk, such as merging layers of volumes, is begun anew by the next server.
+    tokio.shutdown_timeout(LAST_WORK);
+    served
 }
 
 fn bind_error(listen: SocketAddr, error: std::io::Error) -> anyhow::Error {
