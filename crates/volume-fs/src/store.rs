@@ -42,6 +42,8 @@ struct Volume {
     folder: PathBuf,
     /// Held by the one commit that goes on: what it checks stays so until it is published.
     publishing: Mutex<()>,
+    /// Held by the one merge that goes on.
+    merging: Mutex<()>,
     /// Locked for a moment, never while the disk works except to replace the head.
     state: Mutex<State>,
 }
@@ -235,7 +237,7 @@ impl Volume {
         for path in [&folder.join("layers"), &building] {
             fs::create_dir_all(path).doing("make folder", path)?;
         }
-        let volume = Self { folder, publishing: Mutex::default(), state: Mutex::default() };
+        let volume = Self { folder, publishing: Mutex::default(), merging: Mutex::default(), state: Mutex::default() };
         volume.remove_unnamed(&head)?;
         volume.state.lock().head = head;
         Ok(volume)
@@ -276,8 +278,12 @@ impl Volume {
         let name = self.take_in(layer)?;
         let mut head = self.state.lock().head.clone();
         head.version += 1;
-        head.layers.push(LayerEntry { name, entries: layer.entries });
-        self.replace_head(head)
+        head.layers.push(LayerEntry { name: name.clone(), entries: layer.entries });
+        let replaced = self.replace_head(head);
+        if replaced.is_err() && !self.layer_is_named(&name) {
+            let _ = fs::remove_dir_all(self.layer(&name));
+        }
+        replaced
     }
 
     fn take_in(&self, layer: &BuiltLayer) -> Result<String, VolumeError> {
@@ -309,6 +315,8 @@ impl Volume {
     }
 
     fn merge(self: &Arc<Self>, contents: &ContentStore) -> Result<bool, VolumeError> {
+        // Every commit asks for a merge; while one goes on, another would do the same work.
+        let Some(_merging) = self.merging.try_lock() else { return Ok(false) };
         let head = self.state.lock().head.clone();
         let entries: Vec<u64> = head.layers.iter().map(|layer| layer.entries).collect();
         let Some(range) = plan_merge(&entries) else { return Ok(false) };
@@ -322,7 +330,7 @@ impl Volume {
         }
         let _publishing = self.publishing.lock();
         let mut head = self.state.lock().head.clone();
-        // Commits only add on top; another merge may have been faster.
+        // Commits only add on top.
         let Some(at) = head.layers.windows(merged.len()).position(|layers| layers == merged) else {
             layer.iter().for_each(BuiltLayer::discard);
             return Ok(false);
@@ -355,7 +363,7 @@ impl Volume {
         }
     }
 
-    /// Renamed first: what is half deleted must not be taken for a volume.
+    /// The head first: what is left of it after a crash is then no version of the volume.
     fn remove(&self) {
         let _ = fs::remove_file(self.folder.join("head"));
         let _ = fs::remove_dir_all(&self.folder);

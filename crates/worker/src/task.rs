@@ -70,7 +70,11 @@ pub(crate) async fn run(worker: &Arc<Worker>, spec: TaskSpec, control: &TaskCont
     }
     let removal = remove(spec.task.clone(), folder);
     // A container may leave as many files in its volumes as it likes; nobody waits for their removal.
-    if spec.volumes.is_empty() { removal.await } else { drop(tokio::spawn(removal)) }
+    if spec.volumes.is_empty() {
+        removal.await
+    } else {
+        drop(tokio::spawn(removal))
+    }
     end
 }
 
