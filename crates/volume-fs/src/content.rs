@@ -77,13 +77,13 @@ impl ContentStore {
     pub(crate) fn adopt(&self, file: &Path, size: u64, reference: &Path) -> Result<ContentId, VolumeError> {
         let opened = File::open(file).doing("open", file)?;
         let id = name_of(&opened, size).doing("read", file)?;
-        if !self.refer(&id, reference)? {
-            opened.sync_all().doing("write", file)?;
-            std::os::unix::fs::chown(file, Some(0), Some(0)).doing("change", file)?;
-            opened.set_permissions(fs::Permissions::from_mode(0o400)).doing("change", file)?;
-            self.name(file, &id, reference)?;
+        if self.refer(&id, reference)? {
+            return Ok(id);
         }
-        Ok(id)
+        opened.sync_all().doing("write", file)?;
+        std::os::unix::fs::chown(file, Some(0), Some(0)).doing("change", file)?;
+        opened.set_permissions(fs::Permissions::from_mode(0o400)).doing("change", file)?;
+        self.name_or_store((file, &opened), size, id, reference)
     }
 
     /// As [`Self::store`], for a file that nobody will ever write to, and that goes on being somebody else's.
@@ -93,10 +93,20 @@ impl ContentStore {
         if self.refer(&id, reference)? {
             return Ok(id);
         }
+        self.name_or_store((file, &opened), size, id, reference)
+    }
+
+    /// A file on another file system cannot have a second name here.
+    fn name_or_store(
+        &self,
+        (file, opened): (&Path, &File),
+        size: u64,
+        id: ContentId,
+        reference: &Path,
+    ) -> Result<ContentId, VolumeError> {
         match self.name(file, &id, reference) {
-            // On another file system.
             Err(VolumeError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {
-                self.store(&opened, size, reference)
+                self.store(opened, size, reference)
             }
             named => named.map(|()| id),
         }

@@ -192,8 +192,7 @@ impl<'a> LayerBuilder<'a> {
                 copy_small(&self.contents.path(id), &place)?;
             }
             Source::Content(id, size) => self.stub(&place, id, size)?,
-            Source::Take(from) if self.may_move(from)? => {
-                fs::rename(from, &place).doing("move", from)?;
+            Source::Take(from) if self.may_move(from)? && moved(from, &place)? => {
                 // What overlayfs noted for itself about a file that was below.
                 return sys::remove_xattr(&place, sys::ORIGIN).doing("unmark", &place);
             }
@@ -355,6 +354,14 @@ impl BuiltLayer {
 pub(crate) fn now() -> (i64, i64) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     (now.as_secs() as i64, i64::from(now.subsec_nanos()))
+}
+
+/// False when the place is on another file system: volumes may have a disk of their own.
+fn moved(from: &Path, place: &Path) -> Result<bool, VolumeError> {
+    match fs::rename(from, place) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(false),
+        renamed => renamed.doing("move", from).map(|()| true),
+    }
 }
 
 fn copy_small(from: &Path, place: &Path) -> Result<(), VolumeError> {

@@ -328,3 +328,64 @@ fn equal_large_files_are_kept_once_and_a_sparse_one_stays_sparse() {
     std::os::unix::fs::FileExt::read_exact_at(&sparse, &mut end, (10 << 30) - 3).unwrap();
     assert_eq!((&end, sparse.metadata().unwrap().len()), (b"end", 10 << 30));
 }
+
+/// A file system in memory of its own, unmounted with its owner.
+struct OtherDisk(tempfile::TempDir);
+
+impl OtherDisk {
+    fn of(bytes: u64) -> Self {
+        let disk = Self(folder());
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(disk.0.path()).status();
+        assert!(mounted.unwrap().success());
+        disk
+    }
+}
+
+impl Drop for OtherDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn volumes_may_have_a_disk_of_their_own() {
+    if !is_root() {
+        return;
+    }
+    let (folder, disk) = (folder(), OtherDisk::of(64 << 20));
+    let volumes = Volumes::open(&disk.0.path().join("volumes")).unwrap();
+    let mut mount = Mount::new(&volumes, folder.path().join("one"));
+    fs::write(mount.root().join("small"), b"small").unwrap();
+    fs::write(mount.root().join("large"), vec![7; 1 << 20]).unwrap();
+    let written = walk(&mount.root());
+    mount.unmount();
+    mount.commit(&volumes, Taking::Final);
+    assert_eq!(read(&volumes), written);
+}
+
+#[test]
+fn a_full_disk_refuses_a_commit_whole_and_the_next_one_takes_all_of_it() {
+    if !is_root() {
+        return;
+    }
+    let (folder, disk) = (folder(), OtherDisk::of(8 << 20));
+    let volumes = Volumes::open(&disk.0.path().join("volumes")).unwrap();
+    let mut mount = Mount::new(&volumes, folder.path().join("one"));
+    fs::write(mount.root().join("first"), b"first").unwrap();
+    mount.commit(&volumes, Taking::All);
+    let before = read(&volumes);
+    let filler = disk.0.path().join("filler");
+    fs::write(&filler, vec![1; 6 << 20]).unwrap();
+    fs::write(mount.root().join("first"), b"changed").unwrap();
+    fs::write(mount.root().join("large"), vec![7; 4 << 20]).unwrap();
+    let below = View::of(mount.layers.iter().cloned());
+    let (upper, building) = (mount.upper().join("diff"), volumes.building(VOLUME).unwrap());
+    let refused = collect(volumes.contents(), &building, &upper, &below, &mount.committed, Taking::All);
+    assert!(matches!(refused, Err(volume_fs::VolumeError::NoSpace(_))), "{refused:?}");
+    assert_eq!(read(&volumes), before, "neither of the two files");
+    assert_eq!(fs::read_dir(&building).unwrap().count(), 0, "and nothing is left behind");
+    fs::remove_file(&filler).unwrap();
+    mount.commit(&volumes, Taking::All);
+    assert_eq!(read(&volumes), walk(&mount.root()));
+}
