@@ -20,7 +20,7 @@ async fn a_database_of_a_newer_schema_is_refused_and_left_as_it_is() {
     let error = open(&path);
     assert_eq!(
         error.to_string(),
-        "the data directory was written by a newer dorian (schema 7, this one knows 3); use that version or another `--data`"
+        "the data directory was written by a newer dorian (schema 7, this one knows 4); use that version or another `--data`"
     );
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
