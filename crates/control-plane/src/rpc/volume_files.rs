@@ -2,6 +2,9 @@
 //!
 //! Each call exists twice, for the two versions of volumes; both work on any volume.
 
+mod listing;
+mod tree;
+
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,21 +23,20 @@ use types::ids::VolumeId;
 use types::objects::ObjectKind;
 use volume_fs::http::Urls;
 use volume_fs::layer::{Attributes, LayerBuilder, Source};
-use volume_fs::{Kind, Node, View, VolumeError};
+use volume_fs::{Kind, View, VolumeError};
 
+use self::listing::Listing;
+use self::tree::{copy, file_in, must_be_file, must_be_free, must_have_folder};
 use crate::caller::{Caller, ClientVersion, Principal};
 use crate::rpc::blobs::parse_sha256;
 use crate::rpc::{Api, blobs};
 use crate::tasks::Task;
 use crate::volumes::{TaskMount, VolumeFailure};
 
-/// Entries in one message of a listing, and messages that may wait for the client.
-const BATCH: usize = 1000;
+/// Messages of a listing that may wait for the client.
 const BATCHES_AHEAD: usize = 4;
 /// Old clients get files in the answer itself; a larger one is made a blob, which they fetch in pieces.
 const MAX_INLINE: u64 = 32 << 20;
-/// Clients before this one fail with all of a listing when it has a pipe or a socket; they do not see those.
-const KNOWS_FIFOS: ClientVersion = ClientVersion(1, 0, 0);
 /// Names in one upload; the message itself has a limit too.
 const MAX_FILES: usize = 2_000_000;
 
@@ -411,169 +413,6 @@ fn digests(file: &wire::volume_put_files2_request::File) -> Result<Vec<BlockDige
         bytes.try_into().map_err(|_| Status::invalid_argument(format!("a block of `{}` has no SHA-256", file.path)))
     };
     file.blocks.iter().map(digest).collect()
-}
-
-fn file_in(view: &View, path: &Path) -> Result<Node, VolumeError> {
-    let node = view.find(path)?.ok_or_else(|| VolumeError::NotFound(path.to_owned()))?;
-    match node.kind {
-        Kind::File => Ok(node),
-        Kind::Symlink => follow(view, path, &node),
-        Kind::Folder => Err(VolumeError::IsFolder(path.to_owned())),
-        Kind::Fifo | Kind::Socket => Err(VolumeError::NotFound(path.to_owned())),
-    }
-}
-
-/// A link inside the volume leads on; one that leads out of it leads nowhere here.
-fn follow(view: &View, path: &Path, link: &Node) -> Result<Node, VolumeError> {
-    const MOST_LINKS: usize = 40;
-    let (mut path, mut node) = (path.to_owned(), link.clone());
-    for _ in 0..MOST_LINKS {
-        let target = std::fs::read_link(node.path()).map_err(|source| VolumeError::Io {
-            doing: "read link",
-            path: path.clone(),
-            source,
-        })?;
-        path = manifest::path::resolve(&path, &target).ok_or_else(|| VolumeError::NotFound(path.clone()))?;
-        node = view.find(&path)?.ok_or_else(|| VolumeError::NotFound(path.clone()))?;
-        match node.kind {
-            Kind::Symlink => {}
-            Kind::File => return Ok(node),
-            Kind::Folder => return Err(VolumeError::IsFolder(path)),
-            Kind::Fifo | Kind::Socket => break,
-        }
-    }
-    Err(VolumeError::NotFound(path))
-}
-
-fn must_be_free(view: &View, path: &Path) -> Result<(), VolumeError> {
-    match view.find(path)? {
-        Some(_) => Err(VolumeError::Exists(path.to_owned())),
-        None => Ok(()),
-    }
-}
-
-/// A file never takes the place of a folder, nor a folder that of a file.
-fn must_be_file(view: &View, path: &Path) -> Result<(), VolumeError> {
-    if view.find(path)?.is_some_and(|node| node.kind == Kind::Folder) {
-        return Err(VolumeError::IsFolder(path.to_owned()));
-    }
-    for folder in path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
-        match view.find(folder)? {
-            Some(node) if node.kind == Kind::Folder => return Ok(()),
-            Some(_) => return Err(VolumeError::NotFolder(folder.to_owned())),
-            None => {}
-        }
-    }
-    Ok(())
-}
-
-/// As `cp`, a copy makes no folders on the way.
-fn must_have_folder(view: &View, path: &Path) -> Result<(), VolumeError> {
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
-    match view.find(folder)? {
-        Some(node) if node.kind == Kind::Folder => Ok(()),
-        Some(_) => Err(VolumeError::NotFolder(folder.to_owned())),
-        None => Err(VolumeError::NotFound(folder.to_owned())),
-    }
-}
-
-fn copy(
-    view: &View,
-    layer: &mut LayerBuilder<'_>,
-    (source, node): (&Path, &Node),
-    to: &Path,
-    recursive: bool,
-) -> Result<(), VolumeError> {
-    if node.kind == Kind::Folder {
-        if !recursive {
-            return Err(VolumeError::IsFolder(source.to_owned()));
-        }
-        if to.starts_with(source) {
-            return Err(VolumeError::IntoItself(source.to_owned()));
-        }
-        if view.find(to)?.is_some_and(|there| there.kind != Kind::Folder) {
-            return Err(VolumeError::NotFolder(to.to_owned()));
-        }
-        return layer.graft(view, node, to);
-    }
-    if source == to {
-        return Ok(());
-    }
-    must_be_file(view, to)?;
-    match node.kind {
-        Kind::File => {
-            layer.file_like(to, node, &Attributes { mode: node.mode, owner: node.owner, ..Attributes::now() })
-        }
-        _ => layer.graft(view, node, to),
-    }
-}
-
-struct Listing<'a> {
-    view: &'a View,
-    client: ClientVersion,
-    recursive: bool,
-    left: usize,
-    batch: Vec<wire::FileEntry>,
-    sender: mpsc::Sender<Result<Vec<wire::FileEntry>, Status>>,
-}
-
-impl Listing<'_> {
-    fn run(&mut self, path: &Path, node: &Node) -> Result<(), VolumeError> {
-        if node.kind == Kind::Folder {
-            self.folder(path, node)?;
-        } else {
-            self.add(path, node);
-        }
-        // An empty folder is one empty message: the answer is that there is nothing.
-        self.flush();
-        Ok(())
-    }
-
-    /// Ends early when the client has left.
-    fn folder(&mut self, path: &Path, folder: &Node) -> Result<bool, VolumeError> {
-        for (name, node) in self.view.list(folder)? {
-            let path = path.join(&name);
-            if !self.add(&path, &node) {
-                return Ok(false);
-            }
-            if self.recursive && node.kind == Kind::Folder && !self.folder(&path, &node)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn add(&mut self, path: &Path, node: &Node) -> bool {
-        if self.left == 0 {
-            return false;
-        }
-        if matches!(node.kind, Kind::Fifo | Kind::Socket) && self.client < KNOWS_FIFOS {
-            return true;
-        }
-        self.left -= 1;
-        self.batch.push(wire::FileEntry {
-            path: path.to_string_lossy().into_owned(),
-            r#type: file_type(node.kind) as i32,
-            mtime: node.modified_s,
-            size: node.size,
-        });
-        self.batch.len() < BATCH || self.flush()
-    }
-
-    fn flush(&mut self) -> bool {
-        self.sender.blocking_send(Ok(std::mem::take(&mut self.batch))).is_ok()
-    }
-}
-
-fn file_type(kind: Kind) -> wire::file_entry::FileType {
-    use wire::file_entry::FileType;
-    match kind {
-        Kind::File => FileType::File,
-        Kind::Folder => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::Fifo,
-        Kind::Socket => FileType::Socket,
-    }
 }
 
 fn failure_status(failure: &VolumeFailure) -> Status {
