@@ -16,6 +16,8 @@ progress = modal.Dict.from_name("progress", create_if_missing=True)
 
 @app.function(volumes={"/checkpoints": checkpoints}, retries=2)
 def train(name, steps, dies_at=None):
+    # This container may have started before another one's last commit.
+    checkpoints.reload()
     latest = Path("/checkpoints") / name / "latest.json"
     latest.parent.mkdir(parents=True, exist_ok=True)
     state = json.loads(latest.read_text()) if latest.exists() else {"step": 0, "loss": 1.0}
@@ -34,7 +36,7 @@ def train(name, steps, dies_at=None):
 
 @app.function(volumes={"/checkpoints": checkpoints})
 def compare():
-    # A container sees what was committed when it started.
+    # A container sees what was committed when it started, and this one starts now.
     found = {path.parent.name: json.loads(path.read_text()) for path in Path("/checkpoints").glob("*/latest.json")}
     return min(found, key=lambda name: found[name]["loss"])
 
