@@ -14,7 +14,7 @@ use container_runtime::Runtime;
 use tokio::sync::{Mutex, mpsc};
 use types::ids::TaskId;
 use volume_fs::ContentStore;
-use worker_protocol::{Capacity, ContainerApi, WorkerCommand, WorkerEvent, WorkerHandle};
+use worker_protocol::{Capacity, ContainerApi, VolumeCommand, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::task::TaskControl;
 
@@ -84,8 +84,14 @@ async fn command_loop(worker: Arc<Worker>, mut inbox: mpsc::Receiver<WorkerComma
             }
             WorkerCommand::Volume(command) => {
                 let mounted = worker.running.lock().await.get(command.task()).and_then(TaskControl::mounted);
-                // In its own time: it reads and writes as much as the container has written.
-                tokio::spawn(volumes::execute(worker.clone(), mounted, command));
+                match command {
+                    // Here and now: the next collection must know of it.
+                    VolumeCommand::Settle { volume, request, is_taken, .. } => {
+                        volumes::settle(mounted.as_deref(), &volume, request, is_taken);
+                    }
+                    // In its own time: it reads and writes as much as the container has written.
+                    command => drop(tokio::spawn(volumes::execute(worker.clone(), mounted, command))),
+                }
             }
             WorkerCommand::Stop { task, grace_ms } => {
                 if let Some(control) = worker.running.lock().await.get(&task) {

@@ -173,6 +173,13 @@ impl Mounted {
     }
 }
 
+/// Notes what became of a layer. Nobody else is at this volume: whoever asked for the layer is the one who says.
+pub(crate) fn settle(mounted: Option<&Mounted>, volume: &VolumeId, request: RequestId, is_taken: bool) {
+    if let Some(volume) = mounted.and_then(|mounted| mounted.volumes.find(volume)) {
+        volume.settle(request, is_taken);
+    }
+}
+
 /// Carries out a command and answers it. Without a running container there is nothing to be done: what it wrote comes
 /// with its end.
 pub(crate) async fn execute(worker: Arc<Worker>, mounted: Option<Arc<Mounted>>, command: VolumeCommand) {
@@ -195,7 +202,8 @@ pub(crate) async fn execute(worker: Arc<Worker>, mounted: Option<Arc<Mounted>>, 
             (request, answer)
         }
         VolumeCommand::Remount { request, layers, .. } => (request, mounted.remount(&volume, layers).await),
-        VolumeCommand::Settle { request, is_taken, .. } => return volume.settle(request, is_taken),
+        // Done by `settle`.
+        VolumeCommand::Settle { .. } => return,
     };
     let _ = worker.events.send(WorkerEvent::Volume { request, answer }).await;
 }
