@@ -23,7 +23,7 @@ FILES = {
 }
 # The large file and the long listing take a while in a store written in Python; one version is enough for them. A page
 # of a listing has 1,000 keys, and a part of an upload 8 MiB.
-SIZES = {NEWEST: {"CHECK_MANY": 1_100, "CHECK_BIG_MIB": 200}}
+SIZES = {NEWEST: {"CHECK_MANY": 1_100, "CHECK_BIG_MIB": 320}}
 SMALL = {"CHECK_MANY": 3, "CHECK_BIG_MIB": 20}
 
 
@@ -94,7 +94,7 @@ def what_programs_wrote_is_in_the_store(clients, store, bucket_of):
     assert store.get(name, "written/once") == b"new" and store.get(name, "written/new/deeper/file") == b"text"
     assert store.get(name, "written/ümlaut ☃") == b"snow" and store.get(name, "written/touched") == b""
     assert store.get(name, "written/subshell") == b"two\nthree\n" and store.get(name, "written/copy with mode") == b"hello"
-    assert store.head(name, "big")["ContentLength"] == 200 << 20 and store.head(name, "big")["ETag"].endswith('-25"')
+    assert store.head(name, "big")["ContentLength"] == 320 << 20 and store.head(name, "big")["ETag"].endswith('-40"')
     written = store.keys(name, "written/")
     assert "written/half" not in written and not [key for key in written if key.startswith(("written/gone", "written/empty"))]
     assert store.uploads(name) == []
@@ -103,7 +103,8 @@ def what_programs_wrote_is_in_the_store(clients, store, bucket_of):
 def memory_does_not_grow_with_files(memory):
     memory.is_over = True
     grown = memory.most - memory.first
-    assert grown < 180, f"from {memory.first:.0f} by {grown:.0f} MiB, for a file of 200 MiB written and read"
+    # What a mount may hold at most: 96 MiB read ahead and 192 MiB being written.
+    assert grown < 300, f"from {memory.first:.0f} by {grown:.0f} MiB, for a file of 320 MiB written and read"
 
 
 def a_bucket_that_cannot_be_mounted_is_told_of_with_the_reason(newest, store, bucket_of):
