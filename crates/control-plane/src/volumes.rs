@@ -149,7 +149,7 @@ impl VolumeShell {
         match tokio::task::spawn_blocking(move || work(&store)).await {
             Ok(done) => done,
             // The runtime is going down.
-            Err(_) => Err(VolumeError::Deleted),
+            Err(_) => Err(VolumeError::Stopping),
         }
     }
 

@@ -22,6 +22,8 @@ pub enum VolumeError {
     IntoItself(PathBuf),
     #[error("the volume was deleted")]
     Deleted,
+    #[error("the server is being stopped; try again when it is back")]
+    Stopping,
     #[error("a block came with other bytes than its checksum says; send it again")]
     WrongBlock,
     #[error("nobody has asked for this block; ask the server again which ones are missing")]

@@ -435,6 +435,8 @@ pub(crate) fn volume_status(error: &VolumeError) -> Status {
             Status::invalid_argument(text)
         }
         VolumeError::NotEmpty(_) | VolumeError::UnknownBlock => Status::failed_precondition(text),
+        // Passes, and the client may well try again.
+        VolumeError::Stopping => Status::unavailable(text),
         VolumeError::NoSpace(_) => {
             tracing::error!(error = text, "a volume found the disk full");
             Status::resource_exhausted(
