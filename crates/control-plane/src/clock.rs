@@ -28,9 +28,14 @@ pub fn unique_now_ms() -> Millis {
     before.map_or(now, |last| now.max(last + 1))
 }
 
-/// A wire time in milliseconds since the epoch, rounded up; before the epoch is 0.
+/// What a wire time may be off from the millisecond that it stands for: clients carry it through a 64-bit float of
+/// seconds, whose steps are a quarter of a microsecond.
+const WIRE_TIME_ERROR_NANOS: i32 = 1_000;
+
+/// A wire time in milliseconds since the epoch, rounded up except for its error; before the epoch is 0.
 pub fn milliseconds(at: prost_types::Timestamp) -> u64 {
-    (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add((at.nanos.max(0) as u64).div_ceil(1_000_000))
+    let nanos = at.nanos.saturating_sub(WIRE_TIME_ERROR_NANOS).max(0) as u64;
+    (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add(nanos.div_ceil(1_000_000))
 }
 
 #[cfg(test)]
@@ -43,5 +48,21 @@ mod tests {
         for (seconds, wanted) in [(f32::NAN, 0), (-1.0, 0), (5.0, 5), (f32::INFINITY, 60), (1e30, 60)] {
             assert_eq!(patience(seconds, most), Duration::from_secs(wanted), "{seconds}");
         }
+    }
+
+    #[test]
+    fn a_millisecond_that_went_through_a_client_is_the_same() {
+        let start = 1_795_881_024_000;
+        for ms in start..start + 2_000 {
+            let seconds = seconds(ms);
+            let nanos = (seconds.fract() * 1e9) as i32;
+            assert_eq!(milliseconds(prost_types::Timestamp { seconds: seconds as i64, nanos }), ms, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn between_milliseconds_is_the_next() {
+        let at = |nanos| milliseconds(prost_types::Timestamp { seconds: 1, nanos });
+        assert_eq!([0, 2_000, 1_000_000, 1_300_000, i32::MIN].map(at), [1_000, 1_001, 1_001, 1_002, 1_000]);
     }
 }
