@@ -237,21 +237,9 @@ impl Volume {
         for path in [&folder.join("layers"), &building] {
             fs::create_dir_all(path).doing("make folder", path)?;
         }
-        let volume = Self { folder, publishing: Mutex::default(), merging: Mutex::default(), state: Mutex::default() };
-        volume.remove_unnamed(&head)?;
-        volume.state.lock().head = head;
-        Ok(volume)
-    }
-
-    /// A layer that the head does not name was never committed, or was merged away.
-    fn remove_unnamed(&self, head: &Head) -> Result<(), VolumeError> {
-        let layers = self.folder.join("layers");
-        for entry in fs::read_dir(&layers).doing("list", &layers)?.flatten() {
-            if !head.layers.iter().any(|layer| entry.file_name() == *layer.name) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        Ok(())
+        let retired = unnamed_layers(&folder, &head)?;
+        let state = Mutex::new(State { head, retired, ..State::default() });
+        Ok(Self { folder, publishing: Mutex::default(), merging: Mutex::default(), state })
     }
 
     fn layer(&self, name: &str) -> PathBuf {
@@ -381,6 +369,16 @@ impl Volumes {
         let volume = self.volume(id).ok()?;
         volume.layer_is_named(layer).then(|| volume.layer(layer).join("diff").join(path))
     }
+}
+
+/// Layers that the head does not name were never committed, or were merged away: at the latest when the head was written.
+fn unnamed_layers(volume: &Path, head: &Head) -> Result<Vec<(SystemTime, String)>, VolumeError> {
+    let since = fs::metadata(volume.join("head")).and_then(|head| head.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let layers = volume.join("layers");
+    let listed = fs::read_dir(&layers).doing("list", &layers)?.flatten();
+    let names = listed.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_named = |name: &String| head.layers.iter().any(|layer| layer.name == *name);
+    Ok(names.filter(|name| !is_named(name)).map(|name| (since, name)).collect())
 }
 
 #[cfg(test)]

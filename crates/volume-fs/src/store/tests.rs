@@ -49,7 +49,26 @@ fn a_layer_without_a_head_that_names_it_was_never_committed() {
     fs::write(folder.path().join("vo-1/head.next"), b"{\"version\":9").unwrap();
     let reopened = Volumes::open(folder.path()).unwrap();
     assert_eq!(names(&reopened), ["committed"]);
+    reopened.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
     assert!(!stray.exists());
+    assert_eq!(names(&reopened), ["committed"]);
+}
+
+#[test]
+fn a_file_that_was_named_in_a_url_stays_over_a_merge_and_a_restart() {
+    let (folder, volumes) = store();
+    for name in ["a", "b", "c", "d", "e"] {
+        put(&volumes, name);
+    }
+    let layer = volumes.volume("vo-1").unwrap().state.lock().head.layers[0].name.clone();
+    assert!(volumes.merge("vo-1").unwrap());
+    let reopened = Volumes::open(folder.path()).unwrap();
+    let named = |at: SystemTime| {
+        reopened.sweep(at).unwrap();
+        reopened.file_of_layer("vo-1", &layer, Path::new("a")).map(|path| path.exists())
+    };
+    assert_eq!(named(SystemTime::now()), Some(true));
+    assert_eq!(named(SystemTime::now() + UNUSED_KEPT * 2), None);
 }
 
 #[test]
