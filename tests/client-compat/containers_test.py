@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from harness import wait_for
 from program_checks import assert_check, for_each_check
 
 
@@ -44,3 +45,16 @@ def containers(clients, listener, version, check):
         said = ended.out + ended.err
         for line in ("child says out", "child says err", "descriptor one", "descriptor two"):
             assert line in said, f"`{line}` is missing: {said[-3000:]}"
+
+
+def no_depth_of_folders_brings_the_server_down(server, newest):
+    left = newest.run("deep_folders.py::main")
+    assert left.code == 0 and "commit: the volume could not be committed" in left.out, left
+    assert "the path `hopeless/d/d/" in left.out and "is too long" in left.out, left
+    # Its container has ended, and what it left is being taken away.
+    wait_for(lambda: not list((server.data / "tasks").iterdir()), 120, "the folders of all containers are gone")
+    seen = newest.run("deep_folders.py::look")
+    assert "depth: 1000" in seen.out, seen
+    gone = newest.modal("volume", "delete", "--yes", "deep-folders")
+    assert gone.code == 0, gone
+    assert server.process.poll() is None

@@ -181,10 +181,13 @@ impl Shared {
         let laid_over = self.mounted_paths(owner);
         let made = builder.commit_changes(&run.base, &run.layer, &changes, title, &laid_over).await;
         // `changes` was `<task>/root/diff`.
-        if let Some(folder) = changes.parent().and_then(std::path::Path::parent)
-            && let Err(error) = tokio::fs::remove_dir_all(folder).await
-        {
-            tracing::warn!(folder = %folder.display(), %error, "could not remove the folder of a build's container");
+        if let Some(folder) = changes.parent().and_then(std::path::Path::parent).map(std::path::Path::to_owned) {
+            let removal = move || {
+                if let Err(error) = trees::remove(&folder) {
+                    tracing::warn!(folder = %folder.display(), %error, "the folder of a build's container stays");
+                }
+            };
+            let _ = tokio::task::spawn_blocking(removal).await;
         }
         made.map_err(|e| with_causes(&e))
     }

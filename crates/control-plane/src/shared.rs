@@ -208,7 +208,7 @@ impl Shared {
                     // Before the end is known: a retry sees what this one has left.
                     let shared = self.clone();
                     tokio::spawn(async move {
-                        shared.take_last_writes(std::mem::take(&mut end.volumes)).await;
+                        shared.take_last_writes(&task, std::mem::take(&mut end.volumes)).await;
                         shared.on_task_end(&task, &end);
                     });
                 }

@@ -348,14 +348,27 @@ impl Shared {
     }
 
     /// Keeps what a container has left uncommitted at its end.
-    pub async fn take_last_writes(self: &Arc<Self>, layers: Vec<(VolumeId, VolumeLayer)>) {
+    pub async fn take_last_writes(
+        self: &Arc<Self>,
+        task: &TaskId,
+        layers: Vec<(VolumeId, Result<VolumeLayer, String>)>,
+    ) {
         for (volume, layer) in layers {
-            match self.publish_volume(&volume, layer).await {
-                Ok(()) | Err(VolumeError::Deleted) => {}
-                Err(error) => {
-                    tracing::error!(%volume, error = with_causes(&error), "a container's last writes are lost")
-                }
-            }
+            let why = match layer {
+                Ok(layer) => match self.publish_volume(&volume, layer).await {
+                    Ok(()) | Err(VolumeError::Deleted) => continue,
+                    Err(error) => with_causes(&error),
+                },
+                Err(why) => why,
+            };
+            tracing::error!(%task, %volume, why, "a container's last writes are lost");
+            let Some(task) = self.tasks.get(task) else { continue };
+            let path = task.mounts.lock().iter().find(|m| m.usage.volume == volume).map(|m| m.usage.mount_path.clone());
+            let text = format!(
+                "what the container wrote to volume `{}` since its last commit is lost: {why}",
+                path.as_deref().unwrap_or(volume.as_str())
+            );
+            self.say(&task.owner, &task.id, &text);
         }
     }
 }

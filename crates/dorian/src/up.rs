@@ -27,6 +27,10 @@ use crate::data_dir::{self, DataDir};
 /// full queue slows the printing containers.
 const EVENT_QUEUE: usize = 256;
 
+/// Folders that programs nest are walked by recursion, as deep as a path can name them: 2,048 folders, of which each takes
+/// 1 to 4 KB. Only what is used of it takes memory.
+const THREAD_STACK: usize = 16 << 20;
+
 /// Work on blocking threads may go on so long after everything that counts is on disk.
 const LAST_WORK: Duration = Duration::from_secs(1);
 
@@ -60,7 +64,8 @@ pub fn run(args: &UpArgs) -> Result<()> {
         tracing::warn!("{warning}");
     }
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let mut executor = tokio::runtime::Builder::new_multi_thread();
+    let tokio = executor.worker_threads(threads).thread_stack_size(THREAD_STACK).enable_all().build()?;
     let served = tokio.block_on(serve(data, chosen, listener, runtime));
     // What still works on the disk, such as merging layers of volumes, is begun anew by the next server.
     tokio.shutdown_timeout(LAST_WORK);

@@ -8,7 +8,6 @@ use image_plan::LayerKey;
 use crate::builder::ImageBuilder;
 use crate::error::BuildError;
 use crate::request::BuiltImage;
-use crate::store::remove_tree;
 
 impl ImageBuilder {
     /// `base` with one more layer, if that layer was made before.
@@ -65,7 +64,7 @@ fn drop_path(diff: &Path, path: &str) -> Result<(), BuildError> {
         }
     }
     for gone in [folder.join(name), folder.join("__pycache__")] {
-        remove_tree(&gone).map_err(BuildError::on("remove", &gone))?;
+        trees::remove(&gone).map_err(BuildError::on("remove", &gone))?;
     }
     Ok(())
 }

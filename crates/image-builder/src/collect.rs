@@ -114,7 +114,7 @@ impl LayerStore {
                 renamed => renamed?,
             }
         }
-        crate::store::remove_tree(&gone)?;
+        trees::remove(&gone)?;
         Ok(true)
     }
 

@@ -268,7 +268,7 @@ fn shrink(store: &Path, most: u64) -> io::Result<()> {
         if total <= most {
             break;
         }
-        crate::store::remove_tree(&folder)?;
+        trees::remove(&folder)?;
         total -= bytes;
     }
     Ok(())

@@ -20,7 +20,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ impl LayerStore {
         let store = Self { root: root.to_owned(), boot_id, marks: Arc::default() };
         let unfinished = root.join("tmp");
         if unfinished.exists() {
-            remove_tree(&unfinished).map_err(BuildError::on("remove", &unfinished))?;
+            trees::remove(&unfinished).map_err(BuildError::on("remove", &unfinished))?;
         }
         for folder in ["layers", "forced", "records", "cache/blobs", "tmp"] {
             let folder = root.join(folder);
@@ -226,7 +226,7 @@ impl LayerStore {
                 continue;
             }
             tracing::warn!(layer = %layer.display(), "removing a layer that may not have reached the disk before a reboot");
-            if let Err(error) = remove_tree(&layer) {
+            if let Err(error) = trees::remove(&layer) {
                 tracing::warn!(layer = %layer.display(), %error, "cannot remove it");
             }
         }
@@ -251,7 +251,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if remove_tree(&self.path).is_ok() {
+        if trees::remove(&self.path).is_ok() {
             return;
         }
         // A container that is being killed may still write. Waiting for it must not hold up this thread.
@@ -260,7 +260,7 @@ impl Drop for Workspace {
             let mut outcome = Ok(());
             for _ in 0..50 {
                 std::thread::sleep(Duration::from_millis(100));
-                outcome = remove_tree(&path);
+                outcome = trees::remove(&path);
                 if outcome.is_ok() {
                     return;
                 }
@@ -270,29 +270,6 @@ impl Drop for Workspace {
         };
         let _ = std::thread::Builder::new().name("build-cleanup".to_owned()).spawn(retry);
     }
-}
-
-/// Removes a folder, but never enters another filesystem: a killed bootstrap could have left `/dev` mounted inside.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    let meta = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        meta => meta?,
-    };
-    remove_within(path, meta.dev())
-}
-
-fn remove_within(path: &Path, device: u64) -> io::Result<()> {
-    let meta = fs::symlink_metadata(path)?;
-    if meta.dev() != device {
-        return Err(io::Error::other(format!("`{}` is a mount point", path.display())));
-    }
-    if !meta.is_dir() {
-        return fs::remove_file(path);
-    }
-    for entry in fs::read_dir(path)? {
-        remove_within(&entry?.path(), device)?;
-    }
-    fs::remove_dir(path)
 }
 
 #[cfg(test)]
@@ -306,6 +283,6 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
         LayerStore::open(&root).unwrap();
-        assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

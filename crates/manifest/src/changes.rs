@@ -7,8 +7,8 @@
 //! speak of whole folders are resolved here: *opaque* (nothing below shows) into the removal of each name that was below,
 //! *redirect* (this is that folder, renamed) into a graft of it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// What a file's inode says. The change time cannot be set by a program, so equal stamps mean the same file, unchanged.
@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 pub struct Stamp {
     pub inode: u64,
     pub size: u64,
-    pub modified_ns: i128,
-    pub changed_ns: i128,
+    pub modified_ns: i64,
+    pub changed_ns: i64,
     pub mode: u32,
     pub owner: (u32, u32),
 }
@@ -25,12 +25,9 @@ pub struct Stamp {
 /// One entry of an upper folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Relative to the volume's root.
-    pub path: PathBuf,
+    pub name: OsString,
     pub kind: EntryKind,
     pub stamp: Stamp,
-    /// Somebody writes to the file at this moment.
-    pub is_being_written: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,16 +35,25 @@ pub enum EntryKind {
     File {
         /// Only owner, mode or times were changed: the bytes are those of the layers below.
         data_below: bool,
-        redirect: Option<PathBuf>,
+        redirect: Option<Box<Path>>,
     },
     Folder {
         opaque: bool,
-        redirect: Option<PathBuf>,
+        redirect: Option<Box<Path>>,
     },
     /// A symbolic link or a named pipe.
     Special,
     /// A name that was below and is deleted.
     Whiteout,
+}
+
+/// What a container has written. Paths are relative to the volume's root.
+pub trait Upper {
+    type Error;
+    /// What is in a folder, sorted by name; nothing when it is gone by now.
+    fn list(&self, folder: &Path) -> Result<Vec<Entry>, Self::Error>;
+    /// Whether somebody writes to the file at this moment.
+    fn is_being_written(&self, file: &Path) -> bool;
 }
 
 /// The layers that the container's mount lies on.
@@ -83,22 +89,30 @@ pub enum Data {
     Below(PathBuf),
 }
 
-/// What has been committed of an upper folder.
+/// What has been committed of a folder: its entries, sorted by name. (A container may write a million files, and all are
+/// remembered while it runs.)
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Committed(BTreeMap<PathBuf, Known>);
+pub struct Committed(Vec<(Box<OsStr>, Known)>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     stamp: Stamp,
     kind: EntryKind,
-    /// Of a folder: the folder below whose names show in it.
-    origin: Option<PathBuf>,
+    folder: Option<Box<KnownFolder>>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct KnownFolder {
+    /// The folder below whose names show in it.
+    origin: Option<PathBuf>,
+    inside: Committed,
+}
+
+static NOTHING: Committed = Committed(Vec::new());
+
 impl Committed {
-    /// Whether this very file, as it is, has been committed.
-    pub fn has(&self, entry: &Entry) -> bool {
-        self.0.get(&entry.path).is_some_and(|known| known.stamp == entry.stamp && known.kind == entry.kind)
+    fn get(&self, name: &OsStr) -> Option<&Known> {
+        self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok().map(|at| &self.0[at].1)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -106,99 +120,119 @@ impl Committed {
     }
 }
 
-/// The changes since `committed`, and what will be committed with them. `entries` are sorted by path, so that a folder
-/// comes before what is in it.
+impl Known {
+    /// Of a folder, where it lies.
+    fn origin(&self) -> Option<&Path> {
+        self.folder.as_ref()?.origin.as_deref()
+    }
+}
+
+/// The changes since `committed`, and what will be committed with them.
 ///
 /// With `leave_open`, files that somebody writes to stay out: they are half of something. They are taken by a later call.
-pub fn plan_commit(
-    entries: &[Entry],
+///
+/// # Errors
+/// Those of `upper`.
+pub fn plan_commit<U: Upper>(
+    upper: &U,
     committed: &Committed,
     below: &impl Below,
     leave_open: bool,
-) -> (Vec<Change>, Committed) {
-    let mut planner =
-        Planner { below, committed, changes: Vec::new(), known: BTreeMap::new(), origins: BTreeMap::new() };
-    planner.origins.insert(PathBuf::new(), Some(PathBuf::new()));
-    let children = names_by_folder(entries);
-    for entry in entries {
-        if leave_open && entry.is_being_written && !committed.has(entry) {
-            // As committed last, if it was.
-            if let Some(known) = committed.0.get(&entry.path) {
-                planner.known.insert(entry.path.clone(), known.clone());
-            }
-            continue;
-        }
-        planner.take(entry, &children);
-    }
-    planner.remove_vanished(entries);
-    (planner.changes, Committed(planner.known))
+) -> Result<(Vec<Change>, Committed), U::Error> {
+    let root = Path::new("");
+    let mut planner = Planner { upper, below, leave_open, changes: Vec::new() };
+    let now_committed = planner.inside(root, Some(root), committed, upper.list(root)?)?;
+    Ok((planner.changes, now_committed))
 }
 
-fn names_by_folder(entries: &[Entry]) -> BTreeMap<&Path, BTreeSet<OsString>> {
-    let mut children: BTreeMap<&Path, BTreeSet<OsString>> = BTreeMap::new();
-    for entry in entries {
-        if let (Some(folder), Some(name)) = (entry.path.parent(), entry.path.file_name()) {
-            children.entry(folder).or_default().insert(name.to_owned());
-        }
-    }
-    children
-}
-
-struct Planner<'a, B> {
+struct Planner<'a, U, B> {
+    upper: &'a U,
     below: &'a B,
-    committed: &'a Committed,
+    leave_open: bool,
     changes: Vec<Change>,
-    known: BTreeMap<PathBuf, Known>,
-    /// Which folder below each folder of the upper one lies on.
-    origins: BTreeMap<PathBuf, Option<PathBuf>>,
 }
 
-impl<B: Below> Planner<'_, B> {
-    fn take(&mut self, entry: &Entry, children: &BTreeMap<&Path, BTreeSet<OsString>>) {
-        let path = &entry.path;
-        let is_committed = self.committed.has(entry);
-        let mut lies_on = None;
-        match &entry.kind {
-            EntryKind::Folder { opaque, redirect } => {
-                let origin = if *opaque { None } else { self.origin(path, redirect.as_deref()) };
-                self.origins.insert(path.clone(), origin.clone());
-                lies_on = origin.clone();
-                // A folder may have lost what is below it through its parent, and look the same itself.
-                let is_where_it_was = self.committed.0.get(path).is_some_and(|known| known.origin == origin);
-                if !(is_committed && is_where_it_was) {
-                    let upper_names = children.get(path.as_path());
-                    self.take_folder(entry, origin, upper_names.unwrap_or(&BTreeSet::new()));
+impl<U: Upper, B: Below> Planner<'_, U, B> {
+    /// Takes what is in a folder, which lies on `origin`.
+    fn inside(
+        &mut self,
+        folder: &Path,
+        origin: Option<&Path>,
+        committed: &Committed,
+        entries: Vec<Entry>,
+    ) -> Result<Committed, U::Error> {
+        let mut known = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let (path, before) = (folder.join(&entry.name), committed.get(&entry.name));
+            let is_committed = before.is_some_and(|known| known.stamp == entry.stamp && known.kind == entry.kind);
+            let may_be_open = self.leave_open && !is_committed && matches!(entry.kind, EntryKind::File { .. });
+            if may_be_open && self.upper.is_being_written(&path) {
+                // As committed last, if it was.
+                known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
+                continue;
+            }
+            let folder = match &entry.kind {
+                EntryKind::Folder { .. } => Some(Box::new(self.folder(&path, &entry, is_committed, origin, before)?)),
+                _ if is_committed => None,
+                _ => {
+                    self.leaf(path, &entry, origin);
+                    None
                 }
-            }
-            _ if is_committed => {}
-            EntryKind::File { data_below, redirect } => {
-                let data = match data_below {
-                    true => Data::Below(self.origin(path, redirect.as_deref()).unwrap_or_else(|| path.clone())),
-                    false => Data::Upper,
-                };
-                self.changes.push(Change::File { path: path.clone(), data });
-            }
-            EntryKind::Special => self.changes.push(Change::Special(path.clone())),
-            EntryKind::Whiteout => self.changes.push(Change::Remove(path.clone())),
+            };
+            known.push((entry.name.into_boxed_os_str(), Known { stamp: entry.stamp, kind: entry.kind, folder }));
         }
-        self.known.insert(path.clone(), Known { stamp: entry.stamp, kind: entry.kind.clone(), origin: lies_on });
+        self.remove_vanished(folder, committed, &known);
+        Ok(Committed(known))
     }
 
-    /// Where below an entry's own counterpart is: at the redirect, else at the same name in its folder's counterpart.
-    fn origin(&self, path: &Path, redirect: Option<&Path>) -> Option<PathBuf> {
-        if let Some(absolute) = redirect.and_then(|to| to.strip_prefix("/").ok()) {
-            return Some(absolute.to_owned());
+    fn folder(
+        &mut self,
+        path: &Path,
+        entry: &Entry,
+        is_committed: bool,
+        around: Option<&Path>,
+        before: Option<&Known>,
+    ) -> Result<KnownFolder, U::Error> {
+        let origin = match &entry.kind {
+            EntryKind::Folder { opaque: false, redirect } => counterpart(around, &entry.name, redirect.as_deref()),
+            _ => None,
+        };
+        let entries = self.upper.list(path)?;
+        let before_inside = before.and_then(|known| known.folder.as_ref()).map_or(&NOTHING, |folder| &folder.inside);
+        // A folder may have lost what is below it through its parent, and look the same itself.
+        let is_where_it_was = before.is_some_and(|known| known.origin() == origin.as_deref());
+        if !(is_committed && is_where_it_was) {
+            let names = entries.iter().map(|entry| entry.name.clone()).collect();
+            self.take_folder(path, entry, origin.as_deref(), before, names);
         }
-        let folder = self.origins.get(path.parent()?)?.as_ref()?;
-        Some(folder.join(redirect.map_or(path.file_name()?, Path::as_os_str)))
+        let inside = self.inside(path, origin.as_deref(), before_inside, entries)?;
+        Ok(KnownFolder { origin, inside })
     }
 
-    fn take_folder(&mut self, entry: &Entry, origin: Option<PathBuf>, upper_names: &BTreeSet<OsString>) {
-        let path = &entry.path;
-        let before = self.committed.0.get(path);
-        let lies_here = origin.as_ref() == Some(path);
+    fn leaf(&mut self, path: PathBuf, entry: &Entry, around: Option<&Path>) {
+        self.changes.push(match &entry.kind {
+            EntryKind::File { data_below: true, redirect } => {
+                let from = counterpart(around, &entry.name, redirect.as_deref());
+                Change::File { data: Data::Below(from.unwrap_or_else(|| path.clone())), path }
+            }
+            EntryKind::Whiteout => Change::Remove(path),
+            EntryKind::Special => Change::Special(path),
+            EntryKind::File { .. } | EntryKind::Folder { .. } => Change::File { path, data: Data::Upper },
+        });
+    }
+
+    /// `stays` are the folder's names in the upper one.
+    fn take_folder(
+        &mut self,
+        path: &Path,
+        entry: &Entry,
+        origin: Option<&Path>,
+        before: Option<&Known>,
+        mut stays: BTreeSet<OsString>,
+    ) {
+        let lies_here = origin == Some(path);
         let is_same = before.is_some_and(|known| {
-            known.kind == entry.kind && known.origin == origin && known.stamp.inode == entry.stamp.inode
+            known.kind == entry.kind && known.origin() == origin && known.stamp.inode == entry.stamp.inode
         });
         let here = self.below.folder(path);
         let rights_before = match before.filter(|_| is_same) {
@@ -208,44 +242,39 @@ impl<B: Below> Planner<'_, B> {
             None => None,
         };
         if rights_before != Some((entry.stamp.mode, entry.stamp.owner)) {
-            self.changes.push(Change::Folder(path.clone()));
+            self.changes.push(Change::Folder(path.to_owned()));
         }
         // The common case, and no look at what may be a very large folder.
-        if is_same || (lies_here && before.is_none_or(|known| known.origin == origin)) {
+        if is_same || (lies_here && before.is_none_or(|known| known.origin() == origin)) {
             return;
         }
-        let mut stays = upper_names.clone();
         stays.extend(origin.iter().flat_map(|origin| self.below.names(origin)));
         // What showed before: the names below, and those of a folder that an earlier commit grafted here.
         let mut shown: BTreeSet<OsString> = BTreeSet::new();
         shown.extend(here.iter().flat_map(|_| self.below.names(path)));
-        let grafted = before.and_then(|known| known.origin.as_ref()).filter(|origin| *origin != path);
+        let grafted = before.and_then(Known::origin).filter(|origin| *origin != path);
         shown.extend(grafted.iter().flat_map(|origin| self.below.names(origin)));
         let hidden = shown.difference(&stays).map(|name| Change::Remove(path.join(name)));
         self.changes.extend(hidden);
         if let Some(from) = origin.filter(|_| !lies_here) {
-            self.changes.push(Change::Graft { from, to: path.clone() });
+            self.changes.push(Change::Graft { from: from.to_owned(), to: path.to_owned() });
         }
     }
 
     /// What was committed and is nowhere now. (A name that was below leaves a whiteout; one that was only here does not.)
-    fn remove_vanished(&mut self, entries: &[Entry]) {
-        let is_folder = |entry: &&Entry| matches!(entry.kind, EntryKind::Folder { .. });
-        // Nothing is below a name that is deleted, or of something else now.
-        let leaves: BTreeSet<&Path> =
-            entries.iter().filter(|entry| !is_folder(entry)).map(|entry| entry.path.as_path()).collect();
-        let present: BTreeSet<&Path> = entries.iter().map(|entry| entry.path.as_path()).collect();
-        let mut removed: BTreeSet<&Path> = BTreeSet::new();
-        for (path, known) in &self.committed.0 {
-            let went_with = |folder: &Path| removed.contains(folder) || leaves.contains(folder);
-            if present.contains(path.as_path()) || path.ancestors().skip(1).any(went_with) {
-                continue;
-            }
-            if known.kind != EntryKind::Whiteout {
-                removed.insert(path);
-                self.changes.push(Change::Remove(path.clone()));
-            }
-        }
+    fn remove_vanished(&mut self, folder: &Path, committed: &Committed, now: &[(Box<OsStr>, Known)]) {
+        let is_there = |name: &OsStr| now.binary_search_by(|(known, _)| (**known).cmp(name)).is_ok();
+        let vanished = committed.0.iter().filter(|(name, known)| known.kind != EntryKind::Whiteout && !is_there(name));
+        self.changes.extend(vanished.map(|(name, _)| Change::Remove(folder.join(&**name))));
+    }
+}
+
+/// Where below an entry's own counterpart is: at the redirect, else at the same name in its folder's counterpart.
+fn counterpart(around: Option<&Path>, name: &OsStr, redirect: Option<&Path>) -> Option<PathBuf> {
+    match redirect.map(|to| to.strip_prefix("/").map_err(|_| to)) {
+        Some(Ok(absolute)) => Some(absolute.to_owned()),
+        Some(Err(relative)) => Some(around?.join(relative)),
+        None => Some(around?.join(name)),
     }
 }
 

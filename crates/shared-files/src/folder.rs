@@ -41,7 +41,7 @@ impl SharedFiles {
         use std::os::unix::fs::PermissionsExt;
         for name in [INCOMING, OUTGOING] {
             let folder = root.join(name);
-            let _ = std::fs::remove_dir_all(&folder);
+            let _ = trees::remove(&folder);
             std::fs::create_dir_all(&folder)?;
         }
         // Programs in containers may leave set-user files there: nobody else comes in.
@@ -66,9 +66,7 @@ impl SharedFiles {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             renamed => renamed.map_err(|source| FilesError::Io { doing: "remove", path: from, source })?,
         }
-        let outgoing = rustix::fs::open(self.root.join(OUTGOING), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let removed = outgoing.and_then(|outgoing| remove_folder(outgoing.as_fd(), id));
-        removed.map_err(|error| FilesError::Io { doing: "remove", path: to, source: error.into() })
+        trees::remove(&to).map_err(|source| FilesError::Io { doing: "remove", path: to, source })
     }
 
     /// Folders of file systems that `is_known` does not know: their end was interrupted.
@@ -140,14 +138,14 @@ impl SharedFiles {
         let root = self.open_root(id)?;
         let Some((name, folders)) = parts.split_last() else {
             return match recursive {
-                true => empty(root.as_fd()).map_err(|error| io("remove", at, error)),
+                true => trees::empty(root.as_fd()).map_err(|error| io("remove", at, error)),
                 false => Err(FilesError::IsFolder("/".to_owned())),
             };
         };
         let folder = find::open_folder(root.as_fd(), &folders.join("/")).map_err(|error| io("remove", at, error))?;
         match rustix::fs::unlinkat(&folder, *name, AtFlags::empty()) {
             Err(Errno::ISDIR) if recursive => {
-                remove_folder(folder.as_fd(), name).map_err(|error| io("remove", at, error))
+                trees::remove_at(folder.as_fd(), *name).map_err(|error| io("remove", at, error))
             }
             Err(Errno::ISDIR) => Err(FilesError::IsFolder(at.to_owned())),
             removed => removed.map_err(|error| io("remove", at, error)),
@@ -205,57 +203,4 @@ fn receive(to: &Path, content: Content, sha256_hex: Option<&str>, at: &str) -> R
         return Err(FilesError::WrongDigest { path: at.to_owned(), wanted: wanted.to_owned(), got });
     }
     file.sync_all().map_err(failed)
-}
-
-/// Entry by entry, below open folders: a link that a container puts in the way is removed, not followed.
-fn remove_folder(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    empty(folder.as_fd())?;
-    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
-}
-
-/// Without recursion into the stack: a container may have made a very deep tree.
-fn empty(folder: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    // Folders that are being emptied, each with its name in the one before.
-    let mut open: Vec<(OwnedFd, std::ffi::CString)> = Vec::new();
-    loop {
-        let here = open.last().map_or(folder, |(fd, _)| fd.as_fd());
-        let mut deeper = None;
-        for item in rustix::fs::Dir::read_from(here)? {
-            let item = item?;
-            let name = item.file_name();
-            if name.to_bytes() == b"." || name.to_bytes() == b".." {
-                continue;
-            }
-            match rustix::fs::unlinkat(here, name, AtFlags::empty()) {
-                Err(Errno::ISDIR) => match rustix::fs::unlinkat(here, name, AtFlags::REMOVEDIR) {
-                    Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                        deeper = Some(name.to_owned());
-                        break;
-                    }
-                    Err(Errno::NOENT) => {}
-                    removed => removed?,
-                },
-                Err(Errno::NOENT) => {}
-                removed => removed?,
-            }
-        }
-        match deeper {
-            Some(name) => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let inner = rustix::fs::openat(here, name.as_c_str(), flags, Mode::empty())?;
-                open.push((inner, name));
-            }
-            None => {
-                let Some((_, name)) = open.pop() else { return Ok(()) };
-                let parent = open.last().map_or(folder, |(fd, _)| fd.as_fd());
-                match rustix::fs::unlinkat(parent, name.as_c_str(), AtFlags::REMOVEDIR) {
-                    // A container that fills it meanwhile would keep us here for ever.
-                    Err(Errno::NOENT) => {}
-                    removed => removed?,
-                }
-            }
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use manifest::changes::{Change, Committed, Data, Entry, EntryKind, Stamp, plan_commit};
+use manifest::changes::{Change, Committed, Data, Entry, EntryKind, Stamp, Upper, plan_commit};
 
 use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
@@ -33,10 +33,7 @@ pub fn collect(
     committed: &Committed,
     taking: Taking,
 ) -> Result<(Option<BuiltLayer>, Committed), VolumeError> {
-    let mut entries = Vec::new();
-    scan(upper, Path::new(""), committed, taking == Taking::WithoutOpenFiles, &mut entries)?;
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    let (changes, now_committed) = plan_commit(&entries, committed, below, taking == Taking::WithoutOpenFiles);
+    let (changes, now_committed) = plan_commit(&OnDisk(upper), committed, below, taking == Taking::WithoutOpenFiles)?;
     if changes.is_empty() {
         return Ok((None, now_committed));
     }
@@ -100,48 +97,47 @@ fn from_stub(
     }
 }
 
-fn scan(
-    upper: &Path,
-    below: &Path,
-    committed: &Committed,
-    asks_for_writers: bool,
-    entries: &mut Vec<Entry>,
-) -> Result<(), VolumeError> {
-    let folder = upper.join(below);
-    let listed = match fs::read_dir(&folder) {
-        Ok(listed) => listed,
-        // Deleted while we looked.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).doing("list", &folder),
-    };
-    for found in listed {
-        let name = found.doing("list", &folder)?.file_name();
-        let (path, real) = (below.join(&name), folder.join(&name));
-        let Ok(metadata) = fs::symlink_metadata(&real) else { continue };
-        let Some(kind) = kind_of(&real, &metadata).doing("look at", &real)? else { continue };
-        let mut entry = Entry { path, kind, stamp: stamp(&metadata), is_being_written: false };
-        if asks_for_writers && metadata.is_file() && !committed.has(&entry) {
-            entry.is_being_written = File::open(&real).is_ok_and(|file| sys::is_being_written(&file));
+/// The upper folder here.
+struct OnDisk<'a>(&'a Path);
+
+impl Upper for OnDisk<'_> {
+    type Error = VolumeError;
+
+    fn list(&self, folder: &Path) -> Result<Vec<Entry>, VolumeError> {
+        let folder = self.0.join(folder);
+        let listed = match fs::read_dir(&folder) {
+            Ok(listed) => listed,
+            // Deleted while we looked.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).doing("list", &folder),
+        };
+        let mut entries = Vec::new();
+        for found in listed {
+            let name = found.doing("list", &folder)?.file_name();
+            let real = folder.join(&name);
+            let Ok(metadata) = fs::symlink_metadata(&real) else { continue };
+            let Some(kind) = kind_of(&real, &metadata).doing("look at", &real)? else { continue };
+            entries.push(Entry { name, kind, stamp: stamp(&metadata) });
         }
-        let into = metadata.is_dir().then(|| entry.path.clone());
-        entries.push(entry);
-        if let Some(into) = into {
-            scan(upper, &into, committed, asks_for_writers, entries)?;
-        }
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
     }
-    Ok(())
+
+    fn is_being_written(&self, file: &Path) -> bool {
+        File::open(self.0.join(file)).is_ok_and(|file| sys::is_being_written(&file))
+    }
 }
 
 fn kind_of(real: &Path, metadata: &Metadata) -> std::io::Result<Option<EntryKind>> {
     let kind = metadata.file_type();
     if kind.is_dir() {
-        let redirect = sys::redirect(real)?;
+        let redirect = sys::redirect(real)?.map(PathBuf::into_boxed_path);
         return Ok(Some(EntryKind::Folder { opaque: sys::is_opaque(real)?, redirect }));
     }
     if kind.is_file() {
         let data_below = sys::xattr(real, sys::METACOPY)?.is_some();
-        let redirect: Option<PathBuf> = if data_below { sys::redirect(real)? } else { None };
-        return Ok(Some(EntryKind::File { data_below, redirect }));
+        let redirect = if data_below { sys::redirect(real)? } else { None };
+        return Ok(Some(EntryKind::File { data_below, redirect: redirect.map(PathBuf::into_boxed_path) }));
     }
     if sys::is_whiteout(metadata) {
         return Ok(Some(EntryKind::Whiteout));
@@ -151,7 +147,7 @@ fn kind_of(real: &Path, metadata: &Metadata) -> std::io::Result<Option<EntryKind
 }
 
 fn stamp(metadata: &Metadata) -> Stamp {
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
     Stamp {
         inode: metadata.ino(),
         size: metadata.len(),

@@ -8,6 +8,10 @@ pub enum VolumeError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the disk under `{0}` is full")]
     NoSpace(PathBuf),
+    #[error(
+        "the path `{0}…` is too long: with the server's own folders it has more than 4,096 bytes; nest fewer folders"
+    )]
+    LongPath(String),
     #[error("`{0}` does not exist in the volume")]
     NotFound(PathBuf),
     #[error("`{0}` exists already in the volume")]
@@ -30,6 +34,16 @@ pub enum VolumeError {
     UnknownBlock,
 }
 
+/// Characters that are shown of a path which is too long to be read.
+const SHOWN: usize = 80;
+
+/// Below a layer's tree, or a container's own.
+fn beginning_in_volume(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let inside = text.split_once("/diff/").map_or(&*text, |(_, inside)| inside);
+    inside.chars().take(SHOWN).collect()
+}
+
 /// What was being done when the system refused.
 pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str, path: &Path) -> Result<T, VolumeError>;
@@ -39,6 +53,7 @@ impl<T> Doing<T> for io::Result<T> {
     fn doing(self, doing: &'static str, path: &Path) -> Result<T, VolumeError> {
         self.map_err(|source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => VolumeError::NoSpace(path.to_owned()),
+            io::ErrorKind::InvalidFilename => VolumeError::LongPath(beginning_in_volume(path)),
             _ => VolumeError::Io { doing, path: path.to_owned(), source },
         })
     }

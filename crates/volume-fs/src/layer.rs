@@ -144,7 +144,7 @@ impl<'a> LayerBuilder<'a> {
         let place = self.place(path);
         match fs::symlink_metadata(&place) {
             Ok(metadata) if metadata.is_dir() => {
-                fs::remove_dir_all(&place).doing("replace", &place)?;
+                trees::remove(&place).doing("replace", &place)?;
                 self.folders.retain(|folder| !folder.starts_with(path));
             }
             Ok(_) => fs::remove_file(&place).doing("replace", &place)?,
@@ -325,7 +325,7 @@ impl<'a> LayerBuilder<'a> {
 impl Drop for LayerBuilder<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = fs::remove_dir_all(&self.folder);
+            let _ = trees::remove(&self.folder);
         }
     }
 }
@@ -347,7 +347,7 @@ impl BuiltLayer {
 
     /// Takes away a layer that will not be used.
     pub fn discard(&self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = trees::remove(&self.folder);
     }
 }
 

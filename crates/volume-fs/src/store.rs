@@ -205,7 +205,7 @@ impl Volumes {
         for entry in fs::read_dir(&self.inner.root).doing("list", &self.inner.root)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with("vo-") && !known.contains(&name) {
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = trees::remove(&entry.path());
             }
         }
         Ok(())
@@ -233,7 +233,7 @@ impl Volume {
             Err(error) => return Err(error).doing("read", &folder.join("head")),
         };
         let building = folder.join("building");
-        let _ = fs::remove_dir_all(&building);
+        let _ = trees::remove(&building);
         for path in [&folder.join("layers"), &building] {
             fs::create_dir_all(path).doing("make folder", path)?;
         }
@@ -269,7 +269,7 @@ impl Volume {
         head.layers.push(LayerEntry { name: name.clone(), entries: layer.entries });
         let replaced = self.replace_head(head);
         if replaced.is_err() && !self.layer_is_named(&name) {
-            let _ = fs::remove_dir_all(self.layer(&name));
+            let _ = trees::remove(&self.layer(&name));
         }
         replaced
     }
@@ -347,14 +347,14 @@ impl Volume {
         drop(state);
         let gone: Vec<(SystemTime, String)> = gone;
         for (_, name) in gone {
-            let _ = fs::remove_dir_all(self.layer(&name));
+            let _ = trees::remove(&self.layer(&name));
         }
     }
 
     /// The head first: what is left of it after a crash is then no version of the volume.
     fn remove(&self) {
         let _ = fs::remove_file(self.folder.join("head"));
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = trees::remove(&self.folder);
     }
 
     fn layer_is_named(&self, name: &str) -> bool {

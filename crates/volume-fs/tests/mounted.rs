@@ -389,3 +389,32 @@ fn a_full_disk_refuses_a_commit_whole_and_the_next_one_takes_all_of_it() {
     mount.commit(&volumes, Taking::All);
     assert_eq!(read(&volumes), walk(&mount.root()));
 }
+
+/// With the stack that the server's threads have for the 2,048 folders which the longest path can name.
+#[test]
+fn deep_folders_are_committed_merged_renamed_and_removed() {
+    if !is_root() {
+        return;
+    }
+    const DEPTH: usize = 500;
+    let worked = std::thread::Builder::new().stack_size((16 << 20) * DEPTH / 2_048).spawn(|| {
+        let folder = folder();
+        let volumes = Volumes::open(&folder.path().join("volumes")).unwrap();
+        let mut mount = Mount::new(&volumes, folder.path().join("one"));
+        let deep: PathBuf = std::iter::repeat_n("d", DEPTH).collect();
+        fs::create_dir_all(mount.root().join(&deep)).unwrap();
+        for round in 0..5 {
+            fs::write(mount.root().join(&deep).join(round.to_string()), b"x").unwrap();
+            mount.commit(&volumes, Taking::All);
+        }
+        while volumes.merge(VOLUME).unwrap() {}
+        mount.show_newest(&volumes);
+        assert_eq!(walk(&mount.root()).len(), DEPTH + 5);
+        fs::rename(mount.root().join("d"), mount.root().join("e")).unwrap();
+        mount.commit(&volumes, Taking::All);
+        assert_eq!(read(&volumes), walk(&mount.root()));
+        mount.unmount();
+        volumes.delete(VOLUME).unwrap();
+    });
+    worked.unwrap().join().unwrap();
+}

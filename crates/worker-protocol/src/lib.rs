@@ -105,8 +105,8 @@ pub struct TaskExit {
     pub requested: bool,
     /// The folder with what it wrote, for whoever takes it; only of one that builds an image and succeeded.
     pub changes: Option<PathBuf>,
-    /// What it wrote to volumes and did not commit.
-    pub volumes: Vec<(VolumeId, VolumeLayer)>,
+    /// What it wrote to volumes and did not commit, or why that is lost.
+    pub volumes: Vec<(VolumeId, Result<VolumeLayer, String>)>,
 }
 
 /// A connection that a container opened to its API endpoint.

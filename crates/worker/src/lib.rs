@@ -58,7 +58,7 @@ pub fn start(
     events: mpsc::Sender<WorkerEvent>,
 ) -> std::io::Result<WorkerHandle> {
     mounts::prepare(&config)?;
-    let _ = std::fs::remove_dir_all(&config.tasks);
+    let _ = trees::remove(&config.tasks);
     std::fs::create_dir_all(&config.tasks)?;
     // What a container writes may be a set-user program, and its root's files are root's: nobody else may come here.
     std::fs::set_permissions(&config.tasks, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;

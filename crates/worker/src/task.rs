@@ -79,7 +79,8 @@ pub(crate) async fn run(worker: &Arc<Worker>, spec: TaskSpec, control: &TaskCont
 }
 
 async fn remove(task: TaskId, folder: PathBuf) {
-    if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
+    let removed = tokio::task::spawn_blocking(move || trees::remove(&folder)).await;
+    if let Ok(Err(error)) = removed {
         tracing::warn!(%task, %error, "could not remove the task's folder");
     }
 }

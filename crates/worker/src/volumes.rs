@@ -122,7 +122,7 @@ impl TaskVolume {
         // Kept when it could not be read: it holds what nobody else has. Otherwise the program need not wait: taking away
         // many files can take longer than writing them.
         if late.is_ok() {
-            std::thread::spawn(move || fs::remove_dir_all(old));
+            std::thread::spawn(move || trees::remove(&old));
         }
         late
     }
@@ -134,17 +134,15 @@ fn volume_layer(layer: BuiltLayer) -> VolumeLayer {
 
 impl Mounted {
     /// After the container's end: everything that was not committed.
-    pub async fn collect_all(self: Arc<Self>) -> Vec<(VolumeId, VolumeLayer)> {
+    pub async fn collect_all(self: Arc<Self>) -> Vec<(VolumeId, Result<VolumeLayer, String>)> {
         if self.volumes.volumes.is_empty() {
             return Vec::new();
         }
         let collect = move || {
             let mut layers = Vec::new();
             for volume in &self.volumes.volumes {
-                match volume.collect(RequestId::MAX, Taking::Final) {
-                    Ok(layer) => layers.extend(layer.map(|layer| (volume.spec.volume.clone(), layer))),
-                    Err(error) => tracing::error!(volume = %volume.spec.volume, error, "writes to a volume are lost"),
-                }
+                let collected = volume.collect(RequestId::MAX, Taking::Final).transpose();
+                layers.extend(collected.map(|layer| (volume.spec.volume.clone(), layer)));
             }
             layers
         };

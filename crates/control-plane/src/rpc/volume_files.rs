@@ -431,9 +431,11 @@ pub(crate) fn volume_status(error: &VolumeError) -> Status {
     match error {
         VolumeError::NotFound(_) | VolumeError::Deleted => Status::not_found(text),
         VolumeError::Exists(_) => Status::already_exists(text),
-        VolumeError::IsFolder(_) | VolumeError::NotFolder(_) | VolumeError::IntoItself(_) | VolumeError::WrongBlock => {
-            Status::invalid_argument(text)
-        }
+        VolumeError::IsFolder(_)
+        | VolumeError::NotFolder(_)
+        | VolumeError::IntoItself(_)
+        | VolumeError::WrongBlock
+        | VolumeError::LongPath(_) => Status::invalid_argument(text),
         VolumeError::NotEmpty(_) | VolumeError::UnknownBlock => Status::failed_precondition(text),
         // Passes, and the client may well try again.
         VolumeError::Stopping => Status::unavailable(text),

@@ -354,7 +354,7 @@ impl Unpacker {
                 if meta.is_dir() {
                     self.folders.clear();
                     self.times.retain(|(path, _)| !path.starts_with(target));
-                    return crate::store::remove_tree(target);
+                    return trees::remove(target);
                 }
                 fs::remove_file(target)
             }

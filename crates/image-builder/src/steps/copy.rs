@@ -130,7 +130,7 @@ impl Copying<'_> {
     /// First into a folder of its own, by the rules for registry layers, since an archive is as little to be believed as
     /// those; then from there as from another image.
     fn unpack(&mut self, archive: Box<dyn Read + Send>, dest: &str) -> Result<(), BuildError> {
-        let _ = crate::store::remove_tree(&self.spare);
+        let _ = trees::remove(&self.spare);
         unpack_alone(archive, &self.spare, LayerLimits::default())
             .map_err(|error| BuildError::Refused(format!("cannot unpack the archive: {error}")))?;
         let from = LayerStack::new([self.spare.clone()]);

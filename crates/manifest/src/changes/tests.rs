@@ -1,3 +1,6 @@
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+
 use super::*;
 
 /// Folders below, by their names.
@@ -19,18 +22,60 @@ impl Below for Folders {
     }
 }
 
-fn entry(path: &str, kind: EntryKind, change: i128) -> Entry {
-    let inode = path.bytes().map(u64::from).sum();
-    let stamp = Stamp { inode, size: 1, modified_ns: 0, changed_ns: change, mode: 0o755, owner: (0, 0) };
-    Entry { path: path.into(), kind, stamp, is_being_written: false }
+/// A name in an upper folder.
+#[derive(Clone)]
+struct Written {
+    path: PathBuf,
+    entry: Entry,
+    is_being_written: bool,
 }
 
-fn file(path: &str, change: i128) -> Entry {
+/// An upper folder: what is in each folder, in order.
+#[derive(Default)]
+struct Looked(HashMap<PathBuf, Vec<Written>>);
+
+impl Looked {
+    fn at(written: &[Written]) -> Self {
+        let mut looked = Self::default();
+        for one in written {
+            looked.0.entry(one.path.parent().unwrap().to_owned()).or_default().push(one.clone());
+        }
+        looked.0.values_mut().for_each(|inside| inside.sort_by(|a, b| a.path.cmp(&b.path)));
+        looked
+    }
+}
+
+impl Upper for Looked {
+    type Error = Infallible;
+
+    fn list(&self, folder: &Path) -> Result<Vec<Entry>, Infallible> {
+        Ok(self.0.get(folder).into_iter().flatten().map(|written| written.entry.clone()).collect())
+    }
+
+    fn is_being_written(&self, file: &Path) -> bool {
+        self.0.values().flatten().any(|written| written.path == file && written.is_being_written)
+    }
+}
+
+fn plan(written: &[Written], committed: &Committed, below: &Folders, leave_open: bool) -> (Vec<Change>, Committed) {
+    let Ok(planned) = plan_commit(&Looked::at(written), committed, below, leave_open);
+    planned
+}
+
+fn entry(path: &str, kind: EntryKind, change: i64) -> Written {
+    let inode = path.bytes().map(u64::from).sum();
+    let stamp = Stamp { inode, size: 1, modified_ns: 0, changed_ns: change, mode: 0o755, owner: (0, 0) };
+    let path = PathBuf::from(path);
+    let name = path.file_name().unwrap().to_owned();
+    Written { path, entry: Entry { name, kind, stamp }, is_being_written: false }
+}
+
+fn file(path: &str, change: i64) -> Written {
     entry(path, EntryKind::File { data_below: false, redirect: None }, change)
 }
 
-fn folder(path: &str, opaque: bool, redirect: Option<&str>) -> Entry {
-    entry(path, EntryKind::Folder { opaque, redirect: redirect.map(PathBuf::from) }, 1)
+fn folder(path: &str, opaque: bool, redirect: Option<&str>) -> Written {
+    entry(path, EntryKind::Folder { opaque, redirect: redirect.map(|to| Path::new(to).into()) }, 1)
 }
 
 fn put(path: &str) -> Change {
@@ -45,8 +90,8 @@ fn make(path: &str) -> Change {
     Change::Folder(path.into())
 }
 
-fn first(entries: &[Entry], below: &Folders) -> (Vec<Change>, Committed) {
-    plan_commit(entries, &Committed::default(), below, false)
+fn first(written: &[Written], below: &Folders) -> (Vec<Change>, Committed) {
+    plan(written, &Committed::default(), below, false)
 }
 
 #[test]
@@ -54,18 +99,18 @@ fn a_second_commit_holds_only_what_changed_since_the_first() {
     let below = Folders::of(&[]);
     let (changes, committed) = first(&[file("a", 1), file("b", 1)], &below);
     assert_eq!(changes, [put("a"), put("b")]);
-    let (changes, committed) = plan_commit(&[file("a", 1), file("b", 2)], &committed, &below, false);
+    let (changes, committed) = plan(&[file("a", 1), file("b", 2)], &committed, &below, false);
     assert_eq!(changes, [put("b")]);
-    assert!(plan_commit(&[file("a", 1), file("b", 2)], &committed, &below, false).0.is_empty());
+    assert!(plan(&[file("a", 1), file("b", 2)], &committed, &below, false).0.is_empty());
 }
 
 #[test]
 fn what_was_committed_and_then_deleted_is_removed_once_at_its_highest_name() {
     let below = Folders::of(&[]);
     let (_, committed) = first(&[folder("d", true, None), file("d/x", 1), file("e", 1)], &below);
-    let (changes, committed) = plan_commit(&[file("e", 1)], &committed, &below, false);
+    let (changes, committed) = plan(&[file("e", 1)], &committed, &below, false);
     assert_eq!(changes, [remove("d")]);
-    assert!(plan_commit(&[file("e", 1)], &committed, &below, false).0.is_empty());
+    assert!(plan(&[file("e", 1)], &committed, &below, false).0.is_empty());
 }
 
 #[test]
@@ -90,14 +135,14 @@ fn a_renamed_folder_is_grafted_under_its_new_name() {
     let (changes, committed) = first(&moved, &below);
     let graft = Change::Graft { from: "old".into(), to: "new".into() };
     assert_eq!(changes, [make("new"), graft, put("new/c"), remove("old")]);
-    assert!(plan_commit(&moved, &committed, &below, false).0.is_empty());
+    assert!(plan(&moved, &committed, &below, false).0.is_empty());
 }
 
 #[test]
 fn a_name_inside_a_renamed_folder_is_found_where_it_was() {
     let below = Folders::of(&[("old", &["a"])]);
     let changed_rights = entry("new/a", EntryKind::File { data_below: true, redirect: None }, 1);
-    let renamed = entry("new/z", EntryKind::File { data_below: true, redirect: Some("a".into()) }, 1);
+    let renamed = entry("new/z", EntryKind::File { data_below: true, redirect: Some(Path::new("a").into()) }, 1);
     let (changes, _) = first(&[folder("new", false, Some("/old")), changed_rights, renamed], &below);
     let from = |path: &str| Change::File { path: path.into(), data: Data::Below("old/a".into()) };
     assert_eq!(changes[2..], [from("new/a"), from("new/z")]);
@@ -107,17 +152,17 @@ fn a_name_inside_a_renamed_folder_is_found_where_it_was() {
 fn a_file_in_the_place_of_a_committed_folder_is_all_that_is_said_of_it() {
     let below = Folders::of(&[]);
     let (_, committed) = first(&[folder("d", true, None), file("d/x", 1)], &below);
-    assert_eq!(plan_commit(&[file("d", 2)], &committed, &below, false).0, [put("d")]);
+    assert_eq!(plan(&[file("d", 2)], &committed, &below, false).0, [put("d")]);
 }
 
 #[test]
 fn a_file_that_somebody_writes_to_waits_for_a_later_commit() {
     let below = Folders::of(&[]);
-    let writing = Entry { is_being_written: true, ..file("log", 2) };
+    let writing = Written { is_being_written: true, ..file("log", 2) };
     let (_, committed) = first(&[file("log", 1)], &below);
-    let (changes, committed) = plan_commit(std::slice::from_ref(&writing), &committed, &below, true);
+    let (changes, committed) = plan(std::slice::from_ref(&writing), &committed, &below, true);
     assert!(changes.is_empty(), "neither taken nor taken for deleted: {changes:?}");
-    assert_eq!(plan_commit(&[writing], &committed, &below, false).0, [put("log")]);
+    assert_eq!(plan(&[writing], &committed, &below, false).0, [put("log")]);
 }
 
 #[test]
