@@ -11,7 +11,8 @@
 #   make clean        remove what was built; `make clean-state` also what the tests keep (images, clients)
 #
 # PYTHON=/path/to/python3 chooses the Python for the clients; without it the first of 3.11 and its neighbours is taken.
-# VERSIONS="1.6.4 ..." limits the end-to-end tests to some client versions; TESTS="..." adds arguments for pytest.
+# VERSIONS="1.6.4 ..." limits the end-to-end tests to some client versions; TESTS="..." adds arguments for pytest; LANES=N
+# says how many files of them run side by side (0: one after the other, in one process).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -20,6 +21,8 @@ SHELL := /bin/bash
 PYTHON ?=
 VERSIONS ?= 1.6.4 1.0.5 0.73.173 0.63.99
 TESTS ?=
+# Files of end-to-end tests run side by side, each lane with a server of its own: much of a test's time is waiting.
+LANES ?= 2
 export PYTHON
 
 SETUP := scripts/setup.sh
@@ -87,7 +90,7 @@ end-to-end: setup
 	cargo build --release --bin dorian
 	@[ -z "$(AS_ROOT)" ] || echo "the server needs root: using sudo"
 	cd tests/client-compat && $(AS_ROOT) env DORIAN_BIN="$(DORIAN)" DORIAN_TEST_VERSIONS="$(VERSIONS)" \
-		PYTHONDONTWRITEBYTECODE=1 ../../.dorian/pytest/bin/python -m pytest $(TESTS)
+		PYTHONDONTWRITEBYTECODE=1 ../../.dorian/pytest/bin/python -m pytest -n $(LANES) --dist loadfile $(TESTS)
 
 bench: setup
 	cargo build --release

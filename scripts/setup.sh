@@ -76,12 +76,12 @@ client() {
 }
 
 pytest_environment() {
-    [ -f .dorian/pytest/.complete ] && return
+    [ -f .dorian/pytest/.complete ] && .dorian/pytest/bin/python -c 'import pytest, xdist' 2>/dev/null && return
     local interpreter; interpreter=$(python)
-    say "installing pytest into .dorian/pytest ($interpreter)"
+    say "installing pytest and pytest-xdist into .dorian/pytest ($interpreter)"
     rm -rf .dorian/pytest
     "$interpreter" -m venv .dorian/pytest
-    .dorian/pytest/bin/python -m pip install -q 'pytest>=8,<10'
+    .dorian/pytest/bin/python -m pip install -q 'pytest>=8,<10' 'pytest-xdist>=3.6,<4'
     touch .dorian/pytest/.complete
 }
 

@@ -13,7 +13,6 @@ from harness import (
     Server,
     best_of,
     binary,
-    container_namespaces,
     dorian,
     free_port,
     wait_for,
@@ -68,12 +67,12 @@ def login_writes_a_profile_that_every_client_reads_and_keeps_the_others(server, 
 
 
 def run_starts_what_it_needs_and_stops_it(server):
-    before = container_namespaces()
+    before = server.container_namespaces()
     # An embedded server on data of its own would make its base image again; this one finds a server and uses it.
     ended = dorian("run", "--data", server.data, REPOSITORY / "examples" / "hello.py", within_s=600)
     assert ended.returncode == 0, (ended.stdout[-3000:], ended.stderr[-3000:])
     assert "one call: 144" in ended.stdout and "fetched later: 10000" in ended.stdout, ended.stdout
-    wait_for(lambda: not container_namespaces() - before, 30, "no container left behind")
+    wait_for(lambda: not server.container_namespaces() - before, 30, "no container left behind")
 
 
 def sigterm_ends_the_server_in_order(tmp_path):

@@ -21,8 +21,10 @@ REPOSITORY = HERE.parent.parent
 PROGRAMS = HERE / "programs"
 STATE = REPOSITORY / ".dorian"
 CLIENTS = STATE / "clients"
+# Files of tests may run side by side, in lanes with a server each.
+LANE = os.environ.get("PYTEST_XDIST_WORKER", "alone")
 # Kept between runs, so that base images and client packages are fetched once.
-DATA = Path(os.environ.get("DORIAN_TEST_DATA", STATE / "test-data"))
+DATA = Path(os.environ.get("DORIAN_TEST_DATA", str(STATE / "test-data")) + ("" if LANE == "alone" else f"-{LANE}"))
 
 VERSIONS = os.environ.get("DORIAN_TEST_VERSIONS", "1.6.4 1.0.5 0.73.173 0.63.99").split()
 NEWEST = VERSIONS[0]
@@ -131,6 +133,30 @@ class Server:
                 self.kill()
                 raise AssertionError(f"`dorian up` did not stop within {STOP_S} s of SIGTERM") from None
         return self.process.returncode if self.process else None
+
+    def _owns(self, pid):
+        """Whether a process is of this server: a helper, or something in a container."""
+        try:
+            while pid > 1:
+                if f"{self.data}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return True
+                pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            pass
+        return False
+
+    def container_processes(self):
+        """Of programs. The server also keeps half-made containers ready, which run nothing of anybody's and do not count."""
+        return [pid for pid in _container_processes() if self._owns(pid)]
+
+    def container_namespaces(self):
+        """The pid namespaces of its containers."""
+        return _pid_namespaces(self.container_processes())
+
+    def tag(self):
+        """What its control groups and network links have in their names; while a container runs."""
+        groups = Path(f"/proc/{self.container_processes()[0]}/cgroup").read_text()
+        return re.search(r"/dorian-(\w+)/", groups).group(1)
 
     def environment(self):
         """What `dorian env` says, as a person would `eval` it."""
@@ -301,18 +327,30 @@ class Client:
 FIRST_CONTAINER_UID = 1_000_000_000
 
 
-def container_namespaces():
-    """The pid namespaces in which a container's program runs. The server also keeps half-made containers ready, which
-    run nothing of anybody's and do not count."""
-    found = set()
+def _container_processes():
+    found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if entry.stat().st_uid >= FIRST_CONTAINER_UID:
-                    found.add(os.readlink(entry / "ns" / "pid"))
-            except OSError:
-                pass
+        try:
+            if entry.name.isdigit() and entry.stat().st_uid >= FIRST_CONTAINER_UID:
+                found.append(int(entry.name))
+        except OSError:
+            pass
     return found
+
+
+def _pid_namespaces(processes):
+    found = set()
+    for pid in processes:
+        try:
+            found.add(os.readlink(f"/proc/{pid}/ns/pid"))
+        except OSError:
+            pass
+    return found
+
+
+def still_there(namespaces):
+    """Those of the pid namespaces in which a container's program runs, whosever it is."""
+    return _pid_namespaces(_container_processes()) & namespaces
 
 
 def processes_naming(folder):
@@ -333,13 +371,13 @@ def mounts_below(folder):
     return [line for line in mounts if line.split()[1].startswith(str(folder)) or f"={folder}" in line]
 
 
-def control_groups():
-    """The control groups that Dorian made, by path."""
+def control_groups(tag):
+    """The control groups of the server with this tag, by path."""
     found = []
     for root, folders, _ in os.walk("/sys/fs/cgroup"):
-        found += [os.path.join(root, name) for name in folders if "dorian" in name or name.startswith("ta-")]
+        found += [os.path.join(root, name) for name in folders if tag in name]
     return sorted(found)
 
 
-def network_links():
-    return sorted(os.listdir("/sys/class/net"))
+def network_links(tag):
+    return sorted(name for name in os.listdir("/sys/class/net") if tag in name)

@@ -41,3 +41,16 @@ def a_volume_is_no_network_file_system(newest):
     said = newest.modal("nfs", "ls", "a-volume")
     newest.modal("volume", "delete", "--yes", "a-volume")
     assert said.code != 0 and "already exists as a Volume" in said.out + said.err, said
+
+
+def a_file_system_that_is_deleted_in_use_takes_nothing_more(newest):
+    running = newest.start("run", "deleted_in_use.py::share")
+    running.wait_for_line("holding")
+    gone = newest.modal("nfs", "delete", "--yes", "deleted-in-use")
+    assert gone.code == 0, gone
+    ended = running.end(60)
+    assert ended.code == 0 and "ended with FileNotFoundError" in ended.out, ended
+    # The name is free, and another file system.
+    made = newest.modal("nfs", "create", "deleted-in-use")
+    assert made.code == 0 and newest.modal("nfs", "ls", "deleted-in-use").out.split() == [], made
+    newest.modal("nfs", "delete", "--yes", "deleted-in-use")

@@ -15,9 +15,9 @@ import tarfile
 import urllib.parse
 from pathlib import Path
 
-from harness import STATE, free_port, wait_for
+from harness import LANE, STATE, free_port, wait_for
 
-ROOT = STATE / "registry"
+ROOT = STATE / "registry" / LANE
 SUITE = "bookworm"
 PACKAGES = "python3,python3-pip,python3-venv,python-is-python3,ca-certificates"
 LAYER = "application/vnd.oci.image.layer.v1.tar+"
@@ -27,10 +27,10 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 def base_tar():
     """A small Debian with Python and pip, made once and kept."""
-    path = ROOT / f"{SUITE}.tar"
+    path = STATE / "registry" / f"{SUITE}.tar"
     if not path.exists():
-        ROOT.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"unfinished-{path.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"unfinished-{LANE}-{path.name}")
         # Debian's mark that only apt may install would make every `pip install` of a builder fail.
         unmark = 'rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED'
         options = ["--variant=minbase", f"--include={PACKAGES}", f"--customize-hook={unmark}"]

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness import STATE
+from harness import LANE, STATE
 
 PYTHON = STATE / "s3" / "bin" / "python"
 SERVER = Path(__file__).resolve().parent / "servers" / "s3_server.py"
@@ -20,7 +20,7 @@ class Store:
     """Only its own access key may come in; `call` acts with that key, past the server under test."""
 
     def __init__(self):
-        self.log = open(STATE / "s3.log", "w")
+        self.log = open(STATE / f"s3-{LANE}.log", "w")
         self.process = subprocess.Popen(
             [PYTHON, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
         )

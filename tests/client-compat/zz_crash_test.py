@@ -10,11 +10,11 @@ import time
 
 import pytest
 from harness import (
-    container_namespaces,
     control_groups,
     mounts_below,
     network_links,
     processes_naming,
+    still_there,
     wait_for,
 )
 
@@ -117,17 +117,19 @@ def a_stopped_server_leaves_nothing_behind(newest, server):
     """After all these crashes, and with a container running at the end."""
     running = newest.start("run", "forever.py::main")
     running.wait_for_line("tick 1")
+    tag = server.tag()
+    assert network_links(tag) and control_groups(tag)
     server.kill()
     server.start(READY_AGAIN_S)
     running.kill()
     running.end(5)
+    containers = server.container_namespaces()
     assert server.stop() == 0, "`dorian up` did not end well after SIGTERM"
     try:
-        wait_for(lambda: not container_namespaces(), 30, "no container")
+        wait_for(lambda: not still_there(containers), 30, "no container")
         wait_for(lambda: not processes_naming(server.data), 30, "no process of the server")
         assert not mounts_below(server.data), mounts_below(server.data)
-        assert not control_groups(), control_groups()
-        links = [name for name in network_links() if name not in ("lo", "eth0", "ens3", "docker0") and "dorian" in name]
-        assert not links, links
+        assert not control_groups(tag), control_groups(tag)
+        assert not network_links(tag), network_links(tag)
     finally:
         server.start(READY_AGAIN_S)

@@ -6,6 +6,8 @@
 import json
 import os
 import random
+import re
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -80,3 +82,32 @@ def _kill(process):
         os.kill(process, 9)
     except ProcessLookupError:
         pass
+
+
+@pytest.fixture
+def little_room(server):
+    """The server's volumes on a disk of 32 MiB of their own, for as long as the test lasts."""
+    volumes = server.data / "volumes"
+    server.stop()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", volumes], check=True)
+    server.start()
+    yield
+    server.stop()
+    subprocess.run(["umount", volumes], check=True)
+    server.start()
+
+
+def a_full_disk_refuses_a_commit_whole_and_the_volume_goes_on(newest, little_room):
+    ended = newest.run("full_disk.py::main")
+    assert ended.code == 0, ended
+    assert "refused: " in ended.out and "is full" in ended.out, ended
+    assert "\nothers see {'small': 'one'}" in ended.out, ended
+    assert "now others see {'small': 'two'}" in ended.out, ended
+
+
+def what_a_full_disk_has_lost_is_said_in_the_log(newest, little_room):
+    ended = newest.run("full_disk.py::lose")
+    assert ended.code == 0, ended
+    app = re.search(r"^app (ap-\w+)", ended.out, re.M).group(1)
+    lost = "what the container wrote to volume `/kept` since its last commit is lost: the disk under"
+    wait_for(lambda: lost in newest.modal("app", "logs", app).out, 60, f"`{lost}` in the app's log")

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub enum VolumeError {
     #[error("could not {doing} `{path}`")]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error("the disk under `{0}` is full")]
+    #[error("the disk under `{0}` is full; free some space there and try again")]
     NoSpace(PathBuf),
     #[error(
         "the path `{0}…` is too long: with the server's own folders it has more than 4,096 bytes; nest fewer folders"
