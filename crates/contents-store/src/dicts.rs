@@ -46,8 +46,8 @@ impl ContentsStore {
         let bytes = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
         let dict = dict.to_owned();
         let work = move |connection: &Connection| {
-            // Setting something to a value twice is the same as once.
-            let key = key.as_deref().filter(|_| if_not_exists);
+            // Setting something twice is not the same as once: somebody may have taken or replaced it in between.
+            let key = key.as_deref();
             if let Some(reply) = key.map(|key| replies::get(connection, key)).transpose()?.flatten() {
                 return Ok(Updated { created: reply.kind == Kind::Done });
             }
@@ -161,10 +161,15 @@ impl ContentsStore {
     ) -> Result<Vec<Entry>, ContentsError> {
         let dict = dict.to_owned();
         let query = move |connection: &Connection| {
-            let select = "SELECT key, value FROM dict_keys
-                          WHERE dict = ?1 AND used_at_ms >= ?2 AND (?3 IS NULL OR key > ?3) ORDER BY key LIMIT ?4";
-            let mut statement = connection.prepare_cached(select)?;
-            let mut rows = statement.query(params![dict, used_before(now_ms), after.as_deref(), most])?;
+            // A plain comparison, so that the index finds where the page begins.
+            let behind = if after.is_some() { ">" } else { ">=" };
+            let select = format!(
+                "SELECT key, value FROM dict_keys
+                 WHERE dict = ?1 AND used_at_ms >= ?2 AND key {behind} ?3 ORDER BY key LIMIT ?4"
+            );
+            let mut statement = connection.prepare_cached(&select)?;
+            let after = after.as_deref().unwrap_or_default();
+            let mut rows = statement.query(params![dict, used_before(now_ms), after, most])?;
             let (mut page, mut bytes) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
                 let key: Vec<u8> = row.get(0)?;
@@ -197,16 +202,22 @@ impl ContentsStore {
     /// Takes away entries that nobody has used for a week.
     pub async fn expire_entries(&self, now_ms: u64) -> Result<(), ContentsError> {
         let select = "SELECT dict, key, value FROM dict_keys WHERE used_at_ms < ?1 LIMIT ?2";
-        let old = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(select)?;
-            let found = statement.query_map(params![used_before(now_ms), DELETE_AT_ONCE], found_entry)?;
-            found.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        // Looked for by a reader: a table of many entries is not read through on the writer's thread.
-        if self.read("find old entries", old).await?.is_empty() {
-            return Ok(());
+        let before = used_before(now_ms);
+        loop {
+            let find = move |connection: &Connection| {
+                let mut statement = connection.prepare_cached(select)?;
+                statement.query_map(params![before, DELETE_AT_ONCE], found_entry)?.collect::<rusqlite::Result<Vec<_>>>()
+            };
+            // Looked for by a reader: a table of many entries is not read through on the writer's thread.
+            let old = self.read("find old entries", find).await?;
+            let count = old.len();
+            if count > 0 {
+                self.change(0, move |connection| forget_old(connection, &old, before)).await?;
+            }
+            if count < DELETE_AT_ONCE {
+                return Ok(());
+            }
         }
-        self.delete_in_parts(old).await
     }
 
     /// `find` answers with at most [`DELETE_AT_ONCE`]; fewer are the last.
@@ -231,6 +242,17 @@ impl ContentsStore {
             }
         }
     }
+}
+
+/// Unless they were used since they were found.
+fn forget_old(connection: &Connection, entries: &[(String, Vec<u8>, u64)], before_ms: u64) -> rusqlite::Result<()> {
+    for (dict, key, id) in entries {
+        let delete = "DELETE FROM dict_keys WHERE dict = ?1 AND key = ?2 AND used_at_ms < ?3";
+        if connection.prepare_cached(delete)?.execute(params![dict, key, before_ms])? > 0 {
+            delete_value(connection, *id)?;
+        }
+    }
+    replies::give_back_pages(connection)
 }
 
 fn found_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, Vec<u8>, u64)> {

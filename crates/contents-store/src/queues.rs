@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::ContentsError;
-use crate::jobs::{Job, Room, log_failure};
+use crate::jobs::{Job, Room};
 use crate::replies::{self, Kind, Note};
 use crate::store::ContentsStore;
 
@@ -67,11 +67,18 @@ impl Job {
         Self::new(Room::none(), work, done)
     }
 
-    /// What was noted under this key did not happen.
-    pub fn untake(key: &str) -> Self {
-        let key = key.to_owned();
-        let work = move |connection: &Connection| replies::delete(connection, &key);
-        Self::new(Room::none(), work, log_failure("give items of a queue back"))
+    /// What was noted under this key did not happen. If the disk refuses that, it is told again before anything is swept.
+    pub fn untake(store: &ContentsStore, key: &str) -> Self {
+        let (store, key) = (store.clone(), key.to_owned());
+        let wanted = key.clone();
+        let work = move |connection: &Connection| replies::delete(connection, &wanted);
+        let done = move |result: Result<(), ContentsError>| {
+            if let Err(error) = result {
+                tracing::error!(%error, "items of a queue that were given back are taken on disk; it is told again");
+                store.note_untold(key);
+            }
+        };
+        Self::new(Room::none(), work, done)
     }
 
     /// Deletes a partition's items up to a position; of all partitions with `None`.

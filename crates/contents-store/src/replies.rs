@@ -120,6 +120,7 @@ impl ContentsStore {
     /// Takes away what became of requests before a time, with what they took. In many small transactions, between which
     /// other writes get their turn. Answers with how many there were.
     pub async fn sweep(&self, before_ms: u64) -> Result<usize, ContentsError> {
+        self.tell_again().await?;
         let mut swept = 0;
         loop {
             let old = self.read("find old replies", move |connection| find_old(connection, before_ms)).await?;

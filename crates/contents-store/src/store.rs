@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::ContentsError;
 use crate::jobs::{Job, Room};
+use crate::replies;
 use crate::schema;
 use crate::writer::{Message, Writer};
 
@@ -30,9 +31,11 @@ struct Inner {
     messages: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
     /// One for each read that may go on.
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
     readers: Mutex<Vec<Connection>>,
     next_position: AtomicU64,
+    /// Keys of notes that did not happen, which the disk has not been told yet.
+    untold: Mutex<Vec<String>>,
 }
 
 impl ContentsStore {
@@ -54,11 +57,28 @@ impl ContentsStore {
             path: path.to_owned(),
             messages,
             room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
-            reading: Semaphore::new(READERS),
+            reading: Arc::new(Semaphore::new(READERS)),
             readers: Mutex::new(Vec::new()),
             next_position: AtomicU64::new(now_us.max(last + 1)),
+            untold: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn note_untold(&self, key: String) {
+        self.inner.untold.lock().push(key);
+    }
+
+    /// Tells the disk again what it has not taken. As long as it refuses, what it holds must not be swept by its notes.
+    pub(crate) async fn tell_again(&self) -> Result<(), ContentsError> {
+        let untold = self.inner.untold.lock().clone();
+        if untold.is_empty() {
+            return Ok(());
+        }
+        let keys = untold.clone();
+        self.change(0, move |connection| keys.iter().try_for_each(|key| replies::delete(connection, key))).await?;
+        self.inner.untold.lock().retain(|key| !untold.contains(key));
+        Ok(())
     }
 
     /// Positions for so many items, greater than all before: the first of them.
@@ -101,9 +121,11 @@ impl ContentsStore {
         doing: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, ContentsError> {
-        let _turn = self.inner.reading.acquire().await.map_err(|_| ContentsError::Closed)?;
+        let turn = self.inner.reading.clone().acquire_owned().await.map_err(|_| ContentsError::Closed)?;
         let inner = self.inner.clone();
         let read = tokio::task::spawn_blocking(move || {
+            // Also when whoever asked has gone.
+            let _turn = turn;
             inner.with_reader(query).map_err(|error| ContentsError::new(&error, doing, &inner.path))
         });
         // The closure neither panics nor is aborted, unless the runtime itself is going down.
@@ -112,6 +134,9 @@ impl ContentsStore {
 
     /// Stores everything that was handed over, and closes the database. Later jobs are refused.
     pub async fn close(&self) {
+        if let Err(error) = self.tell_again().await {
+            tracing::error!(%error, "items of queues that were given back stay taken");
+        }
         // Readers first: the log can only be cut when nobody reads it.
         self.inner.readers.lock().clear();
         let (answer, answered) = oneshot::channel();

@@ -76,9 +76,39 @@ async fn what_was_given_back_is_there_again() {
     let store = open(folder.path());
     let first = put(&store, "", &["one"], None).await;
     take(&store, "get-1", vec![first]).await;
-    store.send(vec![Job::untake("get-1")]);
+    store.send(vec![Job::untake(&store, "get-1")]);
     assert_eq!(store.taken_by("get-1".to_owned()).await.unwrap(), None);
     assert_eq!(positions(&store).await, [first]);
+}
+
+#[tokio::test]
+async fn what_was_given_back_while_the_disk_refused_is_not_swept_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let first = put(&store, "", &["one"], None).await;
+    take(&store, "get-1", vec![first]).await;
+    let disk = rusqlite::Connection::open(folder.path().join("contents.sqlite")).unwrap();
+    disk.execute_batch("CREATE TRIGGER full BEFORE DELETE ON replies BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();
+    store.send(vec![Job::untake(&store, "get-1")]);
+    assert!(store.sweep(2_000).await.is_err());
+    disk.execute_batch("DROP TRIGGER full").unwrap();
+    store.sweep(2_000).await.unwrap();
+    assert_eq!(positions(&store).await, [first]);
+    assert_eq!(store.item_values(vec![first]).await.unwrap(), [Some(bytes("one"))]);
+}
+
+#[tokio::test]
+async fn a_repeated_update_does_not_bring_back_what_was_popped() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let entries = || vec![(bytes("k"), bytes("job"))];
+    let update = async |key: &str| store.dict_update(DICT, entries(), false, Some(key.to_owned()), 1).await.unwrap();
+    update("put-1").await;
+    assert_eq!(store.dict_pop(DICT, bytes("k"), Some("pop-1".to_owned()), 1).await.unwrap(), Some(bytes("job")));
+    assert!(update("put-1").await.created);
+    assert_eq!(store.dict_pop(DICT, bytes("k"), Some("pop-2".to_owned()), 1).await.unwrap(), None);
+    update("put-2").await;
+    assert_eq!(store.dict_len(DICT, 9, 1).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -144,7 +144,7 @@ impl OpenQueue {
                 let done = move |result| queue.on_take_written(taking, result);
                 jobs.push(Job::take(&self.id, &key, positions, now_ms(), done));
             }
-            Effect::Untake { key } => jobs.push(Job::untake(&key)),
+            Effect::Untake { key } => jobs.push(Job::untake(&self.store, &key)),
             Effect::Forget { partition, through } => {
                 jobs.push(Job::forget_items(&self.id, Some(&partition), through, |result| {
                     if let Err(error) = result {

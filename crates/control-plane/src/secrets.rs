@@ -20,7 +20,7 @@ pub struct Secrets {
     vault: Vault,
     by_id: DashMap<SecretId, Arc<SecretRecord>>,
     by_name: DashMap<(EnvironmentId, String), SecretId>,
-    /// Held while a named secret is looked for and made.
+    /// Held while a secret is looked for and made, replaced or deleted.
     pub creating: tokio::sync::Mutex<()>,
 }
 
@@ -93,9 +93,10 @@ impl Shared {
         if record.last_used_ms.is_some_and(|at| now < at + 1000) {
             return;
         }
-        let used = SecretRecord { last_used_ms: Some(now), ..record.clone() };
-        self.secrets.by_id.entry(record.id.clone()).and_modify(|known| *known = Arc::new(used.clone()));
-        self.store.write_later(vec![Write::Secret(used)]);
+        // Of whatever the secret is by now: it may be replaced or deleted at this moment.
+        let used = |known: &mut Arc<SecretRecord>| Arc::make_mut(known).last_used_ms = Some(now);
+        self.secrets.by_id.entry(record.id.clone()).and_modify(used);
+        self.store.write_later(vec![Write::TouchSecret(record.id.clone(), now)]);
     }
 
     pub fn forget_secrets(&self, is_over: impl Fn(&SecretRecord) -> bool) {

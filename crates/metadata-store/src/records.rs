@@ -314,6 +314,8 @@ pub enum Write {
     /// A tag of an environment, with all its revisions.
     DeleteImageTag(EnvironmentId, String),
     Secret(SecretRecord),
+    /// The secret was used at this time.
+    TouchSecret(SecretId, u64),
     DeleteSecret(SecretId),
     Object(ObjectRecord),
     /// The record only; what was in the object is deleted by whoever keeps it.

@@ -24,6 +24,8 @@ pub(crate) struct Get<V> {
     pub key: Arc<str>,
     pub partition: Vec<u8>,
     pub wanted: usize,
+    /// For a first item. Not any more when its caller's time is over while what it took is on its way to the disk.
+    pub waits: bool,
     pub holds: Holds<V>,
     /// Of its latest taking.
     pub turn: u32,

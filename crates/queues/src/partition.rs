@@ -17,7 +17,8 @@ pub struct Item<V> {
 
 #[derive(Debug)]
 pub(crate) struct Partition<V> {
-    items: BTreeMap<Position, Item<V>>,
+    /// Each with the time at which the partition goes if it is the last one.
+    items: BTreeMap<Position, (Millis, Item<V>)>,
     bytes: usize,
     /// When its items go; of no meaning while it has none.
     pub expires_at: Millis,
@@ -54,13 +55,13 @@ impl<V> Partition<V> {
         Ok(())
     }
 
-    pub fn add(&mut self, item: Item<V>) {
+    pub fn add(&mut self, expires_at: Millis, item: Item<V>) {
         self.bytes += item.bytes;
-        self.items.insert(item.position, item);
+        self.items.insert(item.position, (expires_at, item));
     }
 
     pub fn remove(&mut self, position: Position) -> Option<Item<V>> {
-        let item = self.items.remove(&position)?;
+        let (_, item) = self.items.remove(&position)?;
         self.bytes -= item.bytes;
         Some(item)
     }
@@ -68,7 +69,7 @@ impl<V> Partition<V> {
     pub fn take(&mut self, count: usize) -> Vec<Item<V>> {
         let mut taken = Vec::with_capacity(count.min(self.len()));
         while taken.len() < count {
-            let Some((_, item)) = self.items.pop_first() else { break };
+            let Some((_, (_, item))) = self.items.pop_first() else { break };
             self.bytes -= item.bytes;
             taken.push(item);
         }
@@ -76,7 +77,11 @@ impl<V> Partition<V> {
     }
 
     pub fn after(&self, position: Position) -> impl Iterator<Item = &Item<V>> {
-        self.items.range(position.saturating_add(1)..).map(|(_, item)| item)
+        self.items.range(position.saturating_add(1)..).map(|(_, (_, item))| item)
+    }
+
+    pub fn last_expiry(&self) -> Option<Millis> {
+        self.items.last_key_value().map(|(_, (expires_at, _))| *expires_at)
     }
 
     pub fn last(&self) -> Option<Position> {
@@ -86,6 +91,6 @@ impl<V> Partition<V> {
     pub fn remove_through(&mut self, through: Position) {
         let kept = self.items.split_off(&through.saturating_add(1));
         let gone = std::mem::replace(&mut self.items, kept);
-        self.bytes -= gone.values().map(|item| item.bytes).sum::<usize>();
+        self.bytes -= gone.values().map(|(_, item)| item.bytes).sum::<usize>();
     }
 }

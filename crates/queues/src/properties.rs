@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 
-use crate::{Effect, GetId, Item, NewGet, Position, Queue, Taking};
+use crate::{Effect, GetId, Got, Item, NewGet, Position, Queue, Taking};
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -70,6 +70,8 @@ struct World {
     refused: BTreeSet<Position>,
     cleared: BTreeSet<Position>,
     delivered: BTreeSet<Position>,
+    /// Gets that are owed an answer and do not wait for an item.
+    impatient: BTreeSet<GetId>,
 }
 
 impl World {
@@ -89,7 +91,10 @@ impl World {
                 let id = GetId(self.next_get);
                 let key = id.0.to_string().into();
                 let new = NewGet { id, key, partition: vec![partition], wanted: wanted.into(), waits };
-                self.queue.get(new, 1, &mut effects).unwrap();
+                let got = self.queue.get(new, 1, &mut effects).unwrap();
+                if got == Got::Items && !waits {
+                    self.impatient.insert(id);
+                }
             }
             Act::Write { fails } => self.write(fails, &mut effects),
             Act::Hand { delivered } => {
@@ -105,9 +110,13 @@ impl World {
             }
             Act::Leave { get } => {
                 self.queue.leave(GetId(get), 1, &mut effects);
+                self.impatient.remove(&GetId(get));
             }
             Act::GiveUp { get } => {
-                self.queue.stop_waiting(GetId(get));
+                let is_owed = self.queue.open_gets().contains(&GetId(get)) && !self.queue.stop_waiting(GetId(get));
+                if is_owed && !self.answers.iter().any(|(answered, _)| answered.0 == get) {
+                    self.impatient.insert(GetId(get));
+                }
             }
             Act::Clear { partition } => self.disk.push_back(Pending::Clear { partition, through: self.next }),
         }
@@ -140,10 +149,13 @@ impl World {
             match effect {
                 Effect::Take { taking, .. } => self.disk.push_back(Pending::Take(taking)),
                 Effect::Answer { get, items } => {
-                    assert!(!items.is_empty() && items.iter().all(|item| !self.refused.contains(&item.position)));
+                    let is_impatient = self.impatient.remove(&get);
+                    assert!(!items.is_empty() || is_impatient, "{get:?} waits, and got nothing");
+                    assert!(items.iter().all(|item| !self.refused.contains(&item.position)));
                     assert!(items.is_sorted_by_key(|item| item.position));
                     self.answers.push_back((get, items));
                 }
+                Effect::Fail { get } => drop(self.impatient.remove(&get)),
                 _ => {}
             }
         }
@@ -180,6 +192,7 @@ proptest! {
                 || world.refused.contains(position);
             prop_assert!(accounted, "item {position} is lost");
         }
+        prop_assert!(world.impatient.is_empty(), "{:?} are kept waiting", world.impatient);
         prop_assert_eq!(world.queue.total(), 0);
         prop_assert_eq!(world.queue.partitions(), 0);
     }

@@ -134,7 +134,7 @@ impl<V> Queue<V> {
         self.tidy(partition);
     }
 
-    /// The put never happened. Whoever took of it waits again.
+    /// The put never happened. Whoever took of it waits again, or gets nothing if it does not wait.
     pub fn on_put_failed(
         &mut self,
         partition: &[u8],
@@ -144,6 +144,10 @@ impl<V> Queue<V> {
         for position in positions.clone() {
             self.remove(partition, position);
         }
+        // Nor did it change how long the others last.
+        if let Some(expires_at) = self.partitions.get(partition).and_then(Partition::last_expiry) {
+            self.set_expiry(partition, expires_at);
+        }
         let mut bereft = Vec::new();
         for (id, get) in self.gets.of_partition(partition) {
             let Holds::Taken(items) = &mut get.holds else { continue };
@@ -151,12 +155,17 @@ impl<V> Queue<V> {
             items.retain(|item| !positions.contains(&item.position));
             if items.is_empty() && before > 0 {
                 get.holds = Holds::Nothing;
-                bereft.push((id, get.key.clone()));
+                bereft.push((id, get.key.clone(), get.waits));
             }
         }
-        for (id, key) in bereft {
+        for (id, key, waits) in bereft {
             effects.push(Effect::Untake { key });
-            self.partitions.entry(partition.to_owned()).or_default().waiting.insert(id);
+            if waits {
+                self.partitions.entry(partition.to_owned()).or_default().waiting.insert(id);
+            } else {
+                self.gets.remove(id);
+                effects.push(Effect::Answer { get: id, items: Vec::new() });
+            }
         }
         self.serve(partition, effects);
         self.tidy(partition);
@@ -178,6 +187,7 @@ impl<V> Queue<V> {
             key,
             partition: partition.clone(),
             wanted,
+            waits,
             holds: Holds::Nothing,
             turn: 0,
             expires_at: 0,
@@ -195,9 +205,12 @@ impl<V> Queue<V> {
         self.gets.with_key(key)
     }
 
-    /// The caller has waited long enough. False when there is something for it after all.
+    /// The caller has waited long enough. False when there is something for it after all; if that comes to nothing, it gets
+    /// an answer without items.
     pub fn stop_waiting(&mut self, id: GetId) -> bool {
-        let waits = self.gets.get_mut(id).is_some_and(|get| matches!(get.holds, Holds::Nothing));
+        let Some(get) = self.gets.get_mut(id) else { return false };
+        get.waits = false;
+        let waits = matches!(get.holds, Holds::Nothing);
         if waits && let Some(get) = self.gets.remove(id) {
             self.forget_waiting(&get.partition, id);
         }
@@ -406,16 +419,19 @@ impl<V> Queue<V> {
     }
 
     fn add(&mut self, partition: &[u8], expires_at: Millis, item: Item<V>) {
-        let known = self.partitions.entry(partition.to_owned()).or_default();
-        if known.is_empty() || known.expires_at != expires_at {
-            if !known.is_empty() {
-                self.expiries.remove(&(known.expires_at, partition.to_owned()));
-            }
+        self.partitions.entry(partition.to_owned()).or_default().add(expires_at, item);
+        self.items += 1;
+        self.set_expiry(partition, expires_at);
+    }
+
+    /// Of a partition with items.
+    fn set_expiry(&mut self, partition: &[u8], expires_at: Millis) {
+        let Some(known) = self.partitions.get_mut(partition) else { return };
+        if known.expires_at != expires_at || known.len() == 1 {
+            self.expiries.remove(&(known.expires_at, partition.to_owned()));
             self.expiries.insert((expires_at, partition.to_owned()));
             known.expires_at = expires_at;
         }
-        known.add(item);
-        self.items += 1;
     }
 
     fn remove(&mut self, partition: &[u8], position: Position) {

@@ -143,6 +143,34 @@ fn a_put_that_the_disk_refused_never_happened() {
 }
 
 #[test]
+fn a_put_that_the_disk_refused_leaves_the_others_the_time_they_had() {
+    let mut desk = Desk::new();
+    desk.put("", &[1]);
+    let lasting = desk.queue.next_expiry();
+    let short = desk.queue.put(b"", vec![(1, 2)], desk.next, 10, desk.now, &mut desk.effects).unwrap();
+    assert_eq!(desk.queue.next_expiry(), Some(desk.now + 10));
+    desk.queue.on_put_failed(b"", &short, &mut desk.effects);
+    assert_eq!(desk.queue.next_expiry(), lasting);
+    assert_eq!(desk.queue.len(b"", desk.now + 11), 1);
+}
+
+#[test]
+fn who_does_not_wait_any_more_gets_nothing_of_a_put_that_the_disk_refused() {
+    let mut desk = Desk::new();
+    let (patient, _) = desk.get("", 1, true);
+    let positions = desk.put("", &[1, 2]);
+    let (hasty, got) = desk.get("", 1, false);
+    assert_eq!(got, Got::Items);
+    assert!(!desk.queue.stop_waiting(patient), "it has taken something by now");
+    desk.effects.clear();
+    desk.queue.on_put_failed(b"", &positions, &mut desk.effects);
+    for get in [patient, hasty] {
+        assert!(desk.effects.contains(&Effect::Answer { get, items: Vec::new() }), "{get:?}: {:?}", desk.effects);
+    }
+    assert!(desk.queue.open_gets().is_empty());
+}
+
+#[test]
 fn a_take_that_the_disk_refused_leaves_the_items() {
     let mut desk = Desk::new();
     desk.put("", &[1]);

@@ -130,7 +130,7 @@ impl OpenQueue {
     pub async fn look(
         self: &Arc<Self>,
         partition: &Bytes,
-        after: Position,
+        mut after: Position,
         patience: Duration,
     ) -> Result<Vec<(Position, Bytes)>, QueueError> {
         let deadline = Instant::now() + patience;
@@ -153,8 +153,18 @@ impl OpenQueue {
                 Ok((found, look))
             })?;
             let _open = OpenLook { queue: self, look, partition };
+            let last = found.last().map(|(position, _)| *position);
             let values = self.with_values(found).await?;
-            if !values.is_empty() || timeout_at(deadline, told).await.is_err() {
+            let is_over = match last {
+                // Gone between the look and the reading.
+                Some(last) if values.is_empty() => {
+                    after = last;
+                    Instant::now() >= deadline
+                }
+                Some(_) => true,
+                None => timeout_at(deadline, told).await.is_err(),
+            };
+            if is_over {
                 return Ok(values);
             }
         }

@@ -43,6 +43,12 @@ impl Api {
         let environment = self.object_environment(caller, &request.environment, &request.app)?;
         let _naming = self.shared.objects.naming.lock().await;
         let known = self.shared.objects.by_name(&environment.id, *kind, name);
+        // A repeated request gets the same object: the first answer may have been lost.
+        let suffix = self.stable_suffix(caller, kind.class());
+        let id = suffix.map_or_else(|| random_id(*kind), |suffix| format!("{}-{suffix}", kind.prefix()));
+        if let Some(made) = self.shared.objects.get(*kind, &id) {
+            return Ok((made, false));
+        }
         let named = match decide_creation(*creation, known.is_some()) {
             Creation::Existing => {
                 return known.map(|known| (known, false)).ok_or_else(|| self.no_such(&request, &environment));
@@ -62,12 +68,6 @@ impl Api {
             ObjectCreationType::AnonymousOwnedByApp => Some(self.app(&request.app)?.id.clone()),
             _ => None,
         };
-        // A repeated request gets the same object: the first answer may have been lost.
-        let suffix = self.stable_suffix(caller, kind.class());
-        let id = suffix.map_or_else(|| random_id(*kind), |suffix| format!("{}-{suffix}", kind.prefix()));
-        if let Some(made) = self.shared.objects.get(*kind, &id) {
-            return Ok((made, false));
-        }
         let record = ObjectRecord {
             id,
             kind: *kind,

@@ -29,7 +29,12 @@ impl Api {
         let name = request.deployment_name;
         let _creating = self.shared.secrets.creating.lock().await;
         let known = self.shared.secrets.by_name(&environment.id, &name).filter(|_| !name.is_empty());
+        // A repeated request gets the same secret: the first answer may have been lost.
+        let suffix = self.stable_suffix(&caller, "Secret");
+        let id = suffix.and_then(|suffix| SecretId::parse(&format!("{}{suffix}", SecretId::PREFIX)));
+        let made = id.as_ref().and_then(|id| self.shared.secrets.get(id));
         let secret = match (creation, known) {
+            _ if made.is_some() => made.ok_or_else(|| Status::not_found("the secret is gone"))?,
             (ObjectCreationType::Unspecified, Some(secret)) => with_keys(secret, &request.required_keys)?,
             (ObjectCreationType::Unspecified, None) => {
                 return Err(Status::not_found(format!(
@@ -57,7 +62,7 @@ impl Api {
                     )));
                 }
                 let record = SecretRecord {
-                    id: SecretId::random(),
+                    id: id.unwrap_or_else(SecretId::random),
                     environment: environment.id.clone(),
                     name: named.then_some(name),
                     app,
@@ -137,6 +142,7 @@ impl Api {
     }
 
     pub(crate) async fn secret_delete(&self, id: &str) -> Result<Response<()>, Status> {
+        let _creating = self.shared.secrets.creating.lock().await;
         let secret = self.secret(id)?;
         let gone = vec![Write::DeleteSecret(secret.id.clone())];
         self.shared.store.write(gone).await.map_err(|e| store_status(&e))?;

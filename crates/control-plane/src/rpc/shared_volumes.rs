@@ -52,11 +52,10 @@ impl Api {
             app: request.app_id,
             version: 0,
         };
-        let (record, is_new) = self.object_get_or_create(&caller, wanted).await?;
+        let (record, _) = self.object_get_or_create(&caller, wanted).await?;
         let id = record.id.clone();
-        if is_new {
-            self.in_files(move |files| files.ensure(&id)).await?;
-        }
+        // Of a known one too: the server may have ended between its record and its folder.
+        self.in_files(move |files| files.ensure(&id)).await?;
         Ok(Response::new(wire::SharedVolumeGetOrCreateResponse { shared_volume_id: record.id.clone() }))
     }
 
@@ -229,6 +228,6 @@ fn files_status(error: &FilesError) -> Status {
             Status::failed_precondition(text)
         }
         FilesError::NoSpace(_) => Status::resource_exhausted(text),
-        FilesError::Io { .. } => Status::internal(text),
+        FilesError::Io { .. } => Status::data_loss(text),
     }
 }

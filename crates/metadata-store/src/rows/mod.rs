@@ -40,6 +40,7 @@ pub(crate) fn write(connection: &Connection, write: &Write, now_ms: u64) -> Resu
         Write::ImageRevision(record) => image_revisions::put(connection, record),
         Write::DeleteImageTag(environment, tag) => image_revisions::delete_tag(connection, environment, tag),
         Write::Secret(record) => secrets::put(connection, record),
+        Write::TouchSecret(id, used_ms) => secrets::touch(connection, id, *used_ms),
         Write::DeleteSecret(id) => secrets::delete(connection, id),
         Write::Object(record) => objects::put(connection, record),
         Write::DeleteObject(id) => objects::delete(connection, id),

@@ -27,6 +27,11 @@ pub(super) fn put(connection: &Connection, record: &SecretRecord) -> Result<(), 
     Ok(())
 }
 
+pub(super) fn touch(connection: &Connection, id: &SecretId, used_ms: u64) -> Result<(), RowError> {
+    execute(connection, "UPDATE secrets SET last_used_ms = ?2 WHERE id = ?1", (id.as_str(), used_ms))?;
+    Ok(())
+}
+
 pub(super) fn delete(connection: &Connection, id: &SecretId) -> Result<(), RowError> {
     execute(connection, "DELETE FROM secrets WHERE id = ?1", [id.as_str()])?;
     Ok(())
