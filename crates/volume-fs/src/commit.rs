@@ -1,6 +1,6 @@
 //! From what a container wrote to a layer.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
 use crate::layer::{Attributes, BuiltLayer, LayerBuilder, Source};
 use crate::sys;
+use crate::upper::UpperFolder;
 use crate::view::{View, content_of};
 
 /// How to take a container's writes.
@@ -33,16 +34,16 @@ pub fn collect(
     committed: &Committed,
     taking: Taking,
 ) -> Result<(Option<BuiltLayer>, Committed), VolumeError> {
-    let (changes, now_committed) = plan_commit(&OnDisk(upper), committed, below, taking == Taking::WithoutOpenFiles)?;
+    let folder = UpperFolder::open(upper)?;
+    let (changes, now_committed) = plan_commit(&folder, committed, below, taking == Taking::WithoutOpenFiles)?;
     if changes.is_empty() {
         return Ok((None, now_committed));
     }
-    let mut layer = LayerBuilder::new(contents, building, below)?.over_upper(upper);
+    let mut layer = LayerBuilder::new(contents, building, below)?.over_upper(&folder);
     for change in &changes {
-        match apply(&mut layer, change, upper, below, taking) {
-            // Deleted or renamed since the look at it: the next commit sees that.
-            Err(VolumeError::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound && taking != Taking::Final => {}
+        match apply(&mut layer, change, &folder, below, taking) {
+            // The next commit sees that.
+            Err(error) if is_gone(&error) && taking != Taking::Final => {}
             other => other?,
         }
     }
@@ -52,33 +53,34 @@ pub fn collect(
 fn apply(
     layer: &mut LayerBuilder<'_>,
     change: &Change,
-    upper: &Path,
+    upper: &UpperFolder,
     below: &View,
     taking: Taking,
 ) -> Result<(), VolumeError> {
     match change {
-        Change::Folder(path) => layer.folder(path, &Attributes::of(&upper.join(path))?),
+        Change::Folder(path) => layer.folder(path, &Attributes::of(&upper.folder(path)?)?),
         Change::Graft { from, to } => match below.find(from)? {
             Some(node) => {
                 layer.graft(below, &node, to)?;
                 // A graft brings its own attributes; the folder's are those that it has now.
-                layer.folder(to, &Attributes::of(&upper.join(to))?)
+                layer.folder(to, &Attributes::of(&upper.folder(to)?)?)
             }
             None => Ok(()),
         },
         Change::File { path, data: Data::Upper } => {
-            let from = upper.join(path);
+            let from = upper.entry(path)?;
             let source = if taking == Taking::Final { Source::Take(&from) } else { Source::Copy(&from) };
             layer.file(path, source, &Attributes::of(&from)?)
         }
         Change::File { path, data: Data::Below(from) } => {
-            let attributes = Attributes::of(&upper.join(path))?;
+            let stub = upper.entry(path)?;
+            let attributes = Attributes::of(&stub)?;
             match below.find(from)? {
                 Some(node) => layer.file_like(path, &node, &attributes),
-                None => from_stub(layer, path, &upper.join(path), &attributes),
+                None => from_stub(layer, path, &stub, &attributes),
             }
         }
-        Change::Special(path) => layer.special(path, &upper.join(path)),
+        Change::Special(path) => layer.special(path, &upper.entry(path)?),
         Change::Remove(path) => layer.remove(path),
     }
 }
@@ -97,35 +99,40 @@ fn from_stub(
     }
 }
 
-/// The upper folder here.
-struct OnDisk<'a>(&'a Path);
-
-impl Upper for OnDisk<'_> {
+impl Upper for UpperFolder {
     type Error = VolumeError;
 
-    fn list(&self, folder: &Path) -> Result<Vec<Entry>, VolumeError> {
-        let folder = self.0.join(folder);
-        let listed = match fs::read_dir(&folder) {
-            Ok(listed) => listed,
-            // Deleted while we looked.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).doing("list", &folder),
+    fn list(&self, path: &Path) -> Result<Vec<Entry>, VolumeError> {
+        let folder = match self.folder(path) {
+            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            folder => folder?,
         };
         let mut entries = Vec::new();
-        for found in listed {
-            let name = found.doing("list", &folder)?.file_name();
+        for found in fs::read_dir(&*folder).doing("list", path)? {
+            let name = found.doing("list", path)?.file_name();
             let real = folder.join(&name);
             let Ok(metadata) = fs::symlink_metadata(&real) else { continue };
-            let Some(kind) = kind_of(&real, &metadata).doing("look at", &real)? else { continue };
-            entries.push(Entry { name, kind, stamp: stamp(&metadata) });
+            match kind_of(&real, &metadata) {
+                Ok(Some(kind)) => entries.push(Entry { name, kind, stamp: stamp(&metadata) }),
+                Ok(None) => {}
+                // Deleted while we looked.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).doing("look at", &path.join(name)),
+            }
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }
 
     fn is_being_written(&self, file: &Path) -> bool {
-        File::open(self.0.join(file)).is_ok_and(|file| sys::is_being_written(&file))
+        let opened = self.entry(file).ok().and_then(|place| sys::open_file(&place).ok());
+        opened.is_some_and(|file| sys::is_being_written(&file))
     }
+}
+
+/// Deleted, renamed or replaced since the look at it.
+fn is_gone(error: &VolumeError) -> bool {
+    matches!(error, VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn kind_of(real: &Path, metadata: &Metadata) -> std::io::Result<Option<EntryKind>> {

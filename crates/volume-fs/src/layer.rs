@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use types::ids::random_base62;
 use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
 use crate::sys;
+use crate::upper::UpperFolder;
 use crate::view::{Kind, Node, View, content_of};
 
 /// A file of up to so many bytes lies in its layer. A reference to a content costs an inode, and often a block for its
@@ -89,7 +90,7 @@ pub struct LayerBuilder<'a> {
     /// For the folders that lead to an entry: they keep their attributes.
     view: &'a View,
     /// Looked at first for those attributes.
-    upper: Option<PathBuf>,
+    upper: Option<&'a UpperFolder>,
     folder: PathBuf,
     shares: bool,
     entries: u64,
@@ -127,8 +128,8 @@ impl<'a> LayerBuilder<'a> {
     }
 
     /// Folders on the way take their attributes from here, if they are there.
-    pub(crate) fn over_upper(mut self, upper: &Path) -> Self {
-        self.upper = Some(upper.to_owned());
+    pub(crate) fn over_upper(mut self, upper: &'a UpperFolder) -> Self {
+        self.upper = Some(upper);
         self
     }
 
@@ -163,7 +164,7 @@ impl<'a> LayerBuilder<'a> {
     }
 
     fn folder_attributes(&self, path: &Path) -> Result<Attributes, VolumeError> {
-        if let Some(in_upper) = self.upper.as_ref().map(|upper| upper.join(path)).filter(|path| path.is_dir()) {
+        if let Some(in_upper) = self.upper.and_then(|upper| upper.folder(path).ok()) {
             return Attributes::of(&in_upper);
         }
         match self.view.find(path)?.filter(|node| node.kind == Kind::Folder) {
@@ -227,7 +228,8 @@ impl<'a> LayerBuilder<'a> {
             Source::Take(_) => self.contents.adopt(from, size, &reference)?,
             Source::Share(_) => self.contents.share(from, size, &reference)?,
             _ => {
-                let file = File::open(from).doing("open", from)?;
+                let file = sys::open_file(from).doing("open", from)?;
+                sys::settle_writes(&file).doing("write", from)?;
                 self.contents.store(&file, size, &reference)?
             }
         };
@@ -365,7 +367,12 @@ fn moved(from: &Path, place: &Path) -> Result<bool, VolumeError> {
 }
 
 fn copy_small(from: &Path, place: &Path) -> Result<(), VolumeError> {
-    fs::copy(from, place).doing("copy into", place).map(drop)
+    let source = sys::open_file(from).doing("open", from)?;
+    sys::settle_writes(&source).doing("write", from)?;
+    let mut copy = File::create(place).doing("make", place)?;
+    // A file that grows meanwhile is taken up to where it ended.
+    let size = source.metadata().doing("look at", from)?.len();
+    io::copy(&mut source.take(size), &mut copy).doing("copy into", place).map(drop)
 }
 
 fn make_stub(place: &Path, id: &ContentId, size: u64) -> Result<(), VolumeError> {

@@ -30,6 +30,7 @@ mod merge;
 pub mod store;
 mod sys;
 mod uploads;
+mod upper;
 pub mod view;
 
 pub use content::ContentStore;

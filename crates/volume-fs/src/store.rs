@@ -111,6 +111,7 @@ pub struct Layers {
 impl Volumes {
     /// Opens the folder. No container is running: what was being built or sent is taken away.
     pub fn open(root: &Path) -> Result<Self, VolumeError> {
+        sys::ignore_broken_leases();
         let contents = ContentStore::open(root)?;
         // A program of a container's root, with its set-user bit, must not be a program of this machine's root.
         fs::set_permissions(root, fs::Permissions::from_mode(0o700)).doing("close", root)?;

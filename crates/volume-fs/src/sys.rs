@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, SeekFrom, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 pub const OPAQUE: &str = "trusted.overlay.opaque";
@@ -109,7 +109,34 @@ pub fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Whether some process has the file open for writing: then nobody gets a read lease on it. The lease is given back at
+/// A plain file, for reading. What has become a link, a pipe or something else in the meantime is not found; nothing of that
+/// is followed or waited for.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Err(io::ErrorKind::NotFound.into()),
+        opened => File::from(opened?),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(file)
+}
+
+/// The kernel tells the holder of a lease by this signal that somebody wants the file, which ends a process that has not
+/// said otherwise. Ours are given back at once.
+pub fn ignore_broken_leases() {
+    // SAFETY: changes what a signal does that nobody else here uses.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+}
+
+/// From here on a change of the file changes its stamp again. As long as a page that is mapped for writing has not been
+/// written to disk, the kernel notes the first store to it only.
+pub fn settle_writes(file: &File) -> io::Result<()> {
+    if is_being_written(file) { file.sync_data() } else { Ok(()) }
+}
+
+/// Whether some process has the file open for writing, or mapped: then nobody gets a read lease on it. The lease is given back at
 /// once; root may take leases on anybody's files.
 pub fn is_being_written(file: &File) -> bool {
     // SAFETY: `fcntl` with these commands takes an open descriptor and a number.

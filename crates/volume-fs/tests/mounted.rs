@@ -418,3 +418,34 @@ fn deep_folders_are_committed_merged_renamed_and_removed() {
     });
     worked.unwrap().join().unwrap();
 }
+
+#[test]
+fn what_is_stored_through_a_mapping_after_a_commit_is_in_the_next() {
+    if !is_root() {
+        return;
+    }
+    let folder = folder();
+    let volumes = Volumes::open(&folder.path().join("volumes")).unwrap();
+    let mut mount = Mount::new(&volumes, folder.path().join("one"));
+    for size in [4_096, 1 << 20] {
+        let path = mount.root().join(format!("mapped-{size}"));
+        fs::write(&path, vec![0_u8; size]).unwrap();
+        let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+        // SAFETY: a mapping of a file of this size that nobody cuts; unmapped below.
+        let bytes = unsafe {
+            use rustix::mm::{MapFlags, ProtFlags};
+            rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)
+                .unwrap()
+        }
+        .cast::<u8>();
+        for value in 1..4_u8 {
+            // SAFETY: within the mapping.
+            unsafe { bytes.write_volatile(value) };
+            mount.commit(&volumes, Taking::All);
+        }
+        // SAFETY: the mapping made above, once.
+        unsafe { rustix::mm::munmap(bytes.cast(), size).unwrap() };
+        mount.show_newest(&volumes);
+        assert_eq!(fs::read(&path).unwrap()[0], 3, "{size} bytes");
+    }
+}

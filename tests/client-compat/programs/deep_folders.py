@@ -28,8 +28,8 @@ def leave():
     try:
         volume.commit()
     except Exception as error:
-        return str(error)
-    return "committed"
+        return os.environ["MODAL_TASK_ID"], str(error)
+    return os.environ["MODAL_TASK_ID"], "committed"
 
 
 @app.function(volumes={"/kept": volume})
@@ -42,7 +42,9 @@ def depth():
 
 @app.local_entrypoint()
 def main():
-    print("commit:", leave.remote())
+    task, outcome = leave.remote()
+    print("task:", task)
+    print("commit:", outcome)
 
 
 @app.local_entrypoint()

@@ -25,6 +25,16 @@ fn names(volumes: &Volumes) -> Vec<String> {
     view.list(&root).unwrap().into_keys().map(|name| name.into_string().unwrap()).collect()
 }
 
+/// Looking for a file's writers takes a lease on it, and who opens the file meanwhile has this signal sent to us.
+#[test]
+fn a_broken_lease_does_not_end_the_server() {
+    let (_folder, _volumes) = store();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    assert_ne!(ignored & (1 << (libc::SIGIO - 1)), 0, "{ignored:x}");
+}
+
 #[test]
 fn a_change_that_fails_leaves_the_volume_and_the_disk_as_they_were() {
     let (folder, volumes) = store();
