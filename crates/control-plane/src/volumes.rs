@@ -78,7 +78,8 @@ impl VolumeUse {
 pub struct TaskMount {
     pub usage: VolumeUse,
     /// What the container sees stays on disk.
-    pinned: Mutex<Pinned>,
+    /// Of what the container shows. While it is being shown something newer, of both.
+    pinned: Mutex<Vec<Pinned>>,
     /// Held while something happens to it.
     turn: tokio::sync::Mutex<()>,
 }
@@ -200,15 +201,20 @@ impl Shared {
         (request, answer.await.unwrap_or_else(|_| gone()))
     }
 
-    /// Makes what a task has changed part of its volume.
+    /// Makes what a task has changed part of its volume. Goes on when the caller does not wait any more: half of it would
+    /// leave a layer that nobody says anything of.
     pub async fn commit_volume(
         self: &Arc<Self>,
-        task: &Task,
-        mount: &TaskMount,
+        task: &Arc<Task>,
+        mount: &Arc<TaskMount>,
         leave_open: bool,
     ) -> Result<(), VolumeFailure> {
-        let _turn = mount.turn.lock().await;
-        self.commit_in_turn(&task.id, &mount.usage.volume, leave_open).await
+        let (shared, task, mount) = (self.clone(), task.clone(), mount.clone());
+        to_the_end(async move {
+            let _turn = mount.turn.lock().await;
+            shared.commit_in_turn(&task.id, &mount.usage.volume, leave_open).await
+        })
+        .await
     }
 
     async fn commit_in_turn(
@@ -274,8 +280,17 @@ impl Shared {
         });
     }
 
-    /// Commits, and shows the task the newest version of its volume.
-    pub async fn reload_volume(self: &Arc<Self>, task: &Task, mount: &TaskMount) -> Result<(), VolumeFailure> {
+    /// Commits, and shows the task the newest version of its volume. As [`Shared::commit_volume`], to the end.
+    pub async fn reload_volume(
+        self: &Arc<Self>,
+        task: &Arc<Task>,
+        mount: &Arc<TaskMount>,
+    ) -> Result<(), VolumeFailure> {
+        let (shared, task, mount) = (self.clone(), task.clone(), mount.clone());
+        to_the_end(async move { shared.reload_in_turn(&task, &mount).await }).await
+    }
+
+    async fn reload_in_turn(self: &Arc<Self>, task: &Task, mount: &TaskMount) -> Result<(), VolumeFailure> {
         let _turn = mount.turn.lock().await;
         let volume = &mount.usage.volume;
         self.commit_in_turn(&task.id, volume, false).await?;
@@ -283,6 +298,7 @@ impl Shared {
             let id = volume.clone();
             let layers = self.volumes.with(move |store| store.layers(id.as_str())).await?;
             let folders = layers.folders.clone();
+            mount.pinned.lock().push(layers.pinned);
             let asked = self.ask_worker(|request| VolumeCommand::Remount {
                 task: task.id.clone(),
                 volume: volume.clone(),
@@ -291,13 +307,17 @@ impl Shared {
             });
             let late = match asked.await.1 {
                 VolumeAnswer::Remounted(late) => late,
-                VolumeAnswer::Busy(what) => return Err(VolumeFailure::Busy(what)),
+                VolumeAnswer::Busy(what) => {
+                    mount.pinned.lock().pop();
+                    return Err(VolumeFailure::Busy(what));
+                }
+                // Whichever of the two it shows now.
                 VolumeAnswer::Failed(error) => return Err(VolumeFailure::Worker(error)),
                 answer @ VolumeAnswer::Collected(_) => {
                     return Err(VolumeFailure::Worker(format!("the worker gave another answer: {answer:?}")));
                 }
             };
-            *mount.pinned.lock() = layers.pinned;
+            mount.unpin_older();
             match late {
                 None => return Ok(()),
                 Some(layer) => self.publish_volume(volume, layer).await?,
@@ -373,7 +393,22 @@ impl Shared {
     }
 }
 
+/// Does it apart from whoever asked.
+async fn to_the_end(
+    work: impl Future<Output = Result<(), VolumeFailure>> + Send + 'static,
+) -> Result<(), VolumeFailure> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(VolumeFailure::Worker(error.to_string())))
+}
+
 impl TaskMount {
+    fn unpin_older(&self) {
+        let mut pinned = self.pinned.lock();
+        let newest = pinned.len().saturating_sub(1);
+        let older: Vec<Pinned> = pinned.drain(..newest).collect();
+        drop(pinned);
+        drop(older);
+    }
+
     fn is_committed_by_itself(&self) -> bool {
         self.usage.background_commits && !self.usage.read_only
     }
@@ -404,7 +439,7 @@ fn mount_of(store: &Volumes, usage: VolumeUse) -> Result<(VolumeSpec, Arc<TaskMo
         read_only: usage.read_only,
         sub_path: usage.sub_path.clone(),
     };
-    let mount = TaskMount { usage, pinned: Mutex::new(layers.pinned), turn: Default::default() };
+    let mount = TaskMount { usage, pinned: Mutex::new(vec![layers.pinned]), turn: Default::default() };
     Ok((spec, Arc::new(mount)))
 }
 

@@ -129,7 +129,9 @@ impl Known {
 
 /// The changes since `committed`, and what will be committed with them.
 ///
-/// With `leave_open`, files that somebody writes to stay out: they are half of something. They are taken by a later call.
+/// With `leave_open`, files that somebody writes to stay out: they are half of something. They are taken by a later call. If
+/// one of them has a name that was never committed, deletions wait too: it may be a file that was renamed while it was
+/// open, and must not be gone from where it was before it is where it is now.
 ///
 /// # Errors
 /// Those of `upper`.
@@ -140,8 +142,15 @@ pub fn plan_commit<U: Upper>(
     leave_open: bool,
 ) -> Result<(Vec<Change>, Committed), U::Error> {
     let root = Path::new("");
-    let mut planner = Planner { upper, below, leave_open, changes: Vec::new() };
-    let now_committed = planner.inside(root, Some(root), committed, upper.list(root)?)?;
+    let plan = |keeps_deleted| {
+        let mut planner = Planner { upper, below, leave_open, keeps_deleted, has_left_out: false, changes: Vec::new() };
+        let now_committed = planner.inside(root, Some(root), committed, upper.list(root)?)?;
+        Ok((planner, now_committed))
+    };
+    let (mut planner, mut now_committed) = plan(false)?;
+    if planner.has_left_out && planner.changes.iter().any(|change| matches!(change, Change::Remove(_))) {
+        (planner, now_committed) = plan(true)?;
+    }
     Ok((planner.changes, now_committed))
 }
 
@@ -149,6 +158,10 @@ struct Planner<'a, U, B> {
     upper: &'a U,
     below: &'a B,
     leave_open: bool,
+    /// Names that are deleted stay, until a later call.
+    keeps_deleted: bool,
+    /// A file that was never committed is written to at this moment.
+    has_left_out: bool,
     changes: Vec<Change>,
 }
 
@@ -168,6 +181,11 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
             let may_be_open = self.leave_open && !is_committed && matches!(entry.kind, EntryKind::File { .. });
             if may_be_open && self.upper.is_being_written(&path) {
                 // As committed last, if it was.
+                self.has_left_out |= before.is_none();
+                known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
+                continue;
+            }
+            if self.keeps_deleted && !is_committed && entry.kind == EntryKind::Whiteout {
                 known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
                 continue;
             }
@@ -181,7 +199,7 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
             };
             known.push((entry.name.into_boxed_os_str(), Known { stamp: entry.stamp, kind: entry.kind, folder }));
         }
-        self.remove_vanished(folder, committed, &known);
+        self.remove_vanished(folder, committed, &mut known);
         Ok(Committed(known))
     }
 
@@ -262,9 +280,15 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
     }
 
     /// What was committed and is nowhere now. (A name that was below leaves a whiteout; one that was only here does not.)
-    fn remove_vanished(&mut self, folder: &Path, committed: &Committed, now: &[(Box<OsStr>, Known)]) {
+    fn remove_vanished(&mut self, folder: &Path, committed: &Committed, now: &mut Vec<(Box<OsStr>, Known)>) {
         let is_there = |name: &OsStr| now.binary_search_by(|(known, _)| (**known).cmp(name)).is_ok();
         let vanished = committed.0.iter().filter(|(name, known)| known.kind != EntryKind::Whiteout && !is_there(name));
+        if self.keeps_deleted {
+            let vanished: Vec<_> = vanished.cloned().collect();
+            now.extend(vanished);
+            now.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            return;
+        }
         self.changes.extend(vanished.map(|(name, _)| Change::Remove(folder.join(&**name))));
     }
 }

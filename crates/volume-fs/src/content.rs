@@ -57,6 +57,11 @@ impl ContentStore {
         self.path(id).exists()
     }
 
+    /// Whether a layer refers to it.
+    pub(crate) fn is_used(&self, id: &ContentId) -> bool {
+        fs::metadata(self.path(id)).is_ok_and(|metadata| metadata.nlink() > 1)
+    }
+
     /// Copies a file's bytes as they are now and gives them their name, with one more link at `reference` so that nobody
     /// takes them for garbage.
     pub(crate) fn store(&self, source: &File, size: u64, reference: &Path) -> Result<ContentId, VolumeError> {
@@ -141,18 +146,33 @@ impl ContentStore {
         fs::rename(file, self.path(id)).doing("name", file)
     }
 
-    /// Deletes contents that nothing refers to and that came before `before`.
-    pub(crate) fn sweep(&self, before: SystemTime) -> Result<u64, VolumeError> {
+    /// Deletes contents that nothing refers to since `before`, but for those that somebody is about to use.
+    pub(crate) fn sweep(&self, before: SystemTime, is_wanted: impl Fn(&str) -> bool) -> Result<u64, VolumeError> {
         let mut freed = 0;
         for entry in fs::read_dir(&self.folder).doing("list", &self.folder)?.flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
             // The change time: when it lost its last reference, if it had one.
             let changed = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(metadata.ctime().max(0) as u64);
-            if metadata.nlink() == 1 && changed < before && fs::remove_file(entry.path()).is_ok() {
+            let is_unused = metadata.nlink() == 1 && changed < before;
+            if is_unused && !is_wanted(&entry.file_name().to_string_lossy()) && self.remove_unused(&entry.path()) {
                 freed += metadata.blocks() * 512;
             }
         }
         Ok(freed)
+    }
+
+    /// Out of reach first: a layer that refers to it after the look at it keeps it.
+    fn remove_unused(&self, path: &Path) -> bool {
+        let aside = self.incoming.join(random_base62(16));
+        if fs::rename(path, &aside).is_err() {
+            return false;
+        }
+        let is_unused = fs::metadata(&aside).is_ok_and(|metadata| metadata.nlink() == 1);
+        if !is_unused {
+            // If its bytes have come anew meanwhile, that is as good.
+            let _ = fs::hard_link(&aside, path);
+        }
+        fs::remove_file(&aside).is_ok() && is_unused
     }
 }
 

@@ -12,6 +12,8 @@ pub enum VolumeError {
         "the path `{0}…` is too long: with the server's own folders it has more than 4,096 bytes; nest fewer folders"
     )]
     LongPath(String),
+    #[error("file `{0}` is longer than 1 TiB; volumes keep no longer ones")]
+    TooLarge(PathBuf),
     #[error("`{0}` does not exist in the volume")]
     NotFound(PathBuf),
     #[error("`{0}` exists already in the volume")]

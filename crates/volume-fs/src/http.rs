@@ -31,7 +31,7 @@ use crate::store::Volumes;
 use crate::view::Node;
 
 /// How long a URL is good for. Clients use them at once; a large file over a slow line takes a while.
-const VALID_S: u64 = 12 * 3600;
+pub(crate) const VALID_S: u64 = 12 * 3600;
 /// A sender that sends nothing for so long has gone without a word.
 const SILENCE_ENDS: Duration = Duration::from_secs(300);
 /// Bytes read from disk, or written to it, at a time.
@@ -197,7 +197,9 @@ async fn read(State(face): State<Face>, Path(token): Path<String>, RawQuery(quer
     }
     let decoded = URL_SAFE_NO_PAD.decode(&token).ok();
     let stretch: Option<Stretch> = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let Some((path, stretch)) = stretch.and_then(|stretch| Some((face.path(&stretch)?, stretch))) else {
+    // It may have to open the volume first.
+    let found = tokio::task::spawn_blocking(move || stretch.and_then(|stretch| Some((face.path(&stretch)?, stretch))));
+    let Some((path, stretch)) = found.await.ok().flatten() else {
         return refuse(StatusCode::NOT_FOUND, "this version of the file is gone; read the file again");
     };
     match open(&path, &stretch).await {

@@ -18,6 +18,8 @@ use crate::view::{Kind, Node, View, content_of};
 /// A file of up to so many bytes lies in its layer. A reference to a content costs an inode, and often a block for its
 /// attributes, and overlayfs opens two files for one: small files are read a third slower that way, and share little.
 pub const SMALL_BYTES: u64 = 64 << 10;
+/// The longest file. One with holes may claim any length, and each 8 MiB of it take a digest and a URL.
+pub const MAX_FILE_BYTES: u64 = 1 << 40;
 /// So many entries are written to disk one by one; with more, everything on the file system is.
 const FEW_ENTRIES: u64 = 64;
 
@@ -199,6 +201,9 @@ impl<'a> LayerBuilder<'a> {
             }
             Source::Copy(from) | Source::Take(from) | Source::Share(from) => {
                 let metadata = fs::symlink_metadata(from).doing("look at", from)?;
+                if metadata.len() > MAX_FILE_BYTES {
+                    return Err(VolumeError::TooLarge(path.to_owned()));
+                }
                 let may_be_linked = metadata.nlink() > 1 && !matches!(source, Source::Share(_));
                 if may_be_linked && let Some(first) = self.linked.get(&metadata.ino()) {
                     return fs::hard_link(first, &place).doing("link", &place);

@@ -22,6 +22,8 @@ use crate::view::View;
 
 /// Layers that were merged away, and contents that nothing refers to, stay for the URLs that name them.
 const UNUSED_KEPT: Duration = Duration::from_secs(3600);
+/// What clients send stays until all of it can have come: as long as the URLs are good.
+const SENT_KEPT: Duration = Duration::from_secs(crate::http::VALID_S);
 
 /// Cheap to clone; all clones are one store.
 #[derive(Clone)]
@@ -35,6 +37,8 @@ struct Inner {
     uploads: Uploads,
     /// Locked for a look-up only.
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
+    /// Ids of volumes that were deleted, and when: requests for them may be on their way still.
+    deleted: Mutex<HashMap<String, SystemTime>>,
 }
 
 #[derive(Debug)]
@@ -94,7 +98,9 @@ impl Drop for Pinned {
         let is_over = state.deleted && state.readers.is_empty();
         drop(state);
         if is_over {
-            self.volume.remove();
+            // Wherever the last reader is let go, nobody waits for the removal of many files.
+            let volume = self.volume.clone();
+            std::thread::spawn(move || volume.remove());
         }
     }
 }
@@ -119,7 +125,8 @@ impl Volumes {
             let _ = fs::remove_file(entry.path());
         }
         let uploads = Uploads::new(contents.clone());
-        let inner = Inner { root: root.to_owned(), contents, uploads, volumes: Mutex::default() };
+        let inner =
+            Inner { root: root.to_owned(), contents, uploads, volumes: Mutex::default(), deleted: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -140,6 +147,9 @@ impl Volumes {
         let mut volumes = self.inner.volumes.lock();
         if let Some(volume) = volumes.get(id) {
             return Ok(volume.clone());
+        }
+        if self.inner.deleted.lock().contains_key(id) {
+            return Err(VolumeError::Deleted);
         }
         let volume = Arc::new(Volume::open(self.inner.root.join(id))?);
         volumes.insert(id.to_owned(), volume.clone());
@@ -189,7 +199,12 @@ impl Volumes {
 
     /// The volume is gone for everybody who comes from now on; its files go when the last reader does.
     pub fn delete(&self, id: &str) -> Result<(), VolumeError> {
-        let volume = self.volume(id)?;
+        let volume = match self.volume(id) {
+            Err(VolumeError::Deleted) => return Ok(()),
+            volume => volume?,
+        };
+        // Before it is out of the one list it is in the other.
+        self.inner.deleted.lock().insert(id.to_owned(), SystemTime::now());
         self.inner.volumes.lock().remove(id);
         let mut state = volume.state.lock();
         state.deleted = true;
@@ -219,8 +234,9 @@ impl Volumes {
         for volume in volumes {
             volume.drop_retired(before);
         }
-        self.inner.uploads.sweep(before);
-        self.inner.contents.sweep(before)
+        self.inner.deleted.lock().retain(|_, since| *since > now - SENT_KEPT);
+        self.inner.uploads.sweep(now - SENT_KEPT);
+        self.inner.contents.sweep(before, |content| self.inner.uploads.awaits_use(content))
     }
 }
 
@@ -365,7 +381,7 @@ impl Volume {
 }
 
 impl Volumes {
-    /// A file of a layer that was named in a URL, while that is still there.
+    /// A file of a layer that was named in a URL, while that is still there. Blocks.
     pub(crate) fn file_of_layer(&self, id: &str, layer: &str, path: &Path) -> Option<PathBuf> {
         let volume = self.volume(id).ok()?;
         volume.layer_is_named(layer).then(|| volume.layer(layer).join("diff").join(path))

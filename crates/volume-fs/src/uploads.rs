@@ -17,11 +17,14 @@ use rustix::fs::FallocateFlags;
 
 use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
+use crate::layer::MAX_FILE_BYTES;
 
 pub struct Uploads {
     contents: ContentStore,
     /// Locked for a look-up only.
     files: Mutex<HashMap<ContentId, Arc<Upload>>>,
+    /// Files that came whole, and when: their client may still be sending others before it puts all of them into a volume.
+    whole: Mutex<HashMap<ContentId, SystemTime>>,
 }
 
 struct Upload {
@@ -30,6 +33,7 @@ struct Upload {
     path: PathBuf,
     /// Held for each write, so that nothing is written into a block that is there.
     state: Mutex<State>,
+    /// When its client was last heard of.
     asked_at: Mutex<SystemTime>,
 }
 
@@ -54,12 +58,15 @@ pub struct BlockWriter {
 
 impl Uploads {
     pub(crate) fn new(contents: ContentStore) -> Self {
-        Self { contents, files: Mutex::default() }
+        Self { contents, files: Mutex::default(), whole: Mutex::default() }
     }
 
     /// Which blocks of a file have yet to come; none when all of it is there.
     pub fn missing(&self, size: u64, blocks: &[BlockDigest]) -> Result<Vec<usize>, VolumeError> {
         let id = ContentId::of(size, blocks);
+        if size > MAX_FILE_BYTES {
+            return Err(VolumeError::TooLarge(id.as_str().into()));
+        }
         if self.contents.has(&id) {
             return Ok(Vec::new());
         }
@@ -107,6 +114,7 @@ impl Uploads {
         let Some(upload) = upload else {
             return if self.contents.has(id) { Ok(None) } else { Err(VolumeError::UnknownBlock) };
         };
+        *upload.asked_at.lock() = SystemTime::now();
         let mut state = upload.state.lock();
         if *state.is_there.get(index).ok_or(VolumeError::UnknownBlock)? {
             return Ok(None);
@@ -150,17 +158,26 @@ impl Uploads {
 
     fn complete(&self, id: &ContentId, upload: &Upload) -> Result<(), VolumeError> {
         debug_assert_eq!(upload.blocks.len() as u64, block_count(upload.size));
+        // What has its name is taken for whole, also after the power has failed.
+        let file = File::open(&upload.path);
+        file.and_then(|file| file.sync_data()).doing("write", &upload.path)?;
         let mut files = self.files.lock();
         if files.remove(id).is_none() {
             return Ok(());
         }
-        // Under the lock: nobody may begin the same file anew while this one is being named. The bytes are written to disk
-        // with the layer that refers to them, not here: a reader of the layer finds both or neither.
+        self.whole.lock().insert(id.clone(), SystemTime::now());
+        // Under the lock: nobody may begin the same file anew while this one is being named.
         self.contents.take(&upload.path, id)
     }
 
-    /// Forgets uploads that nobody has asked about since.
+    /// Whether this file came whole since, for somebody who has not put it anywhere yet.
+    pub(crate) fn awaits_use(&self, content: &str) -> bool {
+        ContentId::parse(content).is_some_and(|id| self.whole.lock().contains_key(&id))
+    }
+
+    /// Forgets uploads that nobody has sent anything of since.
     pub(crate) fn sweep(&self, before: SystemTime) {
+        self.whole.lock().retain(|id, since| *since > before && !self.contents.is_used(id));
         self.files.lock().retain(|_, upload| {
             let is_kept = *upload.asked_at.lock() > before;
             if !is_kept {

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use container_runtime::{Container, LayeredMount, RemountOutcome};
 use manifest::changes::Committed;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use types::errors::with_causes;
 use types::ids::VolumeId;
 use volume_fs::commit::{Taking, collect};
@@ -15,6 +16,9 @@ use volume_fs::{ContentStore, View};
 use worker_protocol::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerEvent};
 
 use crate::Worker;
+
+/// How long a container's end waits to hear what became of the layer before. Publishing one takes milliseconds.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A running container with its volumes.
 pub struct Mounted {
@@ -35,6 +39,19 @@ struct TaskVolume {
     folder: PathBuf,
     /// Locked by one request at a time, on a blocking thread. The control plane sends no second one before the answer.
     state: Mutex<State>,
+    /// Locked for a moment only: who says what became of a layer does not wait for the next one to be collected.
+    latest: Mutex<Latest>,
+    settled: Condvar,
+}
+
+/// The layer that was collected last.
+#[derive(Debug, Default)]
+enum Latest {
+    #[default]
+    Known,
+    /// What will be committed when the control plane says that the layer was taken.
+    Open(RequestId, Committed),
+    Taken(Committed),
 }
 
 #[derive(Debug)]
@@ -42,18 +59,16 @@ struct State {
     generation: u32,
     layers: Vec<PathBuf>,
     committed: Committed,
-    /// What will be committed when the control plane says that the layer was taken.
-    unsettled: Option<(RequestId, Committed)>,
 }
 
 impl TaskVolumes {
     /// `folder` must not exist; nothing is made here.
     pub fn new(specs: &[VolumeSpec], folder: &Path, contents: &ContentStore) -> Self {
         let volume = |(number, spec): (usize, &VolumeSpec)| {
-            let state =
-                State { generation: 0, layers: spec.layers.clone(), committed: Committed::default(), unsettled: None };
+            let state = State { generation: 0, layers: spec.layers.clone(), committed: Committed::default() };
             let (spec, contents, folder) = (spec.clone(), contents.clone(), folder.join(number.to_string()));
-            Arc::new(TaskVolume { spec, contents, folder, state: Mutex::new(state) })
+            let (state, latest, settled) = (Mutex::new(state), Mutex::default(), Condvar::new());
+            Arc::new(TaskVolume { spec, contents, folder, state, latest, settled })
         };
         Self { volumes: specs.iter().enumerate().map(volume).collect() }
     }
@@ -89,23 +104,43 @@ impl TaskVolume {
             return Ok(None);
         }
         let mut state = self.state.lock();
+        self.learn_latest(&mut state, taking);
         let below = View::of(state.layers.iter().cloned());
         let upper = self.generation(state.generation).join("diff");
         let (layer, committed) = collect(&self.contents, &self.spec.building, &upper, &below, &state.committed, taking)
             .map_err(|error| with_causes(&error))?;
         match layer {
-            Some(_) => state.unsettled = Some((request, committed)),
+            Some(_) => *self.latest.lock() = Latest::Open(request, committed),
             None => state.committed = committed,
         }
         Ok(layer.map(volume_layer))
     }
 
-    fn settle(&self, request: RequestId, is_taken: bool) {
-        let mut state = self.state.lock();
-        if let Some((_, committed)) = state.unsettled.take_if(|(unsettled, _)| *unsettled == request)
-            && is_taken
-        {
+    /// At a container's end the layer before may be on its way still: taking its files again would put them over what others
+    /// have committed since.
+    fn learn_latest(&self, state: &mut State, taking: Taking) {
+        let mut latest = self.latest.lock();
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        while taking == Taking::Final && matches!(*latest, Latest::Open(..)) {
+            if self.settled.wait_until(&mut latest, deadline).timed_out() {
+                break;
+            }
+        }
+        if let Latest::Taken(committed) = std::mem::take(&mut *latest) {
             state.committed = committed;
+        }
+    }
+
+    fn settle(&self, request: RequestId, is_taken: bool) {
+        let mut latest = self.latest.lock();
+        match std::mem::take(&mut *latest) {
+            Latest::Open(open, committed) if open == request => {
+                if is_taken {
+                    *latest = Latest::Taken(committed);
+                }
+                self.settled.notify_all();
+            }
+            other => *latest = other,
         }
     }
 
@@ -117,7 +152,8 @@ impl TaskVolume {
         };
         let mut state = self.state.lock();
         let old = self.generation(state.generation);
-        *state = State { generation: state.generation + 1, layers, committed: Committed::default(), unsettled: None };
+        *state = State { generation: state.generation + 1, layers, committed: Committed::default() };
+        *self.latest.lock() = Latest::Known;
         drop(state);
         // Kept when it could not be read: it holds what nobody else has. Otherwise the program need not wait: taking away
         // many files can take longer than writing them.

@@ -15,7 +15,7 @@ use super::sources::Sources;
 use super::volumes;
 use super::{Common, Stopwatch};
 use crate::network::resolvers;
-use crate::spec::Network;
+use crate::spec::{Bind, LayeredMount, Network};
 use crate::sys::mount::{NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::sys::{self, At, Doing, Failure, mount, process};
 use crate::wire::{Job, Phases};
@@ -225,17 +225,42 @@ fn attach_all(common: &Common, job: &Job, root: BorrowedFd<'_>, kernel: KernelMo
         ensure_place(common, root, &tmpfs.target, true)?;
         put(root, &made.at(format_args!("make a tmpfs for `{}`", tmpfs.target))?, &tmpfs.target)?;
     }
-    for (bind, source) in job.binds.iter().zip(&sources.binds) {
-        let folder = sys::is_folder(source.as_fd()).at(format_args!("look at `{}`", bind.source.display()))?;
-        ensure_place(common, root, &bind.target, folder)?;
-        put(root, source, &bind.target)?;
-    }
-    for (number, volume) in job.volumes.iter().enumerate() {
-        let mounted = volumes::prepare(common, volume, number)?;
-        ensure_place(common, root, &volume.target, true)?;
-        put(root, &mounted, &volume.target)?;
+    for asked in outer_first(job, sources) {
+        match asked {
+            Asked::Bind(bind, source) => {
+                let folder = sys::is_folder(source.as_fd()).at(format_args!("look at `{}`", bind.source.display()))?;
+                ensure_place(common, root, &bind.target, folder)?;
+                put(root, source, &bind.target)?;
+            }
+            Asked::Volume(number, volume) => {
+                let mounted = volumes::prepare(common, volume, number)?;
+                ensure_place(common, root, &volume.target, true)?;
+                put(root, &mounted, &volume.target)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// What the caller asked for.
+enum Asked<'a> {
+    Bind(&'a Bind, &'a OwnedFd),
+    Volume(usize, &'a LayeredMount),
+}
+
+/// A mount inside another one comes after it, or it would be hidden.
+fn outer_first<'a>(job: &'a Job, sources: &'a Sources) -> Vec<Asked<'a>> {
+    let binds = job.binds.iter().zip(&sources.binds).map(|(bind, source)| Asked::Bind(bind, source));
+    let volumes = job.volumes.iter().enumerate().map(|(number, volume)| Asked::Volume(number, volume));
+    let mut all: Vec<Asked<'a>> = binds.chain(volumes).collect();
+    all.sort_by_key(|asked| {
+        let target = match asked {
+            Asked::Bind(bind, _) => &bind.target,
+            Asked::Volume(_, volume) => &volume.target,
+        };
+        Path::new(target).components().count()
+    });
+    all
 }
 
 /// Places inside the image exist by now; this one may lie in another mount, or in `/dev`.

@@ -6,6 +6,7 @@
 //! calls (a few microseconds) a program finds the bare folder below.
 
 use std::fs::{self, File};
+use std::io;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -108,11 +109,25 @@ fn try_remount(common: &Common, wanted: &LayeredMount, container: BorrowedFd<'_>
     filesystem::enter_stage(&common.stage)?;
     let mounted = prepare(common, wanted, 0)?;
     process::enter_mounts_of(container).at("enter the container's mount namespace")?;
-    match mount::unmount(&wanted.target) {
+    let name = enter_parent_of(&wanted.target).at(format_args!("find `{}`", wanted.target))?;
+    match mount::unmount(name) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(RemountOutcome::Busy),
         Err(error) => return Err(error).at(format_args!("unmount `{}`", wanted.target)),
     }
-    mount::attach(mounted.as_fd(), None, &wanted.target).at(format_args!("mount on `{}`", wanted.target))?;
+    mount::attach(mounted.as_fd(), None, name).at(format_args!("mount on `{}`", wanted.target))?;
     Ok(RemountOutcome::Done)
+}
+
+/// Makes the folder around a layered mount the current one; answers with the mount's name there. A container that has moved
+/// the folders on the way, to have something else of its file system uncovered, is refused: no other mount is of layers.
+fn enter_parent_of(target: &str) -> io::Result<&str> {
+    let (parent, name) = target.trim_end_matches('/').rsplit_once('/').unwrap_or(("", target));
+    let root = sys::openat(None, "/", libc::O_PATH | libc::O_DIRECTORY)?;
+    process::enter(sys::open_in_root(root.as_fd(), format!("{parent}/"), libc::O_PATH | libc::O_DIRECTORY)?.as_fd())?;
+    let place = sys::open_name(name)?;
+    if !sys::is_overlay(place.as_fd())? {
+        return Err(io::Error::other("it is not where it was mounted"));
+    }
+    Ok(name)
 }

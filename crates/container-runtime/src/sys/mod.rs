@@ -226,6 +226,22 @@ pub fn configure_loop_device(device: BorrowedFd<'_>, image: RawFd) -> io::Result
     check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, config.as_ptr()) }).map(drop)
 }
 
+/// What a name in the current folder is, a symbolic link as itself.
+pub fn open_name(name: &str) -> io::Result<OwnedFd> {
+    let name = c_path(name)?;
+    // SAFETY: `name` is a zero-terminated string that outlives the call.
+    owned(libc::c_long::from(unsafe { libc::open(name.as_ptr(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) }))
+}
+
+/// Whether a file is of overlayfs.
+pub fn is_overlay(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: all-zero is a valid `statfs`, a plain struct of integers.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: takes an open descriptor and a struct of this type.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut found) })?;
+    Ok(found.f_type == libc::OVERLAYFS_SUPER_MAGIC)
+}
+
 pub fn is_folder(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(kind(fd)? == libc::S_IFDIR)
 }

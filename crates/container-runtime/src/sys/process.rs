@@ -57,6 +57,12 @@ pub fn enter_mounts_of(process: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(process.as_raw_fd(), libc::CLONE_NEWNS) }).map(drop)
 }
 
+/// Makes an open folder the current one.
+pub fn enter(folder: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes an open descriptor.
+    check(unsafe { libc::fchdir(folder.as_raw_fd()) }).map(drop)
+}
+
 /// Asks to be killed when the parent ends; true only until the next change of identity.
 pub fn die_with_parent() -> io::Result<()> {
     // SAFETY: takes only integers.

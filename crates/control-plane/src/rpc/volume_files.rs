@@ -435,7 +435,8 @@ pub(crate) fn volume_status(error: &VolumeError) -> Status {
         | VolumeError::NotFolder(_)
         | VolumeError::IntoItself(_)
         | VolumeError::WrongBlock
-        | VolumeError::LongPath(_) => Status::invalid_argument(text),
+        | VolumeError::LongPath(_)
+        | VolumeError::TooLarge(_) => Status::invalid_argument(text),
         VolumeError::NotEmpty(_) | VolumeError::UnknownBlock => Status::failed_precondition(text),
         // Passes, and the client may well try again.
         VolumeError::Stopping => Status::unavailable(text),

@@ -166,6 +166,26 @@ fn a_file_that_somebody_writes_to_waits_for_a_later_commit() {
 }
 
 #[test]
+fn a_file_that_is_renamed_while_somebody_writes_to_it_is_always_somewhere() {
+    let below = Folders::of(&[]);
+    let (_, committed) = first(&[folder("d", true, None), file("d/log", 1), file("d/other", 1)], &below);
+    let renamed = Written { is_being_written: true, ..file("d/log.1", 2) };
+    let look = [folder("d", true, None), renamed, file("d/other", 2)];
+    let (changes, committed) = plan(&look, &committed, &below, true);
+    assert_eq!(changes, [put("d/other")]);
+    let (changes, committed) = plan(&look, &committed, &below, false);
+    assert_eq!(changes, [put("d/log.1"), remove("d/log")]);
+    assert!(plan(&look, &committed, &below, false).0.is_empty());
+    // One that was below left a mark.
+    let below = Folders::of(&[("", &["log"])]);
+    let renamed = Written { is_being_written: true, ..file("log.1", 2) };
+    let look = [entry("log", EntryKind::Whiteout, 1), renamed];
+    let (changes, committed) = plan(&look, &Committed::default(), &below, true);
+    assert_eq!((changes, committed.is_empty()), (Vec::new(), true));
+    assert_eq!(plan(&look, &committed, &below, false).0, [remove("log"), put("log.1")]);
+}
+
+#[test]
 fn a_folder_that_only_leads_to_a_change_is_none_itself() {
     let below = Folders::of(&[("d", &["x"])]);
     assert_eq!(first(&[folder("d", false, None), file("d/x", 1)], &below).0, [put("d/x")]);

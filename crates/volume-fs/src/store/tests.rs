@@ -113,7 +113,30 @@ fn a_deleted_volume_goes_with_its_last_reader() {
     assert_eq!(view.find(Path::new("a")).unwrap().map(|node| node.kind), Some(Kind::File));
     assert!(folder.path().join("vo-1").exists());
     drop(view);
-    assert!(!folder.path().join("vo-1").exists());
+    let is_gone = || !folder.path().join("vo-1").exists();
+    while !is_gone() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // A request that was on its way does not bring it back.
+    assert!(matches!(volumes.view("vo-1"), Err(VolumeError::Deleted)));
+    assert!(volumes.file_of_layer("vo-1", "x", Path::new("a")).is_none());
+    assert!(is_gone());
+}
+
+#[test]
+fn what_was_sent_stays_until_all_of_it_can_have_come() {
+    use manifest::content::{ContentId, block_digest};
+    let (_folder, volumes) = store();
+    let bytes = vec![6; 100_000];
+    let digests = [block_digest(&bytes)];
+    let id = ContentId::of(100_000, &digests);
+    volumes.uploads().missing(100_000, &digests).unwrap();
+    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
+    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    assert!(volumes.contents().has(&id), "another file of the same client may take hours");
+    volumes.sweep(SystemTime::now() + SENT_KEPT * 2).unwrap();
+    assert!(!volumes.contents().has(&id));
 }
 
 #[test]
