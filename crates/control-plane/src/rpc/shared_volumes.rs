@@ -8,8 +8,6 @@ use client_protocol::wire;
 use futures::{Stream, StreamExt};
 use shared_files::{Content, Entry, EntryKind, FilesError, SharedFiles};
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use types::objects::ObjectKind;
 use wire::file_entry::FileType;
@@ -144,22 +142,20 @@ impl Api {
         request: wire::SharedVolumeListFilesRequest,
     ) -> Result<FileStream, Status> {
         let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
-        let (sender, receiver) = mpsc::channel(BATCHES);
         let files = self.shared.shared_files.clone();
-        tokio::task::spawn_blocking(move || {
+        let listing = self.shared.listings.place().await?.list(BATCHES, move |outlet| {
             let mut batch = Vec::new();
-            let sent = files.find(&id, &request.path, &mut |entry| {
+            let found = files.find(&id, &request.path, &mut |entry| {
                 batch.push(wire_entry(entry));
-                batch.len() < BATCH || sender.blocking_send(Ok(response(&mut batch))).is_ok()
+                batch.len() < BATCH || outlet.send(response(&mut batch))
             });
-            let last = match sent {
-                Ok(()) if batch.is_empty() => return,
-                Ok(()) => Ok(response(&mut batch)),
-                Err(error) => Err(files_status(&error)),
-            };
-            let _ = sender.blocking_send(last);
+            found.map_err(|error| files_status(&error))?;
+            if !batch.is_empty() {
+                outlet.send(response(&mut batch));
+            }
+            Ok(())
         });
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        Ok(Box::pin(listing))
     }
 
     pub(crate) async fn shared_volume_list_files(
@@ -167,8 +163,10 @@ impl Api {
         request: wire::SharedVolumeListFilesRequest,
     ) -> Result<Response<wire::SharedVolumeListFilesResponse>, Status> {
         let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        let place = self.shared.listings.place().await?;
         let mut entries = self
             .in_files(move |files| {
+                let _place = place;
                 let mut entries = Vec::new();
                 files.find(&id, &request.path, &mut |entry| {
                     entries.push(wire_entry(entry));
