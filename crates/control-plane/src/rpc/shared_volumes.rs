@@ -225,7 +225,7 @@ fn files_status(error: &FilesError) -> Status {
         FilesError::IsFolder(_) | FilesError::FolderInTheWay(_) | FilesError::NoFile(_) | FilesError::NoFolder(_) => {
             Status::failed_precondition(text)
         }
-        FilesError::NoSpace(_) => Status::resource_exhausted(text),
+        FilesError::NoSpace(_) | FilesError::TooMany { .. } => Status::resource_exhausted(text),
         FilesError::Io { .. } => Status::data_loss(text),
     }
 }
