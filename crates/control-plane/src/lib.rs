@@ -136,6 +136,7 @@ impl ControlPlane {
             secrets: secrets::Secrets::new(&parts.secret_key),
             objects: Default::default(),
             shared_files,
+            listings: Default::default(),
             queues: queues::Queues::new(contents.clone()),
             contents,
             volumes: volumes::VolumeShell::new(parts.volumes.clone()),

@@ -3,19 +3,39 @@
 //! So a request that is too long costs no memory, and is refused in words of ours. The library's own limit is one for all
 //! calls, and as high as the longest of them needs: hundreds of large secrets at once would fill the memory.
 //!
-//! Only a call's first message is looked at: no call that we serve takes more than one.
+//! Requests of many megabytes are allowed, thousands of them could come at once, and each is collected in memory before it
+//! is handled. So a large one first takes its length from what all of them share, waits for others if need be (the
+//! transport then stops its sender), and may not fall silent meanwhile. What a waiting one has sent already stays with the
+//! transport and uses up the window that it shares with all calls of its connection, so only so many wait as leave room
+//! in that (see `server.rs`). Small ones touch none of this. What they amount to is bounded by the number of calls that a
+//! connection may have open, not here.
+//!
+//! A request is one message: no call that we serve takes more.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 
 /// The client puts up to 49 inputs of 2 MiB into one request; its own limit for a message is 100 MiB.
 pub const MAX_MESSAGE: usize = 128 << 20;
 /// A flag for compression and four bytes of length.
 const PREFIX: usize = 5;
+const MIB: u64 = 1 << 20;
+/// Requests up to here are small.
+const SMALL: u64 = MIB;
+/// Large requests that are in memory at once: eight of the longest.
+static ROOM: Room = Room::new(1 << 30, MAX_WAITING);
+/// Large requests that wait at once. Old clients upload up to 512 files at a time, of up to 4 MiB each: half of those fit
+/// into the room.
+pub const MAX_WAITING: usize = 256;
+/// How long a large request may be silent. It has room that others wait for.
+const SILENCE: Duration = Duration::from_secs(60);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -47,40 +67,103 @@ fn limit_of(method: &str) -> &'static Limit {
 }
 
 /// `length`: what the message says of itself.
-fn refusal(limit: &Limit, length: u64) -> Option<Status> {
-    if length <= limit.bytes as u64 {
-        return None;
+fn check(limit: &Limit, length: u64) -> Result<(), Status> {
+    match length <= limit.bytes as u64 {
+        true => Ok(()),
+        false => Err(Status::invalid_argument(format!("{} {} MiB", limit.says, length.div_ceil(MIB)))),
     }
-    Some(Status::invalid_argument(format!("{} {} MiB", limit.says, length.div_ceil(1 << 20))))
 }
 
-/// A request's body that ends with a refusal, before anything of it is kept, when its message is too long.
+/// What large requests share.
+struct Room {
+    kib: u32,
+    free: Semaphore,
+    waiting: Semaphore,
+}
+
+type Entry = Pin<Box<dyn Future<Output = Result<SemaphorePermit<'static>, AcquireError>> + Send>>;
+
+impl Room {
+    const fn new(bytes: u32, max_waiting: usize) -> Self {
+        let kib = bytes >> 10;
+        Self { kib, free: Semaphore::const_new(kib as usize), waiting: Semaphore::const_new(max_waiting) }
+    }
+
+    /// Room for a message, in the order of asking. One that is longer than all there is takes all.
+    fn enter(&'static self, length: u64) -> Result<Entry, Status> {
+        let kib = length.div_ceil(1 << 10).min(u64::from(self.kib)) as u32;
+        if let Ok(room) = self.free.try_acquire_many(kib) {
+            return Ok(Box::pin(std::future::ready(Ok(room))));
+        }
+        let waiting = self.waiting.try_acquire();
+        let waiting = waiting.map_err(|_| {
+            Status::unavailable("the server receives as many large requests as it can take, and more wait; try again")
+        })?;
+        Ok(Box::pin(async move {
+            let room = self.free.acquire_many(kib).await;
+            drop(waiting);
+            room
+        }))
+    }
+}
+
+/// A request that needs room.
+enum Large {
+    /// `first`: the frame that said how long it is.
+    Waiting { first: Bytes, entry: Entry },
+    /// Until the body is dropped: by then the message is handed on.
+    Inside { _room: SemaphorePermit<'static>, silence: Pin<Box<Sleep>> },
+}
+
+/// A request's body that ends with a refusal, before anything of it is kept, when its message is too long, and that waits
+/// until there is room for it.
 pub struct Measured<B: Body<Data = Bytes> + Send + Unpin + 'static> {
     /// Taken when the request is refused.
     body: Option<B>,
     limit: &'static Limit,
+    room: &'static Room,
     prefix: [u8; PREFIX],
     read: usize,
+    /// Bytes of the message that are still to come, once its length is known.
+    left: u64,
+    large: Option<Large>,
 }
 
 impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Measured<B> {
     pub fn new(body: B, method: &str) -> Self {
-        Self { body: Some(body), limit: limit_of(method), prefix: [0; PREFIX], read: 0 }
+        Self::within(&ROOM, body, method)
     }
 
-    /// Looks at the message's length once enough of it is there.
-    fn look(&mut self, data: &[u8]) -> Option<Status> {
-        if self.read == PREFIX {
-            return None;
-        }
-        let more = data.len().min(PREFIX - self.read);
-        self.prefix[self.read..self.read + more].copy_from_slice(&data[..more]);
-        self.read += more;
+    fn within(room: &'static Room, body: B, method: &str) -> Self {
+        Self { body: Some(body), limit: limit_of(method), room, prefix: [0; PREFIX], read: 0, left: 0, large: None }
+    }
+
+    /// The message's length, when these bytes complete what says it.
+    fn look(&mut self, mut data: &[u8]) -> Result<Option<u64>, Status> {
+        let mut length = None;
         if self.read < PREFIX {
-            return None;
+            let more = data.len().min(PREFIX - self.read);
+            self.prefix[self.read..self.read + more].copy_from_slice(&data[..more]);
+            self.read += more;
+            if self.read < PREFIX {
+                return Ok(None);
+            }
+            data = &data[more..];
+            let [_, a, b, c, d] = self.prefix;
+            self.left = u64::from(u32::from_be_bytes([a, b, c, d]));
+            check(self.limit, self.left)?;
+            length = Some(self.left);
         }
-        let [_, a, b, c, d] = self.prefix;
-        refusal(self.limit, u64::from(u32::from_be_bytes([a, b, c, d])))
+        let left = self.left.checked_sub(data.len() as u64);
+        // The library would read on and collect whatever comes.
+        self.left = left.ok_or_else(|| Status::invalid_argument("a request is one message, and this one goes on"))?;
+        Ok(length)
+    }
+
+    /// The sender is told with the answer that the rest is not wanted.
+    fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        (self.body, self.large) = (None, None);
+        Poll::Ready(Some(Err(status.into())))
     }
 }
 
@@ -92,32 +175,72 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for Measured<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = match ready!(Pin::new(body).poll_frame(context)) {
+        let this = &mut *self;
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if let Some(Large::Waiting { first, entry }) = &mut this.large {
+            let Ok(room) = ready!(entry.as_mut().poll(context)) else {
+                return this.end(Status::unavailable("the server is being stopped"));
+            };
+            let first = std::mem::take(first);
+            this.large = Some(Large::Inside { _room: room, silence: Box::pin(sleep(SILENCE)) });
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let polled = Pin::new(body).poll_frame(context);
+        if let Some(Large::Inside { silence, .. }) = &mut this.large {
+            match &polled {
+                Poll::Ready(_) => silence.as_mut().reset(Instant::now() + SILENCE),
+                Poll::Pending if silence.as_mut().poll(context).is_ready() => {
+                    let seconds = SILENCE.as_secs();
+                    let text = format!("nothing more of the request came for {seconds} s; send it again");
+                    return this.end(Status::unavailable(text));
+                }
+                Poll::Pending => {}
+            }
+        }
+        let frame = match ready!(polled) {
             // What the transport says of a broken connection is for the operator; the caller has gone.
             Some(Err(_)) => return Poll::Ready(Some(Err(Status::cancelled("the request broke off").into()))),
             Some(Ok(frame)) => frame,
             None => return Poll::Ready(None),
         };
-        let refused = frame.data_ref().and_then(|data| self.look(data));
-        let Some(refused) = refused else { return Poll::Ready(Some(Ok(frame))) };
-        // The sender is told with the answer that the rest is not wanted.
-        self.body = None;
-        Poll::Ready(Some(Err(refused.into())))
+        let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
+        match this.look(data) {
+            Err(status) => this.end(status),
+            Ok(Some(length)) if length > SMALL => {
+                let entry = match this.room.enter(length) {
+                    Ok(entry) => entry,
+                    Err(status) => return this.end(status),
+                };
+                this.large = Some(Large::Waiting { first: data.clone(), entry });
+                self.poll_frame(context)
+            }
+            Ok(_) => Poll::Ready(Some(Ok(frame))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        let is_held_back = matches!(self.large, Some(Large::Waiting { .. }));
+        !is_held_back && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        match (&self.body, &self.large) {
+            // The frame that is held back has left the body.
+            (None, _) | (_, Some(Large::Waiting { .. })) => SizeHint::default(),
+            (Some(body), _) => body.size_hint(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+
+    use futures::FutureExt;
+    use futures::future::join_all;
+    use hyper::client::conn::http2::{SendRequest, handshake};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -145,15 +268,47 @@ mod tests {
         Measured::new(Chunks(chunks.into_iter()), method)
     }
 
-    async fn read(body: &mut Measured<Chunks>) -> Result<Vec<u8>, Status> {
+    type Next = Option<Result<Frame<Bytes>, BoxError>>;
+
+    async fn next<B: Body<Data = Bytes> + Send + Unpin>(body: &mut Measured<B>) -> Next {
+        poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
+    }
+
+    async fn read<B: Body<Data = Bytes> + Send + Unpin>(body: &mut Measured<B>) -> Result<Vec<u8>, Status> {
         let mut all = Vec::new();
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+        while let Some(frame) = next(body).await {
             match frame {
                 Ok(frame) => all.extend(frame.into_data().unwrap()),
                 Err(error) => return Err(*error.downcast().unwrap()),
             }
         }
         Ok(all)
+    }
+
+    /// What comes of a message when it comes.
+    struct Arriving(mpsc::UnboundedReceiver<Bytes>);
+
+    impl Body for Arriving {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            self.0.poll_recv(context).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+        }
+    }
+
+    fn room(mib: u32) -> &'static Room {
+        Box::leak(Box::new(Room::new(mib << 20, MAX_WAITING)))
+    }
+
+    /// A message of which only the length has come.
+    fn begun(room: &'static Room, length: u64) -> (mpsc::UnboundedSender<Bytes>, Measured<Arriving>) {
+        let (chunks, arriving) = mpsc::unbounded_channel();
+        chunks.send([&[0], &(length as u32).to_be_bytes()[..]].concat().into()).unwrap();
+        (chunks, Measured::within(room, Arriving(arriving), "FunctionMap"))
     }
 
     #[tokio::test]
@@ -180,5 +335,130 @@ mod tests {
     async fn most_requests_may_be_as_long_as_the_client_makes_them() {
         assert!(read(&mut sent("FunctionMap", 100 << 20, 3)).await.is_ok());
         assert!(read(&mut sent("FunctionMap", (128 << 20) + 1, 3)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_goes_on_after_its_message_is_refused() {
+        for rest in [&b"x"[..], &[0; 4096][..]] {
+            let (chunks, mut body) = begun(&ROOM, 3);
+            chunks.send(Bytes::from_static(b"abc")).unwrap();
+            assert!(next(&mut body).await.unwrap().is_ok() && next(&mut body).await.unwrap().is_ok());
+            chunks.send(rest.into()).unwrap();
+            assert_eq!(read(&mut body).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+        }
+    }
+
+    #[tokio::test]
+    async fn large_requests_share_the_room_in_turn_and_small_ones_pass() {
+        let (room, inside) = (room(8), std::cell::Cell::new(0));
+        let one = async |length: u64| {
+            let (chunks, mut body) = begun(room, length);
+            chunks.send(vec![7; length as usize].into()).unwrap();
+            drop(chunks);
+            next(&mut body).await.unwrap().unwrap();
+            inside.set(inside.get() + 1);
+            let now = inside.get();
+            // The others get as far as they can.
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            let (small, mut passing) = begun(room, SMALL);
+            small.send(vec![7; SMALL as usize].into()).unwrap();
+            drop(small);
+            assert_eq!(read(&mut passing).now_or_never().unwrap().unwrap().len() as u64, 5 + SMALL);
+            assert_eq!(read(&mut body).await.unwrap(), vec![7; length as usize]);
+            inside.set(inside.get() - 1);
+            now
+        };
+        let most = join_all((0..9).map(|_| one(3 * MIB))).await;
+        assert_eq!(most.iter().max(), Some(&2), "{most:?}");
+        assert_eq!(room.free.available_permits(), 8 << 10);
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_large_request_is_read_before_there_is_room() {
+        let room = room(8);
+        let ((_a, mut first), (_b, mut second)) = (begun(room, 5 * MIB), begun(room, 5 * MIB));
+        next(&mut first).await.unwrap().unwrap();
+        assert!(next(&mut second).now_or_never().is_none() && !second.is_end_stream());
+        drop(first);
+        assert_eq!(next(&mut second).await.unwrap().unwrap().into_data().unwrap().len(), PREFIX);
+    }
+
+    #[tokio::test]
+    async fn a_request_larger_than_all_the_room_passes_alone() {
+        let room = room(2);
+        let ((_a, mut first), (_b, mut second)) = (begun(room, 100 * MIB), begun(room, 2 * MIB));
+        next(&mut first).await.unwrap().unwrap();
+        assert!(next(&mut second).now_or_never().is_none());
+        drop(first);
+        next(&mut second).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn more_large_requests_than_may_wait_are_told_to_come_again() {
+        let room: &Room = Box::leak(Box::new(Room::new(8 << 20, 1)));
+        let ((_a, mut inside), (_b, mut waiting), (_c, mut refused)) =
+            (begun(room, 8 * MIB), begun(room, 2 * MIB), begun(room, 2 * MIB));
+        next(&mut inside).await.unwrap().unwrap();
+        assert!(next(&mut waiting).now_or_never().is_none());
+        assert_eq!(read(&mut refused).await.unwrap_err().code(), tonic::Code::Unavailable);
+        drop(inside);
+        next(&mut waiting).await.unwrap().unwrap();
+        // Whoever is inside, or has left, waits no more.
+        assert_eq!(room.waiting.available_permits(), 1);
+        let (_d, mut leaving) = begun(room, 8 * MIB);
+        assert!(next(&mut leaving).now_or_never().is_none());
+        drop(leaving);
+        assert_eq!(room.waiting.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_do_not_stop_the_others_of_their_connection() {
+        let room = room(8);
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+            let read = read(&mut Measured::within(room, request.into_body(), "FunctionMap")).await;
+            read.map(|all| http::Response::new(axum::body::Body::from(all.len().to_string())))
+        });
+        let (here, there) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move {
+            let served = crate::server::transport().serve_connection(TokioIo::new(there), service).await;
+            served.map_err(|error| error.to_string())
+        });
+        let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(here)).await.unwrap();
+        tokio::spawn(connection);
+        let one = async |mut sender: SendRequest<axum::body::Body>| {
+            let mut message = vec![0; PREFIX + 4 * MIB as usize];
+            message[1..PREFIX].copy_from_slice(&(4 * MIB as u32).to_be_bytes());
+            let answer = sender.send_request(http::Request::new(message.into())).await.unwrap();
+            let answer = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 100).await.unwrap();
+            assert_eq!(answer, (PREFIX + 4 * MIB as usize).to_string());
+        };
+        join_all((0..24).map(|_| one(sender.clone()))).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_request_that_falls_silent_is_ended_and_leaves_its_room() {
+        let room = room(8);
+        let (chunks, mut body) = begun(room, 5 * MIB);
+        let silent = read(&mut body).await.unwrap_err();
+        assert_eq!(silent.code(), tonic::Code::Unavailable, "{silent}");
+        assert_eq!(room.free.available_permits(), 8 << 10);
+        assert!(chunks.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_request_is_waited_for() {
+        for length in [SMALL, 5 * MIB] {
+            let (chunks, mut body) = begun(room(8), length);
+            let slowly = async move {
+                for _ in 0..10 {
+                    sleep(SILENCE * 9 / 10).await;
+                    chunks.send(Bytes::from_static(b"ten bytes.")).unwrap();
+                }
+            };
+            let (all, ()) = tokio::join!(read(&mut body), slowly);
+            assert_eq!(all.unwrap().len(), PREFIX + 100);
+        }
     }
 }

@@ -23,15 +23,18 @@ use types::ids::TaskId;
 use worker_protocol::{ContainerApi, ContainerStream};
 
 use crate::caller::{Caller, ClientVersion, Principal};
-use crate::message_limit::{MAX_MESSAGE, Measured};
+use crate::message_limit::{MAX_MESSAGE, MAX_WAITING, Measured};
 use crate::rpc::Api;
 use crate::shared::Shared;
 
 const SERVICE: &str = "/modal.client.ModalClient/";
 /// Calls open at once on one connection. The client uploads with hundreds of calls in parallel over a single one.
 const MAX_STREAMS: u32 = 10_000;
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// What a call may send before it is read.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// What all calls of a connection may send before it is read. Large requests that wait for memory are not read: the others
+/// have a window also when all of those are on one connection.
+const CONNECTION_WINDOW: u32 = MAX_WAITING as u32 * STREAM_WINDOW + (16 << 20);
 
 pub struct Server {
     service: ModalClientServer<Api>,
@@ -76,13 +79,7 @@ impl Server {
             let (server, task) = (self.clone(), task.clone());
             async move { Ok::<_, Infallible>(server.handle(request, task).await) }
         });
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http2()
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), handle).await {
+        if let Err(error) = transport().serve_connection(TokioIo::new(stream), handle).await {
             tracing::debug!(%error, "a connection ended early");
         }
     }
@@ -156,6 +153,16 @@ impl Server {
         }
         Ok(())
     }
+}
+
+pub fn transport() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    builder
 }
 
 /// Compares digests, so that the time taken says nothing about the secret.

@@ -29,6 +29,7 @@ use crate::mounts::Mounts;
 use crate::objects::Objects;
 use crate::owner::Owner;
 use crate::queues::Queues;
+use crate::rpc::listings::Listings;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
@@ -78,6 +79,7 @@ pub struct Shared {
     pub secrets: Secrets,
     pub objects: Objects,
     pub shared_files: SharedFiles,
+    pub listings: Listings,
     /// What is in dicts and queues.
     pub contents: ContentsStore,
     pub queues: Queues,

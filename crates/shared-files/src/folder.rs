@@ -129,7 +129,7 @@ impl SharedFiles {
 
     /// See [`find::find`].
     pub fn find(&self, id: &str, at: &str, found: &mut dyn FnMut(Entry) -> bool) -> Result<(), FilesError> {
-        find::find(self.open_root(id)?.as_fd(), at, found)
+        find::find(self.open_root(id)?.as_fd(), at, find::MAX_HELD, found)
     }
 
     /// Removes a file, a link, or with `recursive` a folder with all that is in it.

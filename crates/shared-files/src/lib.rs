@@ -24,7 +24,7 @@ pub use folder::{Content, SharedFiles};
 
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    #[error("`{0}` is not a path in a network file system: it has a `..` or a zero byte")]
+    #[error("`{0}` is not a path in a network file system: it has a `..` or a zero byte, or is too long")]
     BadPath(String),
     #[error("`{0}` does not exist")]
     NotFound(String),
@@ -36,6 +36,11 @@ pub enum FilesError {
     NoFile(String),
     #[error("`{0}` passes through something that is not a directory")]
     NoFolder(String),
+    #[error(
+        "`{path}` cannot be listed: there are more than {most} files in one directory, or in directories within each \
+         other; list a directory further down"
+    )]
+    TooMany { path: String, most: usize },
     #[error("the content of `{path}` has the digest `{got}`, not the announced `{wanted}`")]
     WrongDigest { path: String, wanted: String, got: String },
     #[error("no space is left on the machine's disk for `{0}`")]

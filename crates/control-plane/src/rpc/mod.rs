@@ -14,6 +14,7 @@ pub mod environments;
 pub mod functions;
 pub mod image_names;
 pub mod images;
+pub mod listings;
 pub mod logs;
 pub mod mounts;
 pub mod objects;

@@ -1,16 +1,17 @@
 //! Network file systems, and the files in them as clients see them from outside.
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 
-use blob_store::BlobStore;
+use blob_store::{BlobError, BlobStore, DiskBlobs};
 use bytes::Bytes;
 use client_protocol::wire;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use shared_files::{Content, Entry, EntryKind, FilesError, SharedFiles};
+use tokio::fs::File;
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use types::ids::BlobId;
 use types::objects::ObjectKind;
 use wire::file_entry::FileType;
 use wire::shared_volume_get_file_response::DataOneof as Got;
@@ -114,25 +115,16 @@ impl Api {
         let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
         let path = request.path.clone();
         let (file, length) = self.in_files(move |files| files.get(&id, &path)).await?;
-        let file = tokio::fs::File::from_std(file);
-        let failed = |error| Status::internal(format!("could not read `{}`: {error}", request.path));
+        let file = File::from_std(file);
         let got = if length <= INLINE {
             let mut data = Vec::with_capacity(length as usize);
             // It may be written to meanwhile.
-            file.take(INLINE).read_to_end(&mut data).await.map_err(failed)?;
+            let read = file.take(INLINE).read_to_end(&mut data).await;
+            read.map_err(|error| unreadable(&request.path, &error))?;
             Got::Data(data.into())
         } else {
             let upload = self.shared.blobs.create(length, None).await.map_err(|e| blob_status(&e))?;
-            let bytes = futures::stream::try_unfold((file, length), |(mut file, left)| async move {
-                let mut piece = vec![0; PIECE.min(left as usize)];
-                let read = file.read(&mut piece).await?;
-                piece.truncate(read);
-                Ok((read > 0).then(|| (Bytes::from(piece), (file, left - read as u64))))
-            });
-            let stored = self.shared.blobs.put_whole(&upload.blob, bytes.boxed()).await;
-            stored.map_err(|error| {
-                Status::aborted(format!("`{}` was changed while it was read ({error}); read it again", request.path))
-            })?;
+            copy_into(&self.shared.blobs, &upload.blob, file, length, &request.path).await?;
             Got::DataBlobId(upload.blob.to_string())
         };
         Ok(Response::new(wire::SharedVolumeGetFileResponse { data_oneof: Some(got) }))
@@ -144,22 +136,20 @@ impl Api {
         request: wire::SharedVolumeListFilesRequest,
     ) -> Result<FileStream, Status> {
         let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
-        let (sender, receiver) = mpsc::channel(BATCHES);
         let files = self.shared.shared_files.clone();
-        tokio::task::spawn_blocking(move || {
+        let listing = self.shared.listings.place().await?.list(BATCHES, move |outlet| {
             let mut batch = Vec::new();
-            let sent = files.find(&id, &request.path, &mut |entry| {
+            let found = files.find(&id, &request.path, &mut |entry| {
                 batch.push(wire_entry(entry));
-                batch.len() < BATCH || sender.blocking_send(Ok(response(&mut batch))).is_ok()
+                batch.len() < BATCH || outlet.send(response(&mut batch))
             });
-            let last = match sent {
-                Ok(()) if batch.is_empty() => return,
-                Ok(()) => Ok(response(&mut batch)),
-                Err(error) => Err(files_status(&error)),
-            };
-            let _ = sender.blocking_send(last);
+            found.map_err(|error| files_status(&error))?;
+            if !batch.is_empty() {
+                outlet.send(response(&mut batch));
+            }
+            Ok(())
         });
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        Ok(Box::pin(listing))
     }
 
     pub(crate) async fn shared_volume_list_files(
@@ -167,8 +157,10 @@ impl Api {
         request: wire::SharedVolumeListFilesRequest,
     ) -> Result<Response<wire::SharedVolumeListFilesResponse>, Status> {
         let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        let place = self.shared.listings.place().await?;
         let mut entries = self
             .in_files(move |files| {
+                let _place = place;
                 let mut entries = Vec::new();
                 files.find(&id, &request.path, &mut |entry| {
                     entries.push(wire_entry(entry));
@@ -204,6 +196,34 @@ impl Api {
     }
 }
 
+/// Fills a blob with a file of `length` bytes, which containers may write to meanwhile.
+async fn copy_into(blobs: &DiskBlobs, blob: &BlobId, file: File, length: u64, path: &str) -> Result<(), Status> {
+    let read_error = Arc::new(OnceLock::new());
+    let (note, of) = (read_error.clone(), path.to_owned());
+    let bytes = futures::stream::try_unfold((file, length), |(mut file, left)| async move {
+        let mut piece = vec![0; PIECE.min(left as usize)];
+        let read = file.read(&mut piece).await?;
+        piece.truncate(read);
+        Ok((read > 0).then(|| (Bytes::from(piece), (file, left - read as u64))))
+    });
+    let bytes = bytes.inspect_err(move |error| {
+        let _ = note.set(unreadable(&of, error));
+    });
+    match (blobs.put_whole(blob, bytes.boxed()).await, read_error.get()) {
+        (Ok(_), _) => Ok(()),
+        (Err(_), Some(unreadable)) => Err(unreadable.clone()),
+        (Err(error @ BlobError::WrongLength { .. }), None) => {
+            Err(Status::aborted(format!("`{path}` was changed while it was read ({error}); read it again")))
+        }
+        (Err(error), None) => Err(blob_status(&error)),
+    }
+}
+
+fn unreadable(path: &str, error: &std::io::Error) -> Status {
+    tracing::error!(%error, path, "a file of a network file system could not be read");
+    Status::data_loss(format!("could not read `{path}`: {error}"))
+}
+
 fn response(batch: &mut Vec<wire::FileEntry>) -> wire::SharedVolumeListFilesResponse {
     wire::SharedVolumeListFilesResponse { entries: std::mem::take(batch) }
 }
@@ -227,7 +247,85 @@ fn files_status(error: &FilesError) -> Status {
         FilesError::IsFolder(_) | FilesError::FolderInTheWay(_) | FilesError::NoFile(_) | FilesError::NoFolder(_) => {
             Status::failed_precondition(text)
         }
-        FilesError::NoSpace(_) => Status::resource_exhausted(text),
+        FilesError::NoSpace(_) | FilesError::TooMany { .. } => Status::resource_exhausted(text),
         FilesError::Io { .. } => Status::data_loss(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use blob_store::DiskConfig;
+    use tonic::Code;
+
+    use super::*;
+
+    /// A file system of a few megabytes, taken away again at the end.
+    struct SmallDisk(tempfile::TempDir);
+
+    impl SmallDisk {
+        /// `None` without root.
+        fn mount() -> Option<Self> {
+            let folder = tempfile::tempdir().unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=16m", "small"]).arg(folder.path());
+            mount.status().is_ok_and(|status| status.success()).then(|| Self(folder))
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        }
+    }
+
+    const LENGTH: u64 = 8 << 20;
+
+    /// Copies a file that has `has` bytes, and had [`LENGTH`] of them before `meanwhile`.
+    async fn copied(disk: &Path, has: u64, meanwhile: impl FnOnce()) -> Result<(), Status> {
+        let blobs = DiskBlobs::open(&disk.join("blobs"), DiskConfig::default()).unwrap();
+        let upload = blobs.create(LENGTH, None).await.unwrap();
+        meanwhile();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(has).unwrap();
+        copy_into(&blobs, &upload.blob, File::from_std(file), LENGTH, "model.bin").await
+    }
+
+    #[tokio::test]
+    async fn a_large_file_is_copied_as_long_as_it_was_and_one_that_shrinks_is_to_be_read_again() {
+        let disk = tempfile::tempdir().unwrap();
+        for has in [LENGTH, LENGTH + 1] {
+            copied(disk.path(), has, || ()).await.unwrap();
+        }
+        let shrunk = copied(disk.path(), LENGTH - 1, || ()).await.unwrap_err();
+        assert_eq!(shrunk.code(), Code::Aborted);
+        assert!(shrunk.message().contains("`model.bin` was changed while it was read"), "{shrunk}");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fills_while_a_file_is_read_is_told_as_that() {
+        let Some(disk) = SmallDisk::mount() else {
+            eprintln!("skipped: mounting a small file system needs root");
+            return;
+        };
+        let disk = disk.0.path();
+        let full = copied(disk, LENGTH, || fs::write(disk.join("ballast"), vec![1; 12 << 20]).unwrap()).await;
+        let full = full.unwrap_err();
+        assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
+        assert!(full.message().contains("is full; free some space"), "{full}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_told_as_that() {
+        let disk = tempfile::tempdir().unwrap();
+        let blobs = DiskBlobs::open(&disk.path().join("blobs"), DiskConfig::default()).unwrap();
+        let upload = blobs.create(LENGTH, None).await.unwrap();
+        // Open for writing only.
+        let file = File::from_std(fs::File::create(disk.path().join("file")).unwrap());
+        let unreadable = copy_into(&blobs, &upload.blob, file, LENGTH, "model.bin").await.unwrap_err();
+        assert_eq!(unreadable.code(), Code::DataLoss, "{unreadable}");
     }
 }

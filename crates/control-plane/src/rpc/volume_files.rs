@@ -15,8 +15,6 @@ use futures::Stream;
 use manifest::content::{BlockDigest, ContentId, block_count, ranges};
 use manifest::path::normalize;
 use metadata_store::ObjectRecord;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use types::errors::with_causes;
 use types::ids::VolumeId;
@@ -255,7 +253,7 @@ impl Api {
         max_entries: Option<u32>,
     ) -> Result<EntryStream, Status> {
         let (id, path) = (self.volume(volume)?.id.clone(), volume_path(path)?);
-        let (sender, entries) = mpsc::channel(BATCHES_AHEAD);
+        let place = self.shared.listings.place().await?;
         let store = self.shared.volumes.store.clone();
         // What the listing begins with decides the call's status; the rest streams.
         let (node, view) = self
@@ -271,15 +269,13 @@ impl Api {
             })
             .await
             .map_err(|error| volume_status(&error))?;
-        tokio::task::spawn_blocking(move || {
+        let entries = place.list(BATCHES_AHEAD, move |outlet| {
             let _store = store;
             let most = max_entries.map_or(usize::MAX, |most| most as usize);
-            let mut listing = Listing { view: &view, client, recursive, left: most, batch: Vec::new(), sender };
-            if let Err(error) = listing.run(&path, &node) {
-                let _ = listing.sender.blocking_send(Err(volume_status(&error)));
-            }
+            let mut listing = Listing { view: &view, client, recursive, left: most, batch: Vec::new(), outlet };
+            listing.run(&path, &node).map_err(|error| volume_status(&error))
         });
-        Ok(Box::pin(ReceiverStream::new(entries)))
+        Ok(Box::pin(entries))
     }
 
     pub(crate) async fn volume_remove_file(

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use client_protocol::wire;
-use tokio::sync::mpsc;
-use tonic::Status;
 use volume_fs::{Kind, Node, View, VolumeError};
 
 use crate::caller::ClientVersion;
+use crate::rpc::listings::Outlet;
 
 /// Entries in one message.
 const BATCH: usize = 1000;
@@ -20,7 +19,7 @@ pub struct Listing<'a> {
     pub recursive: bool,
     pub left: usize,
     pub batch: Vec<wire::FileEntry>,
-    pub sender: mpsc::Sender<Result<Vec<wire::FileEntry>, Status>>,
+    pub outlet: &'a mut Outlet<Vec<wire::FileEntry>>,
 }
 
 impl Listing<'_> {
@@ -67,7 +66,7 @@ impl Listing<'_> {
     }
 
     fn flush(&mut self) -> bool {
-        self.sender.blocking_send(Ok(std::mem::take(&mut self.batch))).is_ok()
+        self.outlet.send(std::mem::take(&mut self.batch))
     }
 }
 
