@@ -54,6 +54,12 @@ def later(text, **given):
     return act(text, **given)
 
 
+# The outer one comes last here, and must not hide the other.
+@app.function(volumes={"/v/inner": second, "/v": volume})
+def nested(text, **given):
+    return act(text, **given)
+
+
 @app.function(volumes={"/v": volume})
 def dying(text, **given):
     return act(text, **given)
@@ -409,6 +415,11 @@ result = sorted(os.listdir("/deep/er/second")), os.path.ismount("/v") or os.path
     assert "file" in seen and "only-first" not in seen
     assert content(second, "file") == b"second"
     assert two.remote("second.reload(); result = Path('/deep/er/second/file').read_text()") == "second"
+
+
+def check_a_volume_inside_another_is_not_hidden_by_it():
+    nested.remote("v.joinpath('inner/nested').write_text('inner'); v.joinpath('nested').write_text('outer')\nsecond.commit(); volume.commit()")
+    assert content(second, "nested") == b"inner" and content(volume, "nested") == b"outer"
 
 
 def check_files_written_in_parts_are_whole():
