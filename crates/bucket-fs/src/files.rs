@@ -1,5 +1,6 @@
 //! Open files: what is read of the store and what is sent to it.
 
+mod closing;
 mod process;
 mod reader;
 mod window;

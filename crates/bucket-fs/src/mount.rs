@@ -70,7 +70,7 @@ async fn reach(spec: &BucketSpec) -> Result<S3, BucketError> {
     Err(BucketError::Endpoint(spec.endpoint.clone().unwrap_or_default()))
 }
 
-fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest::Error> {
+pub(crate) fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest::Error> {
     // Fails only when one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()

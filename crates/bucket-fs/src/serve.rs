@@ -267,7 +267,7 @@ impl Filesystem for Serve {
 
     fn flush(&self, request: &Request, number: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         let (mount, thread) = (self.mount.clone(), request.pid());
-        if mount.abandon_if_killed(handle.0, thread) {
+        if mount.is_closed_by_kill(handle.0, thread) {
             return reply.ok();
         }
         let work = async move { mount.flush(handle.0, thread).await };

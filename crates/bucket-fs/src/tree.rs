@@ -11,6 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub use known::{Facts, Known};
 pub use listing::{Listing, ShownEntry};
 pub use nodes::Nodes;
+#[cfg(test)]
+pub use nodes::ROOT;
 
 use crate::keys;
 

@@ -3,6 +3,7 @@
 //! Nothing of it is seen before it is whole, and whoever closes or syncs it is told whether the store has it. A file
 //! of less than a part goes in one request.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::closing::Closing;
 use crate::s3::{S3, S3Error};
 
 /// Bytes of each part but the last: some stores want them all alike.
@@ -52,7 +54,8 @@ pub struct Writer {
     /// The process that opened it. Another one that closes its copy does not finish the file.
     pub opener: u32,
     memory: Arc<Semaphore>,
-    abandoned: AtomicBool,
+    /// Locked for a few operations, never across an await.
+    closing: parking_lot::Mutex<Closing>,
     settled: AtomicBool,
     state: Mutex<State>,
 }
@@ -90,14 +93,20 @@ impl Writer {
             path,
             opener,
             memory,
-            abandoned: AtomicBool::default(),
+            closing: parking_lot::Mutex::default(),
             settled: AtomicBool::default(),
             state: Mutex::default(),
         }
     }
 
     /// The file's size afterwards.
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<u64, WriteError> {
+    pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<u64, WriteError> {
+        self.closing.lock().on_write();
+        let writer = self.clone();
+        whole(async move { writer.append(offset, data).await }).await
+    }
+
+    async fn append(&self, offset: u64, data: Bytes) -> Result<u64, WriteError> {
         let mut state = self.state.lock().await;
         match &state.end {
             Some(Err(error)) => return Err(error.clone()),
@@ -165,7 +174,12 @@ impl Writer {
 
     /// Ends the file: what was written is in the store afterwards, or the error says why not. Asked again, it answers
     /// the same.
-    pub async fn finish(&self) -> Result<Written, WriteError> {
+    pub async fn finish(self: &Arc<Self>) -> Result<Written, WriteError> {
+        let writer = self.clone();
+        whole(async move { writer.end().await }).await
+    }
+
+    async fn end(&self) -> Result<Written, WriteError> {
         let mut state = self.state.lock().await;
         if let Some(end) = &state.end {
             return end.clone();
@@ -222,13 +236,17 @@ impl Writer {
         });
     }
 
-    /// Its process was killed: the last one to close it drops what was written.
-    pub fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Relaxed);
+    pub fn on_kill(&self) {
+        self.closing.lock().on_kill();
     }
 
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed)
+    pub fn on_close(&self, process: u32) {
+        self.closing.lock().on_close(process == self.opener);
+    }
+
+    /// Nobody has it open any more: whether what was written is only a part of what was to be.
+    pub fn is_cut_off(&self, over: bool) -> bool {
+        self.closing.lock().is_cut_off(over)
     }
 
     /// True once, for whoever has seen the end first: the mount's picture of the file changes with it.
@@ -236,11 +254,11 @@ impl Writer {
         !self.settled.swap(true, Ordering::Relaxed)
     }
 
-    /// Gives the file up; true when it had not ended before. The store is told before this returns.
-    pub async fn give_up(&self, why: &str) -> bool {
+    /// Gives the file up, unless it has ended before. The store is told before this returns.
+    pub async fn give_up(&self, why: &str) {
         let mut state = self.state.lock().await;
         if state.end.is_some() {
-            return false;
+            return;
         }
         state.end = Some(Err(refused(why, libc::EIO)));
         state.buffer = BytesMut::new();
@@ -251,7 +269,6 @@ impl Writer {
                 tracing::warn!(key = self.key, %error, "parts of an unfinished upload stay in the bucket");
             }
         }
-        true
     }
 
     /// How much has been written.
@@ -271,6 +288,14 @@ impl Upload {
         self.etags[number - 1] = sent?;
         Ok(())
     }
+}
+
+/// Runs `work` to its end, also when whoever waits for it goes away, as all do when the mount is over: a change of
+/// [`State`] that stops in the middle loses bytes that were counted, and a later end would publish the rest.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+) -> Result<T, WriteError> {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(refused("writing was stopped", libc::EIO)))
 }
 
 fn refused(text: &str, errno: i32) -> WriteError {

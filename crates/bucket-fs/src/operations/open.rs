@@ -118,11 +118,11 @@ impl Mount {
 
     /// A process that is killed closes what it had open, finished or not. Asked before anything else, since a container
     /// that is killed is also what ends the mount.
-    pub fn abandon_if_killed(&self, handle: u64, thread: u32) -> bool {
+    pub fn is_closed_by_kill(&self, handle: u64, thread: u32) -> bool {
         let Ok(Handle::Writer(writer)) = self.handle(handle) else { return false };
         let is_killed = files::is_killed(thread);
-        if is_killed && files::process_of(thread) == writer.opener {
-            writer.abandon();
+        if is_killed {
+            writer.on_kill();
         }
         is_killed
     }
@@ -131,13 +131,12 @@ impl Mount {
     /// and closes its own copy before anything is written.
     pub async fn flush(&self, handle: u64, thread: u32) -> Answer<()> {
         let Handle::Writer(writer) = self.handle(handle)? else { return Ok(()) };
-        if files::process_of(thread) != writer.opener {
+        let process = files::process_of(thread);
+        writer.on_close(process);
+        if process != writer.opener || writer.size().await == 0 {
             return Ok(());
         }
-        match writer.size().await {
-            0 => Ok(()),
-            _ => self.finish_writer(&writer).await,
-        }
+        self.finish_writer(&writer).await
     }
 
     pub async fn fsync(&self, handle: u64) -> Answer<()> {
@@ -155,23 +154,16 @@ impl Mount {
         }
     }
 
-    pub(super) async fn end_writer(&self, writer: &Writer) {
-        if !writer.is_abandoned() {
-            if let Err(Failure { reason: Some(reason), .. }) = self.finish_writer(writer).await {
-                self.say("write", &writer.path, &reason);
-            }
-            return;
+    pub(super) async fn end_writer(&self, writer: &Arc<Writer>) {
+        if writer.is_cut_off(self.over.is_cancelled()) {
+            writer.give_up("the program that wrote it was killed before it was whole").await;
         }
-        let why = "the program that wrote it was killed before it was whole";
-        if writer.give_up(why).await {
-            self.say("write", &writer.path, why);
-        }
-        if writer.settle() {
-            self.tree.lock().drop_draft(&writer.path);
+        if let Err(Failure { reason: Some(reason), .. }) = self.finish_writer(writer).await {
+            self.say("write", &writer.path, &reason);
         }
     }
 
-    async fn finish_writer(&self, writer: &Writer) -> Answer<()> {
+    async fn finish_writer(&self, writer: &Arc<Writer>) -> Answer<()> {
         let ended = writer.finish().await;
         if writer.settle() {
             let mut tree = self.tree.lock();
@@ -183,3 +175,6 @@ impl Mount {
         Ok(ended.map(drop)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

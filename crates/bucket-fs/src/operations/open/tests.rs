@@ -1,0 +1,117 @@
+//! Files written through the mount into a store, and what is in the store when something comes between.
+
+use std::process::{Child, Command};
+
+use super::*;
+use crate::testing::Store;
+use crate::tree::ROOT;
+
+const MIB: usize = 1 << 20;
+
+fn wanted() -> Wanted {
+    Wanted::new(libc::O_WRONLY | libc::O_TRUNC, std::process::id())
+}
+
+async fn create(mount: &Mount, name: &str) -> u64 {
+    mount.create(ROOT, name, wanted()).unwrap().1.handle
+}
+
+/// Closed and released by its only user.
+async fn close(mount: &Mount, handle: u64) -> Answer<()> {
+    let closed = mount.flush(handle, std::process::id()).await;
+    mount.release(handle).await;
+    closed
+}
+
+/// Bytes that tell where they are.
+fn content(from: usize, length: usize) -> Bytes {
+    (from..from + length).map(|at| (at / 1000) as u8).collect()
+}
+
+/// A process that was killed and that nobody has asked about yet, as one is while it closes its files.
+fn killed() -> Child {
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    child.kill().unwrap();
+    let id = rustix::process::Pid::from_child(&child);
+    let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+    rustix::process::waitid(rustix::process::WaitId::Pid(id), ended).unwrap();
+    child
+}
+
+#[tokio::test]
+async fn a_close_that_is_cut_off_publishes_the_whole_file() {
+    let store = Store::start().await;
+    store.put("f", b"old");
+    let mount = store.mount();
+    let handle = create(&mount, "f").await;
+    mount.write(handle, 0, content(0, 7)).await.unwrap();
+    store.shut();
+    let closing = tokio::spawn({
+        let mount = mount.clone();
+        async move { mount.flush(handle, std::process::id()).await }
+    });
+    store.holds(1).await;
+    closing.abort();
+    assert!(closing.await.unwrap_err().is_cancelled());
+    store.open();
+    mount.release(handle).await;
+    assert_eq!(store.get("f").unwrap(), content(0, 7));
+}
+
+#[tokio::test]
+async fn a_write_that_is_cut_off_loses_no_part_of_the_file() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    let handle = create(&mount, "f").await;
+    mount.write(handle, 0, content(0, 7 * MIB)).await.unwrap();
+    store.shut();
+    let writing = tokio::spawn({
+        let mount = mount.clone();
+        async move { mount.write(handle, 7 * MIB as u64, content(7 * MIB, 2 * MIB)).await }
+    });
+    store.holds(1).await;
+    writing.abort();
+    assert!(writing.await.unwrap_err().is_cancelled());
+    store.open();
+    mount.write(handle, 9 * MIB as u64, content(9 * MIB, MIB)).await.unwrap();
+    close(&mount, handle).await.unwrap();
+    assert!(store.get("f").unwrap() == content(0, 10 * MIB));
+    assert_eq!(store.uploads(), 0);
+}
+
+#[tokio::test]
+async fn what_a_killed_process_was_writing_is_given_up_whoever_opened_it() {
+    let store = Store::start().await;
+    store.put("f", b"old");
+    let mount = store.mount();
+    let handle = create(&mount, "f").await;
+    // A shell opens the file for its child, and closes its own copy.
+    mount.flush(handle, std::process::id()).await.unwrap();
+    mount.write(handle, 0, content(0, 9 * MIB)).await.unwrap();
+    let mut child = killed();
+    assert!(mount.is_closed_by_kill(handle, child.id()));
+    child.wait().unwrap();
+    mount.release(handle).await;
+    assert_eq!((store.get("f").unwrap().as_ref(), store.uploads()), (&b"old"[..], 0));
+    assert!(store.said.lock()[0].contains("killed"), "{:?}", store.said);
+    assert!(!mount.tree.lock().is_draft("f"));
+}
+
+#[tokio::test]
+async fn what_nobody_closed_before_the_mount_was_over_is_given_up_and_the_rest_is_finished() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    let (half, whole, empty) =
+        (create(&mount, "half").await, create(&mount, "whole").await, create(&mount, "empty").await);
+    mount.write(half, 0, content(0, 9 * MIB)).await.unwrap();
+    mount.write(whole, 0, content(0, 7)).await.unwrap();
+    // Not by its opener, which would finish it at once.
+    mount.flush(whole, 1).await.unwrap();
+    mount.flush(empty, std::process::id()).await.unwrap();
+    mount.over.cancel();
+    for handle in [half, whole, empty] {
+        mount.release(handle).await;
+    }
+    assert_eq!((store.get("half"), store.uploads()), (None, 0));
+    assert_eq!((store.get("whole"), store.get("empty")), (Some(content(0, 7)), Some(Bytes::new())));
+}
