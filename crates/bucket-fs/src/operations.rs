@@ -43,6 +43,8 @@ pub struct Mount {
     pub tree: Mutex<Tree>,
     handles: Mutex<HashMap<u64, Handle>>,
     next_handle: AtomicU64,
+    /// Files that nobody has open any more, by their path, until the store has them: programs do not wait for that.
+    ending: Mutex<HashMap<String, Arc<Writer>>>,
     read_memory: Arc<Semaphore>,
     write_memory: Arc<Semaphore>,
     /// The container is to be killed: whoever waits gets an error now.
@@ -95,6 +97,7 @@ impl Mount {
             tree: Mutex::new(Tree::new(spec.metadata_ttl)),
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            ending: Mutex::default(),
             read_memory: files::read_memory(READ_MEMORY),
             write_memory: files::write_memory(WRITE_MEMORY),
             over: CancellationToken::new(),

@@ -213,7 +213,7 @@ impl Filesystem for Serve {
         let (mount, name, path) = (self.mount.clone(), text(name), self.child(parent, name));
         let wanted = Wanted::new(flags, request.pid());
         let work = async move {
-            let (number, opened) = mount.create(parent.0, &name?, wanted)?;
+            let (number, opened) = mount.create(parent.0, &name?, wanted).await?;
             let facts = Facts::file(0, SystemTime::now(), String::new());
             Ok((attributes(&mount, number, &facts), opened))
         };
@@ -291,9 +291,11 @@ impl Filesystem for Serve {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let mount = self.mount.clone();
+        let (mount, released) = (self.mount.clone(), self.mount.release(handle.0));
         let task = async move {
-            mount.release(handle.0).await;
+            if let Some(writer) = released {
+                mount.end_released(&writer).await;
+            }
             reply.ok();
         };
         self.mount.running.spawn_on(task, &self.runtime);

@@ -29,7 +29,6 @@ struct State {
     listing: Mutex<Option<Box<dyn Fn(&str) -> String + Send>>>,
     is_shut: watch::Sender<bool>,
     held: watch::Sender<usize>,
-    asked: Mutex<Vec<String>>,
 }
 
 struct Asked {
@@ -82,11 +81,6 @@ impl Store {
         self.state.uploads.lock().len()
     }
 
-    /// Each request, as `METHOD key`.
-    pub fn asked(&self) -> Vec<String> {
-        self.state.asked.lock().clone()
-    }
-
     pub fn answer_listings(&self, answer: impl Fn(&str) -> String + Send + 'static) {
         *self.state.listing.lock() = Some(Box::new(answer));
     }
@@ -109,7 +103,6 @@ impl Store {
 async fn serve(state: Arc<State>, stream: TcpStream) {
     let mut stream = BufReader::new(stream);
     while let Some(asked) = read(&mut stream).await {
-        state.asked.lock().push(format!("{} {}", asked.method, asked.key));
         if asked.method == "PUT" || asked.method == "POST" {
             let mut gate = state.is_shut.subscribe();
             if *gate.borrow() {

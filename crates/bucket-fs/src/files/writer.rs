@@ -255,7 +255,17 @@ impl Writer {
     }
 
     /// Gives the file up, unless it has ended before. The store is told before this returns.
-    pub async fn give_up(&self, why: &str) {
+    pub async fn give_up(self: &Arc<Self>, why: &'static str) {
+        let writer = self.clone();
+        let dropped = async move {
+            writer.drop_all(why).await;
+            Ok(())
+        };
+        // Only for its end: there is no other answer.
+        let _ = whole(dropped).await;
+    }
+
+    async fn drop_all(&self, why: &str) {
         let mut state = self.state.lock().await;
         if state.end.is_some() {
             return;

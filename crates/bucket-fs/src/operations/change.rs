@@ -41,6 +41,7 @@ impl Mount {
         if self.spec.read_only {
             return Err(libc::EROFS.into());
         }
+        self.let_it_end(&path).await;
         if self.tree.lock().is_draft(&path) {
             return Err(libc::EBUSY.into());
         }

@@ -40,7 +40,7 @@ impl Mount {
         let (path, kind) = self.path_of(number)?;
         match (wanted.writes, wanted.truncates) {
             _ if kind == Kind::Folder => Err(libc::EISDIR.into()),
-            (true, true) => self.begin_writing(&path, wanted),
+            (true, true) => self.begin_writing(&path, wanted).await,
             (true, false) if !wanted.reads => Err(Failure {
                 errno: libc::EPERM,
                 reason: Some("files in buckets cannot be appended to or changed, only written anew".to_owned()),
@@ -51,6 +51,7 @@ impl Mount {
     }
 
     async fn open_to_read(&self, number: u64, path: &str) -> Answer<Opened> {
+        self.let_it_end(path).await;
         let draft = self.tree.lock().draft(path);
         let facts = match draft {
             // It is empty to everybody, as it would be on a disk.
@@ -88,16 +89,17 @@ impl Mount {
     }
 
     /// Makes a file that was not there; its number is told.
-    pub fn create(&self, parent: u64, name: &str, wanted: Wanted) -> Answer<(u64, Opened)> {
+    pub async fn create(&self, parent: u64, name: &str, wanted: Wanted) -> Answer<(u64, Opened)> {
         let path = self.child_of(parent, name)?;
-        let opened = self.begin_writing(&path, wanted)?;
+        let opened = self.begin_writing(&path, wanted).await?;
         Ok((self.tree.lock().nodes.tell(&path, Kind::File), opened))
     }
 
-    fn begin_writing(&self, path: &str, wanted: Wanted) -> Answer<Opened> {
+    async fn begin_writing(&self, path: &str, wanted: Wanted) -> Answer<Opened> {
         if self.spec.read_only {
             return Err(libc::EROFS.into());
         }
+        self.let_it_end(path).await;
         if !self.tree.lock().begin_draft(path, SystemTime::now()) {
             return Err(libc::EBUSY.into());
         }
@@ -146,21 +148,43 @@ impl Mount {
         }
     }
 
-    /// Nobody has the file open any more.
-    pub async fn release(&self, handle: u64) {
-        let handle = self.handles.lock().remove(&handle);
-        if let Some(Handle::Writer(writer)) = handle {
-            self.end_writer(&writer).await;
+    /// Nobody has the file open any more; what is to be ended now, with [`Self::end_released`]. Told before the next
+    /// request is looked at, which may be about the same file.
+    pub fn release(&self, handle: u64) -> Option<Arc<Writer>> {
+        let Some(Handle::Writer(writer)) = self.handles.lock().remove(&handle) else { return None };
+        self.ending.lock().insert(writer.path.clone(), writer.clone());
+        Some(writer)
+    }
+
+    pub async fn end_released(&self, writer: &Arc<Writer>) {
+        self.end_writer(writer).await;
+        let mut ending = self.ending.lock();
+        // The next file of this path may be ending already.
+        if ending.get(&writer.path).is_some_and(|other| Arc::ptr_eq(other, writer)) {
+            ending.remove(&writer.path);
+        }
+    }
+
+    /// Whoever closed the file at `path` has it behind itself: what is asked of the path next is asked of the whole file.
+    pub(super) async fn let_it_end(&self, path: &str) {
+        let writer = self.ending.lock().get(path).cloned();
+        if let Some(writer) = writer {
+            // Its failure is told by its release.
+            let _ = self.settle_writer(&writer).await;
         }
     }
 
     pub(super) async fn end_writer(&self, writer: &Arc<Writer>) {
+        if let Err(Failure { reason: Some(reason), .. }) = self.settle_writer(writer).await {
+            self.say("write", &writer.path, &reason);
+        }
+    }
+
+    async fn settle_writer(&self, writer: &Arc<Writer>) -> Answer<()> {
         if writer.is_cut_off(self.over.is_cancelled()) {
             writer.give_up("the program that wrote it was killed before it was whole").await;
         }
-        if let Err(Failure { reason: Some(reason), .. }) = self.finish_writer(writer).await {
-            self.say("write", &writer.path, &reason);
-        }
+        self.finish_writer(writer).await
     }
 
     async fn finish_writer(&self, writer: &Arc<Writer>) -> Answer<()> {

@@ -13,13 +13,19 @@ fn wanted() -> Wanted {
 }
 
 async fn create(mount: &Mount, name: &str) -> u64 {
-    mount.create(ROOT, name, wanted()).unwrap().1.handle
+    mount.create(ROOT, name, wanted()).await.unwrap().1.handle
+}
+
+async fn release(mount: &Mount, handle: u64) {
+    if let Some(writer) = mount.release(handle) {
+        mount.end_released(&writer).await;
+    }
 }
 
 /// Closed and released by its only user.
 async fn close(mount: &Mount, handle: u64) -> Answer<()> {
     let closed = mount.flush(handle, std::process::id()).await;
-    mount.release(handle).await;
+    release(mount, handle).await;
     closed
 }
 
@@ -54,7 +60,7 @@ async fn a_close_that_is_cut_off_publishes_the_whole_file() {
     closing.abort();
     assert!(closing.await.unwrap_err().is_cancelled());
     store.open();
-    mount.release(handle).await;
+    release(&mount, handle).await;
     assert_eq!(store.get("f").unwrap(), content(0, 7));
 }
 
@@ -91,7 +97,7 @@ async fn what_a_killed_process_was_writing_is_given_up_whoever_opened_it() {
     let mut child = killed();
     assert!(mount.is_closed_by_kill(handle, child.id()));
     child.wait().unwrap();
-    mount.release(handle).await;
+    release(&mount, handle).await;
     assert_eq!((store.get("f").unwrap().as_ref(), store.uploads()), (&b"old"[..], 0));
     assert!(store.said.lock()[0].contains("killed"), "{:?}", store.said);
     assert!(!mount.tree.lock().is_draft("f"));
@@ -110,8 +116,55 @@ async fn what_nobody_closed_before_the_mount_was_over_is_given_up_and_the_rest_i
     mount.flush(empty, std::process::id()).await.unwrap();
     mount.over.cancel();
     for handle in [half, whole, empty] {
-        mount.release(handle).await;
+        release(&mount, handle).await;
     }
     assert_eq!((store.get("half"), store.uploads()), (None, 0));
     assert_eq!((store.get("whole"), store.get("empty")), (Some(content(0, 7)), Some(Bytes::new())));
+}
+
+/// Runs `then` while the store still takes the empty file `f`, which its program has closed and the kernel released.
+async fn right_after_an_empty_file<T>(store: &Store, mount: &Arc<Mount>, then: impl Future<Output = T>) -> T {
+    let handle = create(mount, "f").await;
+    mount.flush(handle, std::process::id()).await.unwrap();
+    store.shut();
+    let released = mount.release(handle).unwrap();
+    let ended = mount.end_released(&released);
+    let open = async {
+        store.holds(1).await;
+        store.open();
+    };
+    let ((), (), done) = tokio::join!(ended, open, then);
+    assert!(mount.ending.lock().is_empty());
+    done
+}
+
+#[tokio::test]
+async fn an_empty_file_can_be_written_removed_and_read_as_soon_as_it_is_closed() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    let written = right_after_an_empty_file(&store, &mount, async {
+        let handle = create(&mount, "f").await;
+        mount.write(handle, 0, content(0, 7)).await.unwrap();
+        close(&mount, handle).await
+    });
+    written.await.unwrap();
+    assert_eq!(store.get("f").unwrap(), content(0, 7));
+
+    right_after_an_empty_file(&store, &mount, mount.remove_file(ROOT, "f")).await.unwrap();
+    assert_eq!(store.get("f"), None);
+
+    let number = mount.tree.lock().nodes.tell("f", Kind::File);
+    let reads = Wanted::new(libc::O_RDONLY, std::process::id());
+    let opened = right_after_an_empty_file(&store, &mount, mount.open(number, reads)).await.unwrap();
+    assert_eq!(mount.read(opened.handle, 0, 10).await.unwrap(), Bytes::new());
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_has_open_to_write_is_busy() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    let handle = create(&mount, "f").await;
+    mount.flush(handle, std::process::id()).await.unwrap();
+    assert_eq!(mount.create(ROOT, "f", wanted()).await.err().unwrap().errno, libc::EBUSY);
+    assert_eq!(mount.remove_file(ROOT, "f").await.unwrap_err().errno, libc::EBUSY);
 }
