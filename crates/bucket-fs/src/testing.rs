@@ -53,6 +53,10 @@ impl Store {
     }
 
     pub fn mount(&self) -> Arc<Mount> {
+        self.mount_with(Duration::from_secs(1))
+    }
+
+    pub fn mount_with(&self, metadata_ttl: Duration) -> Arc<Mount> {
         let spec = BucketSpec {
             bucket: "b".to_owned(),
             endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
@@ -61,7 +65,7 @@ impl Store {
             read_only: false,
             requester_pays: false,
             force_path_style: false,
-            metadata_ttl: Duration::from_secs(1),
+            metadata_ttl,
         };
         let s3 = S3::new(crate::mount::http_client(true).unwrap(), Target::new(&spec, None).unwrap(), None, false);
         let said = self.said.clone();
@@ -74,6 +78,10 @@ impl Store {
 
     pub fn get(&self, key: &str) -> Option<Bytes> {
         self.state.objects.lock().get(key).cloned()
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        self.state.objects.lock().keys().cloned().collect()
     }
 
     /// Unfinished ones.

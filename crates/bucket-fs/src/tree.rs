@@ -58,12 +58,14 @@ impl Tree {
         self.known.learn(path, facts, now);
     }
 
-    /// It is gone, and with it perhaps the folders that were there because it was.
-    pub fn forget_facts_up(&mut self, path: &str) {
-        let mut gone = Some(path);
-        while let Some(path) = gone {
-            self.known.forget(path);
-            gone = keys::parent(path);
+    /// Its folders were there because it was, and may be gone with it; but who removed it may go on to remove them, and
+    /// saw them a moment ago.
+    pub fn remove(&mut self, path: &str, now: Instant) {
+        self.known.forget(path);
+        let mut folder = keys::parent(path);
+        while let Some(path) = folder {
+            self.known.learn(path, Facts::folder(), now);
+            folder = keys::parent(path);
         }
     }
 
@@ -114,9 +116,9 @@ impl Tree {
         self.new_folders.insert(path.to_owned());
     }
 
-    pub fn remove_folder(&mut self, path: &str) {
+    pub fn remove_folder(&mut self, path: &str, now: Instant) {
         self.new_folders.remove(path);
-        self.known.forget(path);
+        self.remove(path, now);
     }
 
     /// What is in `folder` and only here.
