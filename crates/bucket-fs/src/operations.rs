@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::BucketSpec;
-use crate::files::{self, Reader, WriteError, Writer};
+use crate::files::{self, Reader, WriteError, WriteMemory, Writer};
 use crate::keys;
 use crate::s3::{ListAsk, S3, S3Error};
 use crate::tree::{Facts, Kind, Tree};
@@ -46,7 +46,7 @@ pub struct Mount {
     /// Files that nobody has open any more, by their path, until the store has them: programs do not wait for that.
     ending: Mutex<HashMap<String, Arc<Writer>>>,
     read_memory: Arc<Semaphore>,
-    write_memory: Arc<Semaphore>,
+    write_memory: Arc<WriteMemory>,
     /// The container is to be killed: whoever waits gets an error now.
     pub over: CancellationToken,
     /// Requests that are being answered.
@@ -99,7 +99,7 @@ impl Mount {
             next_handle: AtomicU64::new(1),
             ending: Mutex::default(),
             read_memory: files::read_memory(READ_MEMORY),
-            write_memory: files::write_memory(WRITE_MEMORY),
+            write_memory: Arc::new(WriteMemory::new(WRITE_MEMORY, files::MEMORY_PATIENCE)),
             over: CancellationToken::new(),
             running: TaskTracker::new(),
             notice,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,8 @@ pub struct Store {
 struct State {
     objects: Mutex<BTreeMap<String, Bytes>>,
     uploads: Mutex<HashMap<String, BTreeMap<usize, Bytes>>>,
+    /// Uploads so far.
+    begun: AtomicUsize,
     /// Answers every listing, once there is one.
     listing: Mutex<Option<Box<dyn Fn(&str) -> String + Send>>>,
     is_shut: watch::Sender<bool>,
@@ -57,7 +60,14 @@ impl Store {
     }
 
     pub fn mount_with(&self, metadata_ttl: Duration) -> Arc<Mount> {
-        let spec = BucketSpec {
+        let spec = self.spec(metadata_ttl);
+        let s3 = s3(&spec);
+        let said = self.said.clone();
+        Arc::new(Mount::new(spec, 0, s3, Arc::new(move |text| said.lock().push(text))))
+    }
+
+    fn spec(&self, metadata_ttl: Duration) -> BucketSpec {
+        BucketSpec {
             bucket: "b".to_owned(),
             endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
             prefix: String::new(),
@@ -66,10 +76,11 @@ impl Store {
             requester_pays: false,
             force_path_style: false,
             metadata_ttl,
-        };
-        let s3 = S3::new(crate::mount::http_client(true).unwrap(), Target::new(&spec, None).unwrap(), None, false);
-        let said = self.said.clone();
-        Arc::new(Mount::new(spec, 0, s3, Arc::new(move |text| said.lock().push(text))))
+        }
+    }
+
+    pub fn s3(&self) -> S3 {
+        s3(&self.spec(Duration::ZERO))
     }
 
     pub fn put(&self, key: &str, content: &[u8]) {
@@ -106,6 +117,10 @@ impl Store {
     pub async fn holds(&self, requests: usize) {
         self.state.held.subscribe().wait_for(|held| *held >= requests).await.unwrap();
     }
+}
+
+fn s3(spec: &BucketSpec) -> S3 {
+    S3::new(crate::mount::http_client(true).unwrap(), Target::new(spec, None).unwrap(), None, false)
 }
 
 async fn serve(state: Arc<State>, stream: TcpStream) {
@@ -176,7 +191,7 @@ impl State {
                 }
             },
             ("POST", None) => {
-                let id = uploads.len().to_string();
+                let id = self.begun.fetch_add(1, Ordering::Relaxed).to_string();
                 uploads.insert(id.clone(), BTreeMap::new());
                 ok(format!("<R><UploadId>{id}</UploadId></R>"))
             }

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::closing::Closing;
-use crate::s3::{S3, S3Error};
+use super::memory::{Held, Memory};
+use crate::s3::{S3, S3Error, UPLOAD_LIMIT};
 
 /// Bytes of each part but the last: some stores want them all alike.
 pub const PART: usize = 8 << 20;
@@ -21,10 +22,9 @@ pub const PART: usize = 8 << 20;
 const MAX_PARTS: usize = 10_000;
 /// Parts of one file on their way at once.
 const UNDER_WAY: usize = 3;
-/// Memory is counted in this unit.
-const UNIT: usize = 64 << 10;
-/// How long a write waits for memory that other files of the mount hold.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a write waits for memory that other files of the mount hold, while none of them gives any back: longer than a
+/// part may take.
+pub const MEMORY_PATIENCE: Duration = UPLOAD_LIMIT.saturating_add(Duration::from_secs(10));
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
@@ -53,7 +53,7 @@ pub struct Writer {
     pub path: String,
     /// The process that opened it. Another one that closes its copy does not finish the file.
     pub opener: u32,
-    memory: Arc<Semaphore>,
+    memory: Arc<Memory>,
     /// Locked for a few operations, never across an await.
     closing: parking_lot::Mutex<Closing>,
     settled: AtomicBool,
@@ -65,7 +65,7 @@ struct State {
     size: u64,
     buffer: BytesMut,
     /// For what is in the buffer.
-    held: Option<OwnedSemaphorePermit>,
+    held: Held,
     upload: Option<Upload>,
     end: Option<Result<Written, WriteError>>,
 }
@@ -86,7 +86,7 @@ pub struct Written {
 }
 
 impl Writer {
-    pub fn new(s3: Arc<S3>, key: String, path: String, opener: u32, memory: Arc<Semaphore>) -> Self {
+    pub fn new(s3: Arc<S3>, key: String, path: String, opener: u32, memory: Arc<Memory>) -> Self {
         Self {
             s3,
             key,
@@ -120,7 +120,7 @@ impl Writer {
         if state.size + data.len() as u64 > (PART * MAX_PARTS) as u64 {
             return Err(refused("it is larger than 10,000 parts of 8 MiB", libc::EFBIG));
         }
-        let result = self.take(&mut state, &data).await;
+        let result = self.take(&mut state, data).await;
         if let Err(error) = result {
             self.fail(&mut state, error.clone());
             return Err(error);
@@ -128,24 +128,19 @@ impl Writer {
         Ok(state.size)
     }
 
-    async fn take(&self, state: &mut State, data: &[u8]) -> Result<(), WriteError> {
-        let held = state.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let units = (state.buffer.len() + data.len()).div_ceil(UNIT).saturating_sub(held);
-        if units > 0 {
-            let asked = self.memory.clone().acquire_many_owned(units as u32);
-            let too_many = |()| refused("too many files of this mount are being written at once", libc::EIO);
-            let got = tokio::time::timeout(MEMORY_PATIENCE, asked).await.map_err(drop).map_err(too_many)?;
-            let got = got.map_err(drop).map_err(too_many)?;
-            match &mut state.held {
-                Some(held) => held.merge(got),
-                none => *none = Some(got),
+    /// Piece by piece, so that nothing is left over when a part goes, and with it the memory for it.
+    async fn take(&self, state: &mut State, mut data: Bytes) -> Result<(), WriteError> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(PART - state.buffer.len()));
+            if !self.memory.hold(&mut state.held, state.buffer.len() + piece.len()).await {
+                return Err(refused("too many files of this mount are being written at once", libc::EIO));
             }
-        }
-        state.buffer.extend_from_slice(data);
-        state.size += data.len() as u64;
-        while state.buffer.len() >= PART {
-            let part = state.buffer.split_to(PART).freeze();
-            self.send_part(state, part).await?;
+            state.buffer.extend_from_slice(&piece);
+            state.size += piece.len() as u64;
+            if state.buffer.len() == PART {
+                let part = state.buffer.split().freeze();
+                self.send_part(state, part).await?;
+            }
         }
         Ok(())
     }
@@ -156,8 +151,7 @@ impl Writer {
             let id = self.s3.begin_upload(&self.key).await?;
             state.upload = Some(Upload { id, etags: Vec::new(), under_way: JoinSet::new() });
         }
-        let kept = state.buffer.len().div_ceil(UNIT);
-        let memory = state.held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(kept)));
+        let memory = std::mem::take(&mut state.held);
         let Some(upload) = &mut state.upload else { return Ok(()) };
         while upload.under_way.len() >= UNDER_WAY {
             upload.one_arrives().await?;
@@ -202,7 +196,7 @@ impl Writer {
         let rest = state.buffer.split().freeze();
         if state.upload.is_none() {
             let sent = self.s3.put(&self.key, rest).await;
-            state.held = None;
+            state.held = Held::default();
             return Ok(sent?);
         }
         if !rest.is_empty() {
@@ -218,7 +212,7 @@ impl Writer {
     fn fail(&self, state: &mut State, error: WriteError) {
         state.end = Some(Err(error));
         state.buffer = BytesMut::new();
-        state.held = None;
+        state.held = Held::default();
         if let Some(upload) = state.upload.take() {
             self.abort(upload);
         }
@@ -272,7 +266,7 @@ impl Writer {
         }
         state.end = Some(Err(refused(why, libc::EIO)));
         state.buffer = BytesMut::new();
-        state.held = None;
+        state.held = Held::default();
         if let Some(mut upload) = state.upload.take() {
             upload.under_way.shutdown().await;
             if let Err(error) = self.s3.abort_upload(&self.key, &upload.id).await {
@@ -312,7 +306,30 @@ fn refused(text: &str, errno: i32) -> WriteError {
     WriteError::Refused(text.to_owned(), errno)
 }
 
-/// The memory of a mount for what is written.
-pub fn memory(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(bytes / UNIT))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Store;
+
+    const MIB: usize = 1 << 20;
+
+    #[tokio::test]
+    async fn files_that_together_need_more_memory_than_there_is_are_all_written() {
+        let store = Store::start().await;
+        let (s3, memory) = (Arc::new(store.s3()), Arc::new(Memory::new(16 * MIB, MEMORY_PATIENCE)));
+        let new = |key: &str| Arc::new(Writer::new(s3.clone(), key.to_owned(), key.to_owned(), 1, memory.clone()));
+        let writers = ["a", "b", "c"].map(new);
+        for writer in &writers {
+            writer.write(0, vec![1; 5 * MIB].into()).await.unwrap();
+        }
+        // What is left is too little for any of them to come to a part.
+        let rest = writers.clone().map(|writer| async move {
+            writer.write(5 * MIB as u64, vec![2; 4 * MIB].into()).await?;
+            writer.finish().await
+        });
+        let ended = futures::future::join_all(rest).await;
+        assert!(ended.iter().all(|end| end.as_ref().is_ok_and(|end| end.size == 9 * MIB as u64)), "{ended:?}");
+        let whole = [vec![1; 5 * MIB], vec![2; 4 * MIB]].concat();
+        assert!(["a", "b", "c"].iter().all(|key| store.get(key).unwrap() == whole));
+    }
 }

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(25);
 /// For all tries of a request together.
 const ASK_LIMIT: Duration = Duration::from_secs(20);
-const UPLOAD_LIMIT: Duration = Duration::from_secs(50);
+pub const UPLOAD_LIMIT: Duration = Duration::from_secs(50);
 /// For making one object of thousands of parts; and a store that is asked twice at once makes a mess of it.
 const COMPLETION_PATIENCE: Duration = Duration::from_secs(60);
 const COMPLETION_LIMIT: Duration = Duration::from_secs(130);
