@@ -9,5 +9,5 @@ mod writer;
 
 pub use memory::Memory as WriteMemory;
 pub use process::{is_killed, process_of};
-pub use reader::{Reader, memory as read_memory};
+pub use reader::{Memory as ReadMemory, Reader};
 pub use writer::{MEMORY_PATIENCE, WriteError, Writer};

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::BucketSpec;
-use crate::files::{self, Reader, WriteError, WriteMemory, Writer};
+use crate::files::{self, ReadMemory, Reader, WriteError, WriteMemory, Writer};
 use crate::keys;
 use crate::s3::{ListAsk, S3, S3Error};
 use crate::tree::{Facts, Kind, Tree};
@@ -28,6 +28,10 @@ pub use open::{Opened, Wanted};
 /// Memory of one mount for what is read ahead, and for what is written and not sent yet.
 const READ_MEMORY: u64 = 96 << 20;
 const WRITE_MEMORY: usize = 192 << 20;
+/// Bytes of requests to write that wait for their turn; each thread of a container may have one.
+const WAITING_WRITES: usize = 64 << 20;
+/// Folders that may be open at once, each with a page of up to a thousand entries (a few hundred kilobytes).
+const MAX_OPEN_FOLDERS: usize = 256;
 
 /// Up to here, a time of validity spares the store a storm of the same questions, and no more.
 const SHORT_TTL: Duration = Duration::from_secs(1);
@@ -45,8 +49,10 @@ pub struct Mount {
     next_handle: AtomicU64,
     /// Files that nobody has open any more, by their path, until the store has them: programs do not wait for that.
     ending: Mutex<HashMap<String, Arc<Writer>>>,
-    read_memory: Arc<Semaphore>,
+    read_memory: Arc<ReadMemory>,
     write_memory: Arc<WriteMemory>,
+    waiting_writes: Arc<Semaphore>,
+    open_folders: Arc<Semaphore>,
     /// The container is to be killed: whoever waits gets an error now.
     pub over: CancellationToken,
     /// Requests that are being answered.
@@ -98,7 +104,9 @@ impl Mount {
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
             ending: Mutex::default(),
-            read_memory: files::read_memory(READ_MEMORY),
+            read_memory: Arc::new(ReadMemory::new(READ_MEMORY)),
+            waiting_writes: Arc::new(Semaphore::new(WAITING_WRITES)),
+            open_folders: Arc::new(Semaphore::new(MAX_OPEN_FOLDERS)),
             write_memory: Arc::new(WriteMemory::new(WRITE_MEMORY, files::MEMORY_PATIENCE)),
             over: CancellationToken::new(),
             running: TaskTracker::new(),

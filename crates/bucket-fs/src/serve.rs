@@ -20,6 +20,8 @@ use crate::tree::{Facts, Kind};
 const BLOCK: u32 = 128 << 10;
 /// What the kernel reads ahead on its own; the rest is up to [`crate::files`].
 const KERNEL_READ_AHEAD: u32 = 1 << 20;
+/// What one request writes at most: many threads may wait to write at once, and each keeps one in memory.
+const MAX_WRITE: u32 = 256 << 10;
 /// What is said to be free, in blocks: a bucket has no end.
 const FREE_BLOCKS: u64 = 1 << 33;
 
@@ -105,6 +107,7 @@ impl Filesystem for Serve {
         // A file that is opened to be replaced is one request, and not first an emptied file.
         let _ = config.add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC | InitFlags::FUSE_PARALLEL_DIROPS);
         let _ = config.set_max_readahead(KERNEL_READ_AHEAD);
+        let _ = config.set_max_write(MAX_WRITE);
         Ok(())
     }
 
@@ -257,8 +260,12 @@ impl Filesystem for Serve {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (mount, data) = (self.mount.clone(), Bytes::copy_from_slice(data));
-        let work = async move { mount.write(handle.0, offset, data).await };
+        let (mount, place) = (self.mount.clone(), self.mount.place_to_wait(data.len()));
+        let data = if place.is_ok() { Bytes::copy_from_slice(data) } else { Bytes::new() };
+        let work = async move {
+            let _place = place?;
+            mount.write(handle.0, offset, data).await
+        };
         self.answer("write", self.path(number), work, |done| match done {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(errno),

@@ -16,6 +16,9 @@ pub use nodes::ROOT;
 
 use crate::keys;
 
+/// Folders that exist only here: at most 100 MiB of the longest names. A program that fills its folders has few.
+const MAX_NEW_FOLDERS: usize = 100_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Folder,
@@ -112,8 +115,13 @@ impl Tree {
         self.known.forget(path);
     }
 
-    pub fn make_folder(&mut self, path: &str) {
+    /// False when there are too many.
+    pub fn make_folder(&mut self, path: &str) -> bool {
+        if self.new_folders.len() >= MAX_NEW_FOLDERS {
+            return false;
+        }
         self.new_folders.insert(path.to_owned());
+        true
     }
 
     pub fn remove_folder(&mut self, path: &str, now: Instant) {
@@ -162,6 +170,15 @@ mod tests {
         tree.publish_draft("a/b/f", Facts::file(1, SystemTime::now(), "\"e\"".to_owned()), now);
         assert_eq!((tree.facts("a", now), tree.facts("a/b", now)), (None, None));
         assert_eq!(tree.facts("a/b/f", now).unwrap().size, 1);
+    }
+
+    #[test]
+    fn folders_that_are_only_here_are_bounded() {
+        let (mut tree, now) = (tree(), Instant::now());
+        assert!((0..MAX_NEW_FOLDERS).all(|number| tree.make_folder(&number.to_string())));
+        assert!(!tree.make_folder("more"));
+        tree.remove_folder("7", now);
+        assert!(tree.make_folder("more"));
     }
 
     #[test]

@@ -34,7 +34,10 @@ impl Mount {
             Err(failure) => return Err(failure),
         }
         let mut tree = self.tree.lock();
-        tree.make_folder(&path);
+        if !tree.make_folder(&path) {
+            let reason = "too many folders of this mount have no file in them".to_owned();
+            return Err(Failure { errno: libc::ENOSPC, reason: Some(reason) });
+        }
         Ok(tree.nodes.tell(&path, Kind::Folder))
     }
 

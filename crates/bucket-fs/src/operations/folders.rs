@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::{Answer, Handle, Mount};
 use crate::keys;
 use crate::s3::ListAsk;
@@ -19,6 +21,8 @@ pub struct OpenFolder {
     /// Position of the first of `entries`.
     first: u64,
     next: Next,
+    /// One of the mount's.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 enum Next {
@@ -34,14 +38,17 @@ impl Mount {
         if kind != Kind::Folder {
             return Err(libc::ENOTDIR.into());
         }
-        let folder = self.begin_pass(path);
+        let Ok(place) = self.open_folders.clone().try_acquire_owned() else {
+            return Err(libc::ENFILE.into());
+        };
+        let folder = self.begin_pass(path, Some(place));
         Ok(self.add_handle(Handle::Folder(Arc::new(tokio::sync::Mutex::new(folder)))))
     }
 
-    fn begin_pass(&self, path: String) -> OpenFolder {
+    fn begin_pass(&self, path: String, place: Option<OwnedSemaphorePermit>) -> OpenFolder {
         let only_here = self.tree.lock().only_here(&path);
         let listing = Listing::new(keys::folder_key(&self.spec.prefix, &path), only_here);
-        OpenFolder { path, listing, entries: Vec::new(), first: 0, next: Next::Page(None) }
+        OpenFolder { path, listing, entries: Vec::new(), first: 0, next: Next::Page(None), place }
     }
 
     pub fn folder_of(&self, handle: u64) -> Answer<Arc<tokio::sync::Mutex<OpenFolder>>> {
@@ -54,7 +61,7 @@ impl Mount {
     /// Entries from position `at` on: their path, what they are, and their number; none at the end.
     pub async fn entries(&self, folder: &mut OpenFolder, at: u64) -> Answer<Vec<(String, Kind, u64)>> {
         if at < folder.first {
-            *folder = self.begin_pass(folder.path.clone());
+            *folder = self.begin_pass(folder.path.clone(), folder.place.take());
         }
         while at >= folder.first + folder.entries.len() as u64 {
             folder.first += folder.entries.len() as u64;
@@ -97,5 +104,30 @@ impl Mount {
 
     pub fn release_folder(&self, handle: u64) {
         self.handles.lock().remove(&handle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MAX_OPEN_FOLDERS;
+    use crate::testing::Store;
+    use crate::tree::ROOT;
+
+    #[tokio::test]
+    async fn folders_that_are_open_at_once_are_bounded_also_when_they_are_read_again() {
+        let store = Store::start().await;
+        store.put("f", b"x");
+        let mount = store.mount();
+        let handles: Vec<u64> = (0..MAX_OPEN_FOLDERS).map(|_| mount.open_folder(ROOT).unwrap()).collect();
+        let folder = mount.folder_of(handles[0]).unwrap();
+        for _ in 0..2 {
+            let mut folder = folder.lock().await;
+            assert_eq!(mount.entries(&mut folder, 0).await.unwrap().len(), 1);
+            assert!(mount.entries(&mut folder, 1).await.unwrap().is_empty());
+        }
+        drop(folder);
+        assert_eq!(mount.open_folder(ROOT).unwrap_err().errno, libc::ENFILE);
+        mount.release_folder(handles[0]);
+        mount.open_folder(ROOT).unwrap();
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, Failure, Handle, Mount};
 use crate::files::{self, Reader, Writer};
@@ -108,6 +109,13 @@ impl Mount {
         let writer = Writer::new(self.s3.clone(), key, path.to_owned(), opener, self.write_memory.clone());
         let handle = self.add_handle(Handle::Writer(Arc::new(writer)));
         Ok(Opened { handle, direct: true, keeps_cache: false })
+    }
+
+    /// A place for a request to write so many bytes, which are not the mount's to keep yet; none when there are too many.
+    pub fn place_to_wait(&self, bytes: usize) -> Answer<OwnedSemaphorePermit> {
+        let place = self.waiting_writes.clone().try_acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let reason = || Some("too many writes of this mount wait at once".to_owned());
+        place.map_err(|_| Failure { errno: libc::ENOMEM, reason: reason() })
     }
 
     pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Answer<u32> {

@@ -170,3 +170,13 @@ async fn a_file_that_somebody_has_open_to_write_is_busy() {
     assert_eq!(mount.create(ROOT, "f", wanted()).await.err().unwrap().errno, libc::EBUSY);
     assert_eq!(mount.remove_file(ROOT, "f").await.unwrap_err().errno, libc::EBUSY);
 }
+
+#[tokio::test]
+async fn writes_that_wait_are_bounded() {
+    let mount = Store::start().await.mount();
+    let waiting: Vec<_> = std::iter::from_fn(|| mount.place_to_wait(MIB).ok()).collect();
+    assert!(!waiting.is_empty());
+    assert_eq!(mount.place_to_wait(MIB).unwrap_err().errno, libc::ENOMEM);
+    drop(waiting);
+    assert!(mount.place_to_wait(MIB).is_ok());
+}
