@@ -3,6 +3,7 @@
 mod answers;
 mod client;
 mod errors;
+mod shape;
 mod sign;
 mod target;
 

@@ -22,6 +22,9 @@ pub struct Store {
     pub said: Arc<Mutex<Vec<String>>>,
 }
 
+/// By the page's token.
+type Listing = Box<dyn Fn(&str) -> String + Send>;
+
 #[derive(Default)]
 struct State {
     objects: Mutex<BTreeMap<String, Bytes>>,
@@ -29,7 +32,7 @@ struct State {
     /// Uploads so far.
     begun: AtomicUsize,
     /// Answers every listing, once there is one.
-    listing: Mutex<Option<Box<dyn Fn(&str) -> String + Send>>>,
+    listing: Mutex<Option<Listing>>,
     is_shut: watch::Sender<bool>,
     held: watch::Sender<usize>,
 }
@@ -140,8 +143,9 @@ async fn serve(state: Arc<State>, stream: TcpStream) {
         } else {
             format!("content-length: {}\r\n", body.len())
         };
-        let head = format!("HTTP/1.1 {status} x\r\n{headers}{length}\r\n");
-        if stream.write_all(head.as_bytes()).await.is_err() || stream.write_all(&body).await.is_err() {
+        // At once: the second of two small pieces would wait for the first to be acknowledged.
+        let answer = [format!("HTTP/1.1 {status} x\r\n{headers}{length}\r\n").as_bytes(), &body].concat();
+        if stream.write_all(&answer).await.is_err() {
             return;
         }
     }

@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Answer, Handle, Mount};
+use super::{Answer, Failure, Handle, Mount};
 use crate::keys;
-use crate::s3::ListAsk;
+use crate::s3::{ListAsk, S3Error};
 use crate::tree::{Facts, Kind, Listing, ShownEntry};
 
 /// What stores give at most.
 const PAGE: usize = 1_000;
+/// Pages in a row that have nothing to show. Stores pass over what was deleted a page at a time, so some may have none;
+/// a store that goes on like this keeps a program waiting without end.
+const MAX_EMPTY_PAGES: usize = 1_000;
 
 /// A pass over a folder; the kernel reads on at a position that it was told.
 pub struct OpenFolder {
@@ -63,10 +66,14 @@ impl Mount {
         if at < folder.first {
             *folder = self.begin_pass(folder.path.clone(), folder.place.take());
         }
+        let mut empty = 0;
         while at >= folder.first + folder.entries.len() as u64 {
             folder.first += folder.entries.len() as u64;
             folder.entries = match &folder.next {
                 Next::Page(token) => {
+                    if empty == MAX_EMPTY_PAGES {
+                        return Err(malformed(&format!("{MAX_EMPTY_PAGES} pages of a listing with nothing in them")));
+                    }
                     let token = token.clone();
                     self.next_page(folder, token.as_deref()).await?
                 }
@@ -76,6 +83,7 @@ impl Mount {
                 }
                 Next::Nothing => return Ok(Vec::new()),
             };
+            empty = if folder.entries.is_empty() { empty + 1 } else { 0 };
         }
         let tree = self.tree.lock();
         let shown = folder.entries.iter().skip((at - folder.first) as usize).map(|entry| {
@@ -89,6 +97,9 @@ impl Mount {
     async fn next_page(&self, folder: &mut OpenFolder, token: Option<&str>) -> Answer<Vec<ShownEntry>> {
         let prefix = keys::folder_key(&self.spec.prefix, &folder.path);
         let page = self.s3.list(ListAsk { prefix: &prefix, by_folder: true, limit: PAGE, token }).await?;
+        if page.next.is_some() && page.next.as_deref() == token {
+            return Err(malformed("a page of a listing that is its own next one"));
+        }
         folder.next = page.next.clone().map_or(Next::Rest, |token| Next::Page(Some(token)));
         let entries = folder.listing.on_page(page);
         let (mut tree, now) = (self.tree.lock(), Instant::now());
@@ -105,6 +116,10 @@ impl Mount {
     pub fn release_folder(&self, handle: u64) {
         self.handles.lock().remove(&handle);
     }
+}
+
+fn malformed(what: &str) -> Failure {
+    S3Error::Malformed(what.to_owned()).into()
 }
 
 #[cfg(test)]
@@ -129,5 +144,35 @@ mod tests {
         assert_eq!(mount.open_folder(ROOT).unwrap_err().errno, libc::ENFILE);
         mount.release_folder(handles[0]);
         mount.open_folder(ROOT).unwrap();
+    }
+
+    /// How the first entries of the folder are told of.
+    async fn listed(answer: impl Fn(&str) -> String + Send + 'static) -> Result<usize, String> {
+        let store = Store::start().await;
+        store.answer_listings(answer);
+        let mount = store.mount();
+        let folder = mount.folder_of(mount.open_folder(ROOT).unwrap()).unwrap();
+        let mut folder = folder.lock().await;
+        let entries = mount.entries(&mut folder, 0).await;
+        entries.map(|entries| entries.len()).map_err(|failure| failure.reason.unwrap())
+    }
+
+    fn page(keys: &[&str], next: &str) -> String {
+        let contents: String =
+            keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>")).collect();
+        let next = format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{next}</NextContinuationToken>");
+        format!("<ListBucketResult>{contents}{next}</ListBucketResult>")
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_comes_to_no_end_is_an_error() {
+        let same = listed(|_| page(&[], "same")).await.unwrap_err();
+        assert!(same.contains("its own next one"), "{same}");
+        let count = |token: &str| token.parse().unwrap_or(0) + 1;
+        let empty = listed(move |token| page(&[], &count(token).to_string())).await.unwrap_err();
+        assert!(empty.contains("nothing in them"), "{empty}");
+        let late =
+            move |token: &str| page(if count(token) > 30 { &["a", "b"] } else { &[] }, &count(token).to_string());
+        assert_eq!(listed(late).await, Ok(2));
     }
 }
