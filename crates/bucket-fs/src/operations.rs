@@ -121,7 +121,14 @@ impl Mount {
         (self.notice)(format!("bucket `{bucket}` at {endpoint}: could not {doing} `/{path}`: {reason}"));
     }
 
-    /// How long the kernel may believe `facts`.
+    /// How long the kernel may believe the size and time of what is at `path`. A file that is opened is looked at anew, and
+    /// the kernel, which cuts reads at the size that it knows, has to ask for what was found.
+    pub fn attribute_ttl(&self, path: &str, kind: Kind) -> Duration {
+        let is_looked_at = kind == Kind::File && self.spec.metadata_ttl <= SHORT_TTL;
+        if is_looked_at { Duration::ZERO } else { self.ttl(path) }
+    }
+
+    /// How long the kernel may believe that `path` is there.
     pub fn ttl(&self, path: &str) -> Duration {
         let tree = self.tree.lock();
         if tree.is_draft(path) || tree.is_new_folder(path) { Duration::ZERO } else { self.spec.metadata_ttl }
@@ -172,6 +179,16 @@ impl Mount {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles.lock().insert(number, handle);
         number
+    }
+
+    /// Also whether another content of the same file is being read.
+    fn add_reader(&self, reader: Reader) -> (u64, bool) {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let mut handles = self.handles.lock();
+        let is_other = |handle: &Handle| matches!(handle, Handle::Reader(other) if other.is_other_content(&reader));
+        let beside_other = handles.values().any(is_other);
+        handles.insert(number, Handle::Reader(Arc::new(reader)));
+        (number, beside_other)
     }
 
     fn handle(&self, number: u64) -> Answer<Handle> {

@@ -122,10 +122,13 @@ impl Filesystem for Serve {
             })?;
             let facts = mount.facts(&path).await?;
             let number = mount.tree.lock().nodes.tell(&path, facts.kind);
-            Ok((mount.ttl(&path), attributes(&mount, number, &facts)))
+            let ttls = (mount.attribute_ttl(&path, facts.kind), mount.ttl(&path));
+            Ok((ttls, attributes(&mount, number, &facts)))
         };
         self.answer("look up", path, work, |done| match done {
-            Ok((ttl, attributes)) => reply.entry(&ttl, &attributes, Generation(0)),
+            Ok(((attribute, entry), attributes)) => {
+                reply.entry_with_ttls(&attribute, &entry, &attributes, Generation(0));
+            }
             Err(errno) => reply.error(errno),
         });
     }
@@ -142,7 +145,7 @@ impl Filesystem for Serve {
             if facts.kind != kind {
                 return Err(libc::ESTALE.into());
             }
-            Ok((mount.ttl(&path), attributes(&mount, number.0, &facts)))
+            Ok((mount.attribute_ttl(&path, facts.kind), attributes(&mount, number.0, &facts)))
         };
         self.answer("look at", self.path(number), work, |done| answer_attributes(done, reply));
     }
@@ -170,7 +173,7 @@ impl Filesystem for Serve {
         let mount = self.mount.clone();
         let work = async move {
             let (path, facts) = mount.change(number.0, change).await?;
-            Ok((mount.ttl(&path), attributes(&mount, number.0, &facts)))
+            Ok((mount.attribute_ttl(&path, facts.kind), attributes(&mount, number.0, &facts)))
         };
         self.answer("change", self.path(number), work, |done| answer_attributes(done, reply));
     }

@@ -69,7 +69,7 @@ impl Store {
         Arc::new(Mount::new(spec, 0, s3, Arc::new(move |text| said.lock().push(text))))
     }
 
-    fn spec(&self, metadata_ttl: Duration) -> BucketSpec {
+    pub fn spec(&self, metadata_ttl: Duration) -> BucketSpec {
         BucketSpec {
             bucket: "b".to_owned(),
             endpoint: Some(format!("http://127.0.0.1:{}", self.port)),

@@ -64,6 +64,11 @@ impl Reader {
         Self { s3, key, etag, size, memory, state: Mutex::default() }
     }
 
+    /// Of the same file.
+    pub fn is_other_content(&self, other: &Self) -> bool {
+        self.key == other.key && self.etag != other.etag
+    }
+
     /// Bytes from `offset` on: `size`, or fewer at the end.
     pub async fn read(&self, offset: u64, size: u32) -> Result<Bytes, S3Error> {
         let read = offset..(offset + u64::from(size)).min(self.size);

@@ -63,11 +63,12 @@ impl Mount {
         if facts.kind == Kind::Folder {
             return Err(libc::EISDIR.into());
         }
-        let keeps_cache = self.tree.lock().nodes.has_content(number, &facts.etag);
-        let key = keys::object_key(&self.spec.prefix, path);
+        let (key, etag) = (keys::object_key(&self.spec.prefix, path), facts.etag.clone());
         let reader = Reader::new(self.s3.clone(), key, facts.etag, facts.size, self.read_memory.clone());
-        let handle = self.add_handle(Handle::Reader(Arc::new(reader)));
-        Ok(Opened { handle, direct: false, keeps_cache })
+        let (handle, beside_other) = self.add_reader(reader);
+        // The kernel keeps one content of a file. While a reader fills that with an older one, this one goes past it.
+        let keeps_cache = !beside_other && self.tree.lock().nodes.has_content(number, &etag);
+        Ok(Opened { handle, direct: beside_other, keeps_cache })
     }
 
     /// Who opens a file reads what is there now, unless the mount's user wants otherwise by a long time of validity.

@@ -180,3 +180,25 @@ async fn writes_that_wait_are_bounded() {
     drop(waiting);
     assert!(mount.place_to_wait(MIB).is_ok());
 }
+
+#[tokio::test]
+async fn two_contents_of_a_file_are_read_side_by_side_without_the_kernels_cache() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    let number = mount.tree.lock().nodes.tell("f", Kind::File);
+    let mut how = Vec::new();
+    let mut open = async |content: &[u8]| {
+        store.put("f", content);
+        let opened = mount.open(number, Wanted::new(libc::O_RDONLY, 1)).await.unwrap();
+        how.push((opened.direct, opened.keeps_cache));
+        opened.handle
+    };
+    let first = open(b"old").await;
+    open(b"old").await;
+    let second = open(b"new").await;
+    assert_eq!(mount.read(second, 0, 10).await.unwrap(), &b"new"[..]);
+    mount.release(first);
+    // Another reader of the old content is still there.
+    open(b"new").await;
+    assert_eq!(how, [(false, false), (false, true), (true, false), (true, false)]);
+}
