@@ -21,6 +21,8 @@ mod mount;
 mod operations;
 mod s3;
 mod serve;
+#[cfg(test)]
+mod testing;
 mod tree;
 
 use std::path::PathBuf;

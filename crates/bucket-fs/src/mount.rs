@@ -70,7 +70,7 @@ async fn reach(spec: &BucketSpec) -> Result<S3, BucketError> {
     Err(BucketError::Endpoint(spec.endpoint.clone().unwrap_or_default()))
 }
 
-fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest::Error> {
+pub(crate) fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest::Error> {
     // Fails only when one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()
@@ -209,6 +209,7 @@ fn unescape(field: &str) -> std::ffi::OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Store;
 
     #[test]
     fn mounts_below_a_folder_are_found_by_their_place() {
@@ -218,5 +219,25 @@ mod tests {
                     39 35 0:52 / /data/mounts-of-others/x rw - tmpfs t rw\n";
         let found = mounted_below(info, Path::new("/data/mounts"));
         assert_eq!(found, [PathBuf::from("/data/mounts/ta 1/1"), PathBuf::from("/data/mounts/ta-1/0")]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_has_grown_is_read_to_its_end() {
+        let store = Store::start().await;
+        let place = std::env::temp_dir().join(format!("dorian-bucket-{}", std::process::id()));
+        std::fs::create_dir_all(&place).unwrap();
+        let options = MountOptions { place: place.clone(), owner: 0 };
+        let mounted = mount(store.spec(Duration::from_secs(1)), options, Arc::new(|_| {})).await.unwrap();
+        store.put("f", b"old");
+        let file = place.join("f");
+        let found = tokio::task::spawn_blocking(move || {
+            // From here on the kernel knows a size; a program's first read asks for it again, a look does not.
+            let before = std::fs::metadata(&file).unwrap().len();
+            store.put("f", b"new and longer");
+            (before, std::fs::read_to_string(file).unwrap())
+        });
+        let found = found.await.unwrap();
+        mounted.unmount().await;
+        assert_eq!(found, (3, "new and longer".to_owned()));
     }
 }

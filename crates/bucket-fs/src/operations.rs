@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::BucketSpec;
-use crate::files::{self, Reader, WriteError, Writer};
+use crate::files::{self, ReadMemory, Reader, WriteError, WriteMemory, Writer};
 use crate::keys;
 use crate::s3::{ListAsk, S3, S3Error};
 use crate::tree::{Facts, Kind, Tree};
@@ -28,6 +28,10 @@ pub use open::{Opened, Wanted};
 /// Memory of one mount for what is read ahead, and for what is written and not sent yet.
 const READ_MEMORY: u64 = 96 << 20;
 const WRITE_MEMORY: usize = 192 << 20;
+/// Bytes of requests to write that wait for their turn; each thread of a container may have one.
+const WAITING_WRITES: usize = 64 << 20;
+/// Folders that may be open at once, each with a page of up to a thousand entries (a few hundred kilobytes).
+const MAX_OPEN_FOLDERS: usize = 256;
 
 /// Up to here, a time of validity spares the store a storm of the same questions, and no more.
 const SHORT_TTL: Duration = Duration::from_secs(1);
@@ -43,8 +47,12 @@ pub struct Mount {
     pub tree: Mutex<Tree>,
     handles: Mutex<HashMap<u64, Handle>>,
     next_handle: AtomicU64,
-    read_memory: Arc<Semaphore>,
-    write_memory: Arc<Semaphore>,
+    /// Files that nobody has open any more, by their path, until the store has them: programs do not wait for that.
+    ending: Mutex<HashMap<String, Arc<Writer>>>,
+    read_memory: Arc<ReadMemory>,
+    write_memory: Arc<WriteMemory>,
+    waiting_writes: Arc<Semaphore>,
+    open_folders: Arc<Semaphore>,
     /// The container is to be killed: whoever waits gets an error now.
     pub over: CancellationToken,
     /// Requests that are being answered.
@@ -95,8 +103,11 @@ impl Mount {
             tree: Mutex::new(Tree::new(spec.metadata_ttl)),
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
-            read_memory: files::read_memory(READ_MEMORY),
-            write_memory: files::write_memory(WRITE_MEMORY),
+            ending: Mutex::default(),
+            read_memory: Arc::new(ReadMemory::new(READ_MEMORY)),
+            waiting_writes: Arc::new(Semaphore::new(WAITING_WRITES)),
+            open_folders: Arc::new(Semaphore::new(MAX_OPEN_FOLDERS)),
+            write_memory: Arc::new(WriteMemory::new(WRITE_MEMORY, files::MEMORY_PATIENCE)),
             over: CancellationToken::new(),
             running: TaskTracker::new(),
             notice,
@@ -110,7 +121,14 @@ impl Mount {
         (self.notice)(format!("bucket `{bucket}` at {endpoint}: could not {doing} `/{path}`: {reason}"));
     }
 
-    /// How long the kernel may believe `facts`.
+    /// How long the kernel may believe the size and time of what is at `path`. A file that is opened is looked at anew, and
+    /// the kernel, which cuts reads at the size that it knows, has to ask for what was found.
+    pub fn attribute_ttl(&self, path: &str, kind: Kind) -> Duration {
+        let is_looked_at = kind == Kind::File && self.spec.metadata_ttl <= SHORT_TTL;
+        if is_looked_at { Duration::ZERO } else { self.ttl(path) }
+    }
+
+    /// How long the kernel may believe that `path` is there.
     pub fn ttl(&self, path: &str) -> Duration {
         let tree = self.tree.lock();
         if tree.is_draft(path) || tree.is_new_folder(path) { Duration::ZERO } else { self.spec.metadata_ttl }
@@ -161,6 +179,16 @@ impl Mount {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles.lock().insert(number, handle);
         number
+    }
+
+    /// Also whether another content of the same file is being read.
+    fn add_reader(&self, reader: Reader) -> (u64, bool) {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let mut handles = self.handles.lock();
+        let is_other = |handle: &Handle| matches!(handle, Handle::Reader(other) if other.is_other_content(&reader));
+        let beside_other = handles.values().any(is_other);
+        handles.insert(number, Handle::Reader(Arc::new(reader)));
+        (number, beside_other)
     }
 
     fn handle(&self, number: u64) -> Answer<Handle> {

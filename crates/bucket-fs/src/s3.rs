@@ -3,13 +3,14 @@
 mod answers;
 mod client;
 mod errors;
+mod shape;
 mod sign;
 mod target;
 
 #[cfg(test)]
 pub use answers::Listed;
 pub use answers::{Object, Page};
-pub use client::{ListAsk, S3};
+pub use client::{ListAsk, S3, UPLOAD_LIMIT};
 pub use errors::S3Error;
 pub use sign::Keys;
 pub use target::Target;

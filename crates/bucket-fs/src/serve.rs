@@ -20,6 +20,8 @@ use crate::tree::{Facts, Kind};
 const BLOCK: u32 = 128 << 10;
 /// What the kernel reads ahead on its own; the rest is up to [`crate::files`].
 const KERNEL_READ_AHEAD: u32 = 1 << 20;
+/// What one request writes at most: many threads may wait to write at once, and each keeps one in memory.
+const MAX_WRITE: u32 = 256 << 10;
 /// What is said to be free, in blocks: a bucket has no end.
 const FREE_BLOCKS: u64 = 1 << 33;
 
@@ -105,6 +107,7 @@ impl Filesystem for Serve {
         // A file that is opened to be replaced is one request, and not first an emptied file.
         let _ = config.add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC | InitFlags::FUSE_PARALLEL_DIROPS);
         let _ = config.set_max_readahead(KERNEL_READ_AHEAD);
+        let _ = config.set_max_write(MAX_WRITE);
         Ok(())
     }
 
@@ -119,10 +122,13 @@ impl Filesystem for Serve {
             })?;
             let facts = mount.facts(&path).await?;
             let number = mount.tree.lock().nodes.tell(&path, facts.kind);
-            Ok((mount.ttl(&path), attributes(&mount, number, &facts)))
+            let ttls = (mount.attribute_ttl(&path, facts.kind), mount.ttl(&path));
+            Ok((ttls, attributes(&mount, number, &facts)))
         };
         self.answer("look up", path, work, |done| match done {
-            Ok((ttl, attributes)) => reply.entry(&ttl, &attributes, Generation(0)),
+            Ok(((attribute, entry), attributes)) => {
+                reply.entry_with_ttls(&attribute, &entry, &attributes, Generation(0));
+            }
             Err(errno) => reply.error(errno),
         });
     }
@@ -139,7 +145,7 @@ impl Filesystem for Serve {
             if facts.kind != kind {
                 return Err(libc::ESTALE.into());
             }
-            Ok((mount.ttl(&path), attributes(&mount, number.0, &facts)))
+            Ok((mount.attribute_ttl(&path, facts.kind), attributes(&mount, number.0, &facts)))
         };
         self.answer("look at", self.path(number), work, |done| answer_attributes(done, reply));
     }
@@ -167,7 +173,7 @@ impl Filesystem for Serve {
         let mount = self.mount.clone();
         let work = async move {
             let (path, facts) = mount.change(number.0, change).await?;
-            Ok((mount.ttl(&path), attributes(&mount, number.0, &facts)))
+            Ok((mount.attribute_ttl(&path, facts.kind), attributes(&mount, number.0, &facts)))
         };
         self.answer("change", self.path(number), work, |done| answer_attributes(done, reply));
     }
@@ -213,7 +219,7 @@ impl Filesystem for Serve {
         let (mount, name, path) = (self.mount.clone(), text(name), self.child(parent, name));
         let wanted = Wanted::new(flags, request.pid());
         let work = async move {
-            let (number, opened) = mount.create(parent.0, &name?, wanted)?;
+            let (number, opened) = mount.create(parent.0, &name?, wanted).await?;
             let facts = Facts::file(0, SystemTime::now(), String::new());
             Ok((attributes(&mount, number, &facts), opened))
         };
@@ -257,8 +263,12 @@ impl Filesystem for Serve {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (mount, data) = (self.mount.clone(), Bytes::copy_from_slice(data));
-        let work = async move { mount.write(handle.0, offset, data).await };
+        let (mount, place) = (self.mount.clone(), self.mount.place_to_wait(data.len()));
+        let data = if place.is_ok() { Bytes::copy_from_slice(data) } else { Bytes::new() };
+        let work = async move {
+            let _place = place?;
+            mount.write(handle.0, offset, data).await
+        };
         self.answer("write", self.path(number), work, |done| match done {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(errno),
@@ -267,7 +277,7 @@ impl Filesystem for Serve {
 
     fn flush(&self, request: &Request, number: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         let (mount, thread) = (self.mount.clone(), request.pid());
-        if mount.abandon_if_killed(handle.0, thread) {
+        if mount.is_closed_by_kill(handle.0, thread) {
             return reply.ok();
         }
         let work = async move { mount.flush(handle.0, thread).await };
@@ -291,9 +301,11 @@ impl Filesystem for Serve {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let mount = self.mount.clone();
+        let (mount, released) = (self.mount.clone(), self.mount.release(handle.0));
         let task = async move {
-            mount.release(handle.0).await;
+            if let Some(writer) = released {
+                mount.end_released(&writer).await;
+            }
             reply.ok();
         };
         self.mount.running.spawn_on(task, &self.runtime);

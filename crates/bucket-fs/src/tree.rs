@@ -11,8 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 pub use known::{Facts, Known};
 pub use listing::{Listing, ShownEntry};
 pub use nodes::Nodes;
+#[cfg(test)]
+pub use nodes::ROOT;
 
 use crate::keys;
+
+/// Folders that exist only here: at most 100 MiB of the longest names. A program that fills its folders has few.
+const MAX_NEW_FOLDERS: usize = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -56,12 +61,14 @@ impl Tree {
         self.known.learn(path, facts, now);
     }
 
-    /// It is gone, and with it perhaps the folders that were there because it was.
-    pub fn forget_facts_up(&mut self, path: &str) {
-        let mut gone = Some(path);
-        while let Some(path) = gone {
-            self.known.forget(path);
-            gone = keys::parent(path);
+    /// Its folders were there because it was, and may be gone with it; but who removed it may go on to remove them, and
+    /// saw them a moment ago.
+    pub fn remove(&mut self, path: &str, now: Instant) {
+        self.known.forget(path);
+        let mut folder = keys::parent(path);
+        while let Some(path) = folder {
+            self.known.learn(path, Facts::folder(), now);
+            folder = keys::parent(path);
         }
     }
 
@@ -108,13 +115,18 @@ impl Tree {
         self.known.forget(path);
     }
 
-    pub fn make_folder(&mut self, path: &str) {
+    /// False when there are too many.
+    pub fn make_folder(&mut self, path: &str) -> bool {
+        if self.new_folders.len() >= MAX_NEW_FOLDERS {
+            return false;
+        }
         self.new_folders.insert(path.to_owned());
+        true
     }
 
-    pub fn remove_folder(&mut self, path: &str) {
+    pub fn remove_folder(&mut self, path: &str, now: Instant) {
         self.new_folders.remove(path);
-        self.known.forget(path);
+        self.remove(path, now);
     }
 
     /// What is in `folder` and only here.
@@ -158,6 +170,15 @@ mod tests {
         tree.publish_draft("a/b/f", Facts::file(1, SystemTime::now(), "\"e\"".to_owned()), now);
         assert_eq!((tree.facts("a", now), tree.facts("a/b", now)), (None, None));
         assert_eq!(tree.facts("a/b/f", now).unwrap().size, 1);
+    }
+
+    #[test]
+    fn folders_that_are_only_here_are_bounded() {
+        let (mut tree, now) = (tree(), Instant::now());
+        assert!((0..MAX_NEW_FOLDERS).all(|number| tree.make_folder(&number.to_string())));
+        assert!(!tree.make_folder("more"));
+        tree.remove_folder("7", now);
+        assert!(tree.make_folder("more"));
     }
 
     #[test]

@@ -17,13 +17,28 @@ use crate::s3::{S3, S3Error};
 /// Memory is counted in this unit.
 const UNIT: u64 = 64 << 10;
 
+/// Reads that are fetched by themselves at once, of all files of a mount; the kernel asks for a megabyte at most.
+const ALONE: usize = 16;
+
+/// The memory of a mount for what is read.
+pub struct Memory {
+    /// For pieces, in units.
+    pieces: Arc<Semaphore>,
+    alone: Semaphore,
+}
+
+impl Memory {
+    pub fn new(bytes: u64) -> Self {
+        Self { pieces: Arc::new(Semaphore::new((bytes / UNIT) as usize)), alone: Semaphore::new(ALONE) }
+    }
+}
+
 pub struct Reader {
     s3: Arc<S3>,
     key: String,
     etag: String,
     pub size: u64,
-    /// The mount's memory for what was fetched, in units.
-    memory: Arc<Semaphore>,
+    memory: Arc<Memory>,
     /// Locked for a few operations, never across an await.
     state: Mutex<State>,
 }
@@ -45,8 +60,13 @@ struct Piece {
 }
 
 impl Reader {
-    pub fn new(s3: Arc<S3>, key: String, etag: String, size: u64, memory: Arc<Semaphore>) -> Self {
+    pub fn new(s3: Arc<S3>, key: String, etag: String, size: u64, memory: Arc<Memory>) -> Self {
         Self { s3, key, etag, size, memory, state: Mutex::default() }
+    }
+
+    /// Of the same file.
+    pub fn is_other_content(&self, other: &Self) -> bool {
+        self.key == other.key && self.etag != other.etag
     }
 
     /// Bytes from `offset` on: `size`, or fewer at the end.
@@ -56,6 +76,7 @@ impl Reader {
             return Ok(Bytes::new());
         }
         let Some(pieces) = self.pieces(&read) else {
+            let _alone = self.memory.alone.acquire().await;
             return self.s3.get(&self.key, read, &self.etag).await;
         };
         let mut whole = BytesMut::new();
@@ -107,7 +128,7 @@ impl Reader {
     /// None when the mount's memory is used up.
     fn fetch(&self, range: Range<u64>) -> Option<Piece> {
         let units = u32::try_from((range.end - range.start).div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let memory = Arc::new(self.memory.clone().try_acquire_many_owned(units).ok()?);
+        let memory = Arc::new(self.memory.pieces.clone().try_acquire_many_owned(units).ok()?);
         let (s3, key, etag, wanted) = (self.s3.clone(), self.key.clone(), self.etag.clone(), range.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move { s3.get(&key, wanted, &etag).await }));
         let stopped = |_| S3Error::Unreachable("reading was stopped".to_owned());
@@ -123,7 +144,25 @@ impl Reader {
     }
 }
 
-/// The memory of a mount for what was read.
-pub fn memory(bytes: u64) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new((bytes / UNIT) as usize))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Store;
+
+    #[tokio::test]
+    async fn without_memory_few_reads_are_fetched_at_once_and_all_get_what_they_asked_for() {
+        let store = Store::start().await;
+        store.put("f", &[7; 1000]);
+        let (s3, memory) = (Arc::new(store.s3()), Arc::new(Memory::new(0)));
+        let new = |_| Reader::new(s3.clone(), "f".to_owned(), String::new(), 1000, memory.clone());
+        let readers: Vec<Reader> = (0..2 * ALONE).map(new).collect();
+        let mut reads: Vec<_> = readers.iter().map(|reader| Box::pin(reader.read(0, 1000))).collect();
+        for read in &mut reads {
+            assert!(futures::poll!(read).is_pending());
+        }
+        assert_eq!(memory.alone.available_permits(), 0);
+        for read in futures::future::join_all(reads).await {
+            assert_eq!(read.unwrap(), vec![7; 1000]);
+        }
+    }
 }

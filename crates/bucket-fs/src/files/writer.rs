@@ -3,15 +3,18 @@
 //! Nothing of it is seen before it is whole, and whoever closes or syncs it is told whether the store has it. A file
 //! of less than a part goes in one request.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use crate::s3::{S3, S3Error};
+use super::closing::Closing;
+use super::memory::{Held, Memory};
+use crate::s3::{S3, S3Error, UPLOAD_LIMIT};
 
 /// Bytes of each part but the last: some stores want them all alike.
 pub const PART: usize = 8 << 20;
@@ -19,10 +22,9 @@ pub const PART: usize = 8 << 20;
 const MAX_PARTS: usize = 10_000;
 /// Parts of one file on their way at once.
 const UNDER_WAY: usize = 3;
-/// Memory is counted in this unit.
-const UNIT: usize = 64 << 10;
-/// How long a write waits for memory that other files of the mount hold.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a write waits for memory that other files of the mount hold, while none of them gives any back: longer than a
+/// part may take.
+pub const MEMORY_PATIENCE: Duration = UPLOAD_LIMIT.saturating_add(Duration::from_secs(10));
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
@@ -51,8 +53,9 @@ pub struct Writer {
     pub path: String,
     /// The process that opened it. Another one that closes its copy does not finish the file.
     pub opener: u32,
-    memory: Arc<Semaphore>,
-    abandoned: AtomicBool,
+    memory: Arc<Memory>,
+    /// Locked for a few operations, never across an await.
+    closing: parking_lot::Mutex<Closing>,
     settled: AtomicBool,
     state: Mutex<State>,
 }
@@ -62,7 +65,7 @@ struct State {
     size: u64,
     buffer: BytesMut,
     /// For what is in the buffer.
-    held: Option<OwnedSemaphorePermit>,
+    held: Held,
     upload: Option<Upload>,
     end: Option<Result<Written, WriteError>>,
 }
@@ -83,21 +86,27 @@ pub struct Written {
 }
 
 impl Writer {
-    pub fn new(s3: Arc<S3>, key: String, path: String, opener: u32, memory: Arc<Semaphore>) -> Self {
+    pub fn new(s3: Arc<S3>, key: String, path: String, opener: u32, memory: Arc<Memory>) -> Self {
         Self {
             s3,
             key,
             path,
             opener,
             memory,
-            abandoned: AtomicBool::default(),
+            closing: parking_lot::Mutex::default(),
             settled: AtomicBool::default(),
             state: Mutex::default(),
         }
     }
 
     /// The file's size afterwards.
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<u64, WriteError> {
+    pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<u64, WriteError> {
+        self.closing.lock().on_write();
+        let writer = self.clone();
+        whole(async move { writer.append(offset, data).await }).await
+    }
+
+    async fn append(&self, offset: u64, data: Bytes) -> Result<u64, WriteError> {
         let mut state = self.state.lock().await;
         match &state.end {
             Some(Err(error)) => return Err(error.clone()),
@@ -111,7 +120,7 @@ impl Writer {
         if state.size + data.len() as u64 > (PART * MAX_PARTS) as u64 {
             return Err(refused("it is larger than 10,000 parts of 8 MiB", libc::EFBIG));
         }
-        let result = self.take(&mut state, &data).await;
+        let result = self.take(&mut state, data).await;
         if let Err(error) = result {
             self.fail(&mut state, error.clone());
             return Err(error);
@@ -119,24 +128,19 @@ impl Writer {
         Ok(state.size)
     }
 
-    async fn take(&self, state: &mut State, data: &[u8]) -> Result<(), WriteError> {
-        let held = state.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let units = (state.buffer.len() + data.len()).div_ceil(UNIT).saturating_sub(held);
-        if units > 0 {
-            let asked = self.memory.clone().acquire_many_owned(units as u32);
-            let too_many = |()| refused("too many files of this mount are being written at once", libc::EIO);
-            let got = tokio::time::timeout(MEMORY_PATIENCE, asked).await.map_err(drop).map_err(too_many)?;
-            let got = got.map_err(drop).map_err(too_many)?;
-            match &mut state.held {
-                Some(held) => held.merge(got),
-                none => *none = Some(got),
+    /// Piece by piece, so that nothing is left over when a part goes, and with it the memory for it.
+    async fn take(&self, state: &mut State, mut data: Bytes) -> Result<(), WriteError> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(PART - state.buffer.len()));
+            if !self.memory.hold(&mut state.held, state.buffer.len() + piece.len()).await {
+                return Err(refused("too many files of this mount are being written at once", libc::EIO));
             }
-        }
-        state.buffer.extend_from_slice(data);
-        state.size += data.len() as u64;
-        while state.buffer.len() >= PART {
-            let part = state.buffer.split_to(PART).freeze();
-            self.send_part(state, part).await?;
+            state.buffer.extend_from_slice(&piece);
+            state.size += piece.len() as u64;
+            if state.buffer.len() == PART {
+                let part = state.buffer.split().freeze();
+                self.send_part(state, part).await?;
+            }
         }
         Ok(())
     }
@@ -147,8 +151,7 @@ impl Writer {
             let id = self.s3.begin_upload(&self.key).await?;
             state.upload = Some(Upload { id, etags: Vec::new(), under_way: JoinSet::new() });
         }
-        let kept = state.buffer.len().div_ceil(UNIT);
-        let memory = state.held.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(kept)));
+        let memory = std::mem::take(&mut state.held);
         let Some(upload) = &mut state.upload else { return Ok(()) };
         while upload.under_way.len() >= UNDER_WAY {
             upload.one_arrives().await?;
@@ -165,7 +168,12 @@ impl Writer {
 
     /// Ends the file: what was written is in the store afterwards, or the error says why not. Asked again, it answers
     /// the same.
-    pub async fn finish(&self) -> Result<Written, WriteError> {
+    pub async fn finish(self: &Arc<Self>) -> Result<Written, WriteError> {
+        let writer = self.clone();
+        whole(async move { writer.end().await }).await
+    }
+
+    async fn end(&self) -> Result<Written, WriteError> {
         let mut state = self.state.lock().await;
         if let Some(end) = &state.end {
             return end.clone();
@@ -188,7 +196,7 @@ impl Writer {
         let rest = state.buffer.split().freeze();
         if state.upload.is_none() {
             let sent = self.s3.put(&self.key, rest).await;
-            state.held = None;
+            state.held = Held::default();
             return Ok(sent?);
         }
         if !rest.is_empty() {
@@ -204,7 +212,7 @@ impl Writer {
     fn fail(&self, state: &mut State, error: WriteError) {
         state.end = Some(Err(error));
         state.buffer = BytesMut::new();
-        state.held = None;
+        state.held = Held::default();
         if let Some(upload) = state.upload.take() {
             self.abort(upload);
         }
@@ -222,13 +230,17 @@ impl Writer {
         });
     }
 
-    /// Its process was killed: the last one to close it drops what was written.
-    pub fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Relaxed);
+    pub fn on_kill(&self) {
+        self.closing.lock().on_kill();
     }
 
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed)
+    pub fn on_close(&self, process: u32) {
+        self.closing.lock().on_close(process == self.opener);
+    }
+
+    /// Nobody has it open any more: whether what was written is only a part of what was to be.
+    pub fn is_cut_off(&self, over: bool) -> bool {
+        self.closing.lock().is_cut_off(over)
     }
 
     /// True once, for whoever has seen the end first: the mount's picture of the file changes with it.
@@ -236,22 +248,31 @@ impl Writer {
         !self.settled.swap(true, Ordering::Relaxed)
     }
 
-    /// Gives the file up; true when it had not ended before. The store is told before this returns.
-    pub async fn give_up(&self, why: &str) -> bool {
+    /// Gives the file up, unless it has ended before. The store is told before this returns.
+    pub async fn give_up(self: &Arc<Self>, why: &'static str) {
+        let writer = self.clone();
+        let dropped = async move {
+            writer.drop_all(why).await;
+            Ok(())
+        };
+        // Only for its end: there is no other answer.
+        let _ = whole(dropped).await;
+    }
+
+    async fn drop_all(&self, why: &str) {
         let mut state = self.state.lock().await;
         if state.end.is_some() {
-            return false;
+            return;
         }
         state.end = Some(Err(refused(why, libc::EIO)));
         state.buffer = BytesMut::new();
-        state.held = None;
+        state.held = Held::default();
         if let Some(mut upload) = state.upload.take() {
             upload.under_way.shutdown().await;
             if let Err(error) = self.s3.abort_upload(&self.key, &upload.id).await {
                 tracing::warn!(key = self.key, %error, "parts of an unfinished upload stay in the bucket");
             }
         }
-        true
     }
 
     /// How much has been written.
@@ -273,11 +294,42 @@ impl Upload {
     }
 }
 
+/// Runs `work` to its end, also when whoever waits for it goes away, as all do when the mount is over: a change of
+/// [`State`] that stops in the middle loses bytes that were counted, and a later end would publish the rest.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+) -> Result<T, WriteError> {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(refused("writing was stopped", libc::EIO)))
+}
+
 fn refused(text: &str, errno: i32) -> WriteError {
     WriteError::Refused(text.to_owned(), errno)
 }
 
-/// The memory of a mount for what is written.
-pub fn memory(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(bytes / UNIT))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Store;
+
+    const MIB: usize = 1 << 20;
+
+    #[tokio::test]
+    async fn files_that_together_need_more_memory_than_there_is_are_all_written() {
+        let store = Store::start().await;
+        let (s3, memory) = (Arc::new(store.s3()), Arc::new(Memory::new(16 * MIB, MEMORY_PATIENCE)));
+        let new = |key: &str| Arc::new(Writer::new(s3.clone(), key.to_owned(), key.to_owned(), 1, memory.clone()));
+        let writers = ["a", "b", "c"].map(new);
+        for writer in &writers {
+            writer.write(0, vec![1; 5 * MIB].into()).await.unwrap();
+        }
+        // What is left is too little for any of them to come to a part.
+        let rest = writers.clone().map(|writer| async move {
+            writer.write(5 * MIB as u64, vec![2; 4 * MIB].into()).await?;
+            writer.finish().await
+        });
+        let ended = futures::future::join_all(rest).await;
+        assert!(ended.iter().all(|end| end.as_ref().is_ok_and(|end| end.size == 9 * MIB as u64)), "{ended:?}");
+        let whole = [vec![1; 5 * MIB], vec![2; 4 * MIB]].concat();
+        assert!(["a", "b", "c"].iter().all(|key| store.get(key).unwrap() == whole));
+    }
 }

@@ -1,5 +1,7 @@
 //! Names and attributes: what can be changed of them, which is little.
 
+use std::time::Instant;
+
 use super::{Answer, Failure, Handle, Mount};
 use crate::keys;
 use crate::s3::ListAsk;
@@ -32,7 +34,10 @@ impl Mount {
             Err(failure) => return Err(failure),
         }
         let mut tree = self.tree.lock();
-        tree.make_folder(&path);
+        if !tree.make_folder(&path) {
+            let reason = "too many folders of this mount have no file in them".to_owned();
+            return Err(Failure { errno: libc::ENOSPC, reason: Some(reason) });
+        }
         Ok(tree.nodes.tell(&path, Kind::Folder))
     }
 
@@ -41,15 +46,17 @@ impl Mount {
         if self.spec.read_only {
             return Err(libc::EROFS.into());
         }
+        self.let_it_end(&path).await;
         if self.tree.lock().is_draft(&path) {
             return Err(libc::EBUSY.into());
         }
         self.s3.delete(&keys::object_key(&self.spec.prefix, &path)).await?;
-        self.tree.lock().forget_facts_up(&path);
+        self.tree.lock().remove(&path, Instant::now());
         Ok(())
     }
 
-    /// Of a folder in the store only its marker can be removed, when there is nothing else in it.
+    /// Of a folder in the store only its marker can be removed, when there is nothing else in it. One without a marker
+    /// went with its last file, but to whoever removes that file and then its folder the folder was there.
     pub async fn remove_folder(&self, parent: u64, name: &str) -> Answer<()> {
         let path = self.child_of(parent, name)?;
         if self.spec.read_only {
@@ -61,12 +68,11 @@ impl Mount {
         let marker = keys::folder_key(&self.spec.prefix, &path);
         let inside = self.s3.list(ListAsk { prefix: &marker, limit: 2, ..Default::default() }).await?;
         match inside.objects.as_slice() {
-            [] if self.tree.lock().is_new_folder(&path) => {}
-            [] => return Err(libc::ENOENT.into()),
+            [] => {}
             [only] if only.key == marker => self.s3.delete(&marker).await?,
             _ => return Err(libc::ENOTEMPTY.into()),
         }
-        self.tree.lock().remove_folder(&path);
+        self.tree.lock().remove_folder(&path, Instant::now());
         Ok(())
     }
 
@@ -95,5 +101,44 @@ impl Mount {
 
     fn is_ended_writer(&self, handle: Option<u64>) -> bool {
         handle.is_some_and(|handle| matches!(self.handle(handle), Ok(Handle::Writer(_))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::testing::Store;
+    use crate::tree::{Kind, ROOT};
+
+    #[tokio::test]
+    async fn a_tree_is_removed_from_its_leaves_to_its_root() {
+        let store = Store::start().await;
+        for key in ["a/b/c/1", "a/b/c/2", "a/b/", "other"] {
+            store.put(key, b"x");
+        }
+        let mount = store.mount_with(Duration::from_secs(3600));
+        let [a, b, c] = ["a", "a/b", "a/b/c"].map(|path| mount.tree.lock().nodes.tell(path, Kind::Folder));
+        assert_eq!(mount.remove_folder(b, "c").await.unwrap_err().errno, libc::ENOTEMPTY);
+        for file in ["1", "2"] {
+            mount.remove_file(c, file).await.unwrap();
+        }
+        for (parent, name, path) in [(b, "c", "a/b/c"), (a, "b", "a/b"), (ROOT, "a", "a")] {
+            // The kernel may ask whether it is there before it removes it.
+            assert_eq!(mount.facts(path).await.unwrap().kind, Kind::Folder, "{path}");
+            mount.remove_folder(parent, name).await.unwrap();
+            assert_eq!(mount.facts(path).await.unwrap_err().errno, libc::ENOENT, "{path}");
+        }
+        assert_eq!(store.keys(), ["other"]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_went_with_its_last_file_is_not_told_of_for_long() {
+        let store = Store::start().await;
+        store.put("a/1", b"x");
+        let mount = store.mount_with(Duration::ZERO);
+        let a = mount.tree.lock().nodes.tell("a", Kind::Folder);
+        mount.remove_file(a, "1").await.unwrap();
+        assert_eq!(mount.facts("a").await.unwrap_err().errno, libc::ENOENT);
     }
 }

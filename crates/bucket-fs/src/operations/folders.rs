@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answer, Handle, Mount};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Answer, Failure, Handle, Mount};
 use crate::keys;
-use crate::s3::ListAsk;
+use crate::s3::{ListAsk, S3Error};
 use crate::tree::{Facts, Kind, Listing, ShownEntry};
 
 /// What stores give at most.
 const PAGE: usize = 1_000;
+/// Pages in a row that have nothing to show. Stores pass over what was deleted a page at a time, so some may have none;
+/// a store that goes on like this keeps a program waiting without end.
+const MAX_EMPTY_PAGES: usize = 1_000;
 
 /// A pass over a folder; the kernel reads on at a position that it was told.
 pub struct OpenFolder {
@@ -19,6 +24,8 @@ pub struct OpenFolder {
     /// Position of the first of `entries`.
     first: u64,
     next: Next,
+    /// One of the mount's.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 enum Next {
@@ -34,14 +41,17 @@ impl Mount {
         if kind != Kind::Folder {
             return Err(libc::ENOTDIR.into());
         }
-        let folder = self.begin_pass(path);
+        let Ok(place) = self.open_folders.clone().try_acquire_owned() else {
+            return Err(libc::ENFILE.into());
+        };
+        let folder = self.begin_pass(path, Some(place));
         Ok(self.add_handle(Handle::Folder(Arc::new(tokio::sync::Mutex::new(folder)))))
     }
 
-    fn begin_pass(&self, path: String) -> OpenFolder {
+    fn begin_pass(&self, path: String, place: Option<OwnedSemaphorePermit>) -> OpenFolder {
         let only_here = self.tree.lock().only_here(&path);
         let listing = Listing::new(keys::folder_key(&self.spec.prefix, &path), only_here);
-        OpenFolder { path, listing, entries: Vec::new(), first: 0, next: Next::Page(None) }
+        OpenFolder { path, listing, entries: Vec::new(), first: 0, next: Next::Page(None), place }
     }
 
     pub fn folder_of(&self, handle: u64) -> Answer<Arc<tokio::sync::Mutex<OpenFolder>>> {
@@ -54,12 +64,16 @@ impl Mount {
     /// Entries from position `at` on: their path, what they are, and their number; none at the end.
     pub async fn entries(&self, folder: &mut OpenFolder, at: u64) -> Answer<Vec<(String, Kind, u64)>> {
         if at < folder.first {
-            *folder = self.begin_pass(folder.path.clone());
+            *folder = self.begin_pass(folder.path.clone(), folder.place.take());
         }
+        let mut empty = 0;
         while at >= folder.first + folder.entries.len() as u64 {
             folder.first += folder.entries.len() as u64;
             folder.entries = match &folder.next {
                 Next::Page(token) => {
+                    if empty == MAX_EMPTY_PAGES {
+                        return Err(malformed(&format!("{MAX_EMPTY_PAGES} pages of a listing with nothing in them")));
+                    }
                     let token = token.clone();
                     self.next_page(folder, token.as_deref()).await?
                 }
@@ -69,6 +83,7 @@ impl Mount {
                 }
                 Next::Nothing => return Ok(Vec::new()),
             };
+            empty = if folder.entries.is_empty() { empty + 1 } else { 0 };
         }
         let tree = self.tree.lock();
         let shown = folder.entries.iter().skip((at - folder.first) as usize).map(|entry| {
@@ -82,6 +97,9 @@ impl Mount {
     async fn next_page(&self, folder: &mut OpenFolder, token: Option<&str>) -> Answer<Vec<ShownEntry>> {
         let prefix = keys::folder_key(&self.spec.prefix, &folder.path);
         let page = self.s3.list(ListAsk { prefix: &prefix, by_folder: true, limit: PAGE, token }).await?;
+        if page.next.is_some() && page.next.as_deref() == token {
+            return Err(malformed("a page of a listing that is its own next one"));
+        }
         folder.next = page.next.clone().map_or(Next::Rest, |token| Next::Page(Some(token)));
         let entries = folder.listing.on_page(page);
         let (mut tree, now) = (self.tree.lock(), Instant::now());
@@ -97,5 +115,64 @@ impl Mount {
 
     pub fn release_folder(&self, handle: u64) {
         self.handles.lock().remove(&handle);
+    }
+}
+
+fn malformed(what: &str) -> Failure {
+    S3Error::Malformed(what.to_owned()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MAX_OPEN_FOLDERS;
+    use crate::testing::Store;
+    use crate::tree::ROOT;
+
+    #[tokio::test]
+    async fn folders_that_are_open_at_once_are_bounded_also_when_they_are_read_again() {
+        let store = Store::start().await;
+        store.put("f", b"x");
+        let mount = store.mount();
+        let handles: Vec<u64> = (0..MAX_OPEN_FOLDERS).map(|_| mount.open_folder(ROOT).unwrap()).collect();
+        let folder = mount.folder_of(handles[0]).unwrap();
+        for _ in 0..2 {
+            let mut folder = folder.lock().await;
+            assert_eq!(mount.entries(&mut folder, 0).await.unwrap().len(), 1);
+            assert!(mount.entries(&mut folder, 1).await.unwrap().is_empty());
+        }
+        drop(folder);
+        assert_eq!(mount.open_folder(ROOT).unwrap_err().errno, libc::ENFILE);
+        mount.release_folder(handles[0]);
+        mount.open_folder(ROOT).unwrap();
+    }
+
+    /// How the first entries of the folder are told of.
+    async fn listed(answer: impl Fn(&str) -> String + Send + 'static) -> Result<usize, String> {
+        let store = Store::start().await;
+        store.answer_listings(answer);
+        let mount = store.mount();
+        let folder = mount.folder_of(mount.open_folder(ROOT).unwrap()).unwrap();
+        let mut folder = folder.lock().await;
+        let entries = mount.entries(&mut folder, 0).await;
+        entries.map(|entries| entries.len()).map_err(|failure| failure.reason.unwrap())
+    }
+
+    fn page(keys: &[&str], next: &str) -> String {
+        let contents: String =
+            keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>")).collect();
+        let next = format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{next}</NextContinuationToken>");
+        format!("<ListBucketResult>{contents}{next}</ListBucketResult>")
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_comes_to_no_end_is_an_error() {
+        let same = listed(|_| page(&[], "same")).await.unwrap_err();
+        assert!(same.contains("its own next one"), "{same}");
+        let count = |token: &str| token.parse().unwrap_or(0) + 1;
+        let empty = listed(move |token| page(&[], &count(token).to_string())).await.unwrap_err();
+        assert!(empty.contains("nothing in them"), "{empty}");
+        let late =
+            move |token: &str| page(if count(token) > 30 { &["a", "b"] } else { &[] }, &count(token).to_string());
+        assert_eq!(listed(late).await, Ok(2));
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, Failure, Handle, Mount};
 use crate::files::{self, Reader, Writer};
@@ -40,7 +41,7 @@ impl Mount {
         let (path, kind) = self.path_of(number)?;
         match (wanted.writes, wanted.truncates) {
             _ if kind == Kind::Folder => Err(libc::EISDIR.into()),
-            (true, true) => self.begin_writing(&path, wanted),
+            (true, true) => self.begin_writing(&path, wanted).await,
             (true, false) if !wanted.reads => Err(Failure {
                 errno: libc::EPERM,
                 reason: Some("files in buckets cannot be appended to or changed, only written anew".to_owned()),
@@ -51,6 +52,7 @@ impl Mount {
     }
 
     async fn open_to_read(&self, number: u64, path: &str) -> Answer<Opened> {
+        self.let_it_end(path).await;
         let draft = self.tree.lock().draft(path);
         let facts = match draft {
             // It is empty to everybody, as it would be on a disk.
@@ -61,11 +63,12 @@ impl Mount {
         if facts.kind == Kind::Folder {
             return Err(libc::EISDIR.into());
         }
-        let keeps_cache = self.tree.lock().nodes.has_content(number, &facts.etag);
-        let key = keys::object_key(&self.spec.prefix, path);
+        let (key, etag) = (keys::object_key(&self.spec.prefix, path), facts.etag.clone());
         let reader = Reader::new(self.s3.clone(), key, facts.etag, facts.size, self.read_memory.clone());
-        let handle = self.add_handle(Handle::Reader(Arc::new(reader)));
-        Ok(Opened { handle, direct: false, keeps_cache })
+        let (handle, beside_other) = self.add_reader(reader);
+        // The kernel keeps one content of a file. While a reader fills that with an older one, this one goes past it.
+        let keeps_cache = !beside_other && self.tree.lock().nodes.has_content(number, &etag);
+        Ok(Opened { handle, direct: beside_other, keeps_cache })
     }
 
     /// Who opens a file reads what is there now, unless the mount's user wants otherwise by a long time of validity.
@@ -88,16 +91,17 @@ impl Mount {
     }
 
     /// Makes a file that was not there; its number is told.
-    pub fn create(&self, parent: u64, name: &str, wanted: Wanted) -> Answer<(u64, Opened)> {
+    pub async fn create(&self, parent: u64, name: &str, wanted: Wanted) -> Answer<(u64, Opened)> {
         let path = self.child_of(parent, name)?;
-        let opened = self.begin_writing(&path, wanted)?;
+        let opened = self.begin_writing(&path, wanted).await?;
         Ok((self.tree.lock().nodes.tell(&path, Kind::File), opened))
     }
 
-    fn begin_writing(&self, path: &str, wanted: Wanted) -> Answer<Opened> {
+    async fn begin_writing(&self, path: &str, wanted: Wanted) -> Answer<Opened> {
         if self.spec.read_only {
             return Err(libc::EROFS.into());
         }
+        self.let_it_end(path).await;
         if !self.tree.lock().begin_draft(path, SystemTime::now()) {
             return Err(libc::EBUSY.into());
         }
@@ -106,6 +110,13 @@ impl Mount {
         let writer = Writer::new(self.s3.clone(), key, path.to_owned(), opener, self.write_memory.clone());
         let handle = self.add_handle(Handle::Writer(Arc::new(writer)));
         Ok(Opened { handle, direct: true, keeps_cache: false })
+    }
+
+    /// A place for a request to write so many bytes, which are not the mount's to keep yet; none when there are too many.
+    pub fn place_to_wait(&self, bytes: usize) -> Answer<OwnedSemaphorePermit> {
+        let place = self.waiting_writes.clone().try_acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let reason = || Some("too many writes of this mount wait at once".to_owned());
+        place.map_err(|_| Failure { errno: libc::ENOMEM, reason: reason() })
     }
 
     pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Answer<u32> {
@@ -118,11 +129,11 @@ impl Mount {
 
     /// A process that is killed closes what it had open, finished or not. Asked before anything else, since a container
     /// that is killed is also what ends the mount.
-    pub fn abandon_if_killed(&self, handle: u64, thread: u32) -> bool {
+    pub fn is_closed_by_kill(&self, handle: u64, thread: u32) -> bool {
         let Ok(Handle::Writer(writer)) = self.handle(handle) else { return false };
         let is_killed = files::is_killed(thread);
-        if is_killed && files::process_of(thread) == writer.opener {
-            writer.abandon();
+        if is_killed {
+            writer.on_kill();
         }
         is_killed
     }
@@ -131,13 +142,12 @@ impl Mount {
     /// and closes its own copy before anything is written.
     pub async fn flush(&self, handle: u64, thread: u32) -> Answer<()> {
         let Handle::Writer(writer) = self.handle(handle)? else { return Ok(()) };
-        if files::process_of(thread) != writer.opener {
+        let process = files::process_of(thread);
+        writer.on_close(process);
+        if process != writer.opener || writer.size().await == 0 {
             return Ok(());
         }
-        match writer.size().await {
-            0 => Ok(()),
-            _ => self.finish_writer(&writer).await,
-        }
+        self.finish_writer(&writer).await
     }
 
     pub async fn fsync(&self, handle: u64) -> Answer<()> {
@@ -147,31 +157,46 @@ impl Mount {
         }
     }
 
-    /// Nobody has the file open any more.
-    pub async fn release(&self, handle: u64) {
-        let handle = self.handles.lock().remove(&handle);
-        if let Some(Handle::Writer(writer)) = handle {
-            self.end_writer(&writer).await;
+    /// Nobody has the file open any more; what is to be ended now, with [`Self::end_released`]. Told before the next
+    /// request is looked at, which may be about the same file.
+    pub fn release(&self, handle: u64) -> Option<Arc<Writer>> {
+        let Some(Handle::Writer(writer)) = self.handles.lock().remove(&handle) else { return None };
+        self.ending.lock().insert(writer.path.clone(), writer.clone());
+        Some(writer)
+    }
+
+    pub async fn end_released(&self, writer: &Arc<Writer>) {
+        self.end_writer(writer).await;
+        let mut ending = self.ending.lock();
+        // The next file of this path may be ending already.
+        if ending.get(&writer.path).is_some_and(|other| Arc::ptr_eq(other, writer)) {
+            ending.remove(&writer.path);
         }
     }
 
-    pub(super) async fn end_writer(&self, writer: &Writer) {
-        if !writer.is_abandoned() {
-            if let Err(Failure { reason: Some(reason), .. }) = self.finish_writer(writer).await {
-                self.say("write", &writer.path, &reason);
-            }
-            return;
-        }
-        let why = "the program that wrote it was killed before it was whole";
-        if writer.give_up(why).await {
-            self.say("write", &writer.path, why);
-        }
-        if writer.settle() {
-            self.tree.lock().drop_draft(&writer.path);
+    /// Whoever closed the file at `path` has it behind itself: what is asked of the path next is asked of the whole file.
+    pub(super) async fn let_it_end(&self, path: &str) {
+        let writer = self.ending.lock().get(path).cloned();
+        if let Some(writer) = writer {
+            // Its failure is told by its release.
+            let _ = self.settle_writer(&writer).await;
         }
     }
 
-    async fn finish_writer(&self, writer: &Writer) -> Answer<()> {
+    pub(super) async fn end_writer(&self, writer: &Arc<Writer>) {
+        if let Err(Failure { reason: Some(reason), .. }) = self.settle_writer(writer).await {
+            self.say("write", &writer.path, &reason);
+        }
+    }
+
+    async fn settle_writer(&self, writer: &Arc<Writer>) -> Answer<()> {
+        if writer.is_cut_off(self.over.is_cancelled()) {
+            writer.give_up("the program that wrote it was killed before it was whole").await;
+        }
+        self.finish_writer(writer).await
+    }
+
+    async fn finish_writer(&self, writer: &Arc<Writer>) -> Answer<()> {
         let ended = writer.finish().await;
         if writer.settle() {
             let mut tree = self.tree.lock();
@@ -183,3 +208,6 @@ impl Mount {
         Ok(ended.map(drop)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

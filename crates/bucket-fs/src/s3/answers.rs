@@ -4,9 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use md5::Digest;
-use roxmltree::{Document, Node};
+use roxmltree::{Document, Node, ParsingOptions};
 
-use super::S3Error;
+use super::{S3Error, shape};
+
+/// Elements, and the texts in and between them: a page of a thousand objects with all that stores say of each has less
+/// than half.
+const MAX_NODES: u32 = 100_000;
 
 /// What is known of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +99,7 @@ pub fn completed(body: &str) -> Result<String, S3Error> {
 }
 
 pub fn refused(status: http::StatusCode, body: &str, headers: &HeaderMap) -> S3Error {
-    let document = Document::parse(body.trim_start()).ok();
+    let document = parse(body).ok();
     let field = |name| {
         let root = document.as_ref().map(Document::root_element).filter(|root| root.tag_name().name() == "Error");
         root.and_then(|root| text_of(root, name))
@@ -133,7 +137,12 @@ pub fn whole_etag(parts: &[String]) -> Option<String> {
 
 fn parse(body: &str) -> Result<Document<'_>, S3Error> {
     // Long uploads are kept alive by white space before the answer, which XML itself does not allow there.
-    Document::parse(body.trim_start()).map_err(|error| S3Error::Malformed(format!("no XML ({error})")))
+    let body = body.trim_start();
+    if let Some(fault) = shape::fault(body) {
+        return Err(S3Error::Malformed(format!("no answer of a store ({fault})")));
+    }
+    let options = ParsingOptions { nodes_limit: MAX_NODES, ..Default::default() };
+    Document::parse_with_options(body, options).map_err(|error| S3Error::Malformed(format!("no XML ({error})")))
 }
 
 fn text_of(node: Node<'_, '_>, child: &str) -> Option<String> {
@@ -200,6 +209,8 @@ mod tests {
     fn nonsense_is_told_from_an_empty_listing() {
         assert_eq!(page("<ListBucketResult/>").unwrap(), Page::default());
         assert!(page("<html>").is_err() && page("<html/>").is_err() && page("").is_err());
+        let long = format!("<ListBucketResult>{}</ListBucketResult>", "<a/>".repeat(MAX_NODES as usize));
+        assert!(page(&long).is_err());
         assert!(page("<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>").is_err());
     }
 

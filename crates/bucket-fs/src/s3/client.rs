@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(25);
 /// For all tries of a request together.
 const ASK_LIMIT: Duration = Duration::from_secs(20);
-const UPLOAD_LIMIT: Duration = Duration::from_secs(50);
+pub const UPLOAD_LIMIT: Duration = Duration::from_secs(50);
 /// For making one object of thousands of parts; and a store that is asked twice at once makes a mess of it.
 const COMPLETION_PATIENCE: Duration = Duration::from_secs(60);
 const COMPLETION_LIMIT: Duration = Duration::from_secs(130);
@@ -39,6 +39,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const HASHED_IN_PLACE: usize = 256 << 10;
 /// A page of a listing: a thousand of the longest keys, encoded, with what is said of each.
 const MAX_TEXT: usize = 16 << 20;
+/// Answers that are parsed where they are; larger ones on a thread that may block.
+const PARSED_IN_PLACE: usize = 64 << 10;
 /// What is read of a refusal.
 const MAX_REFUSAL: usize = 64 << 10;
 
@@ -103,7 +105,7 @@ impl S3 {
         query.extend(ask.by_folder.then_some(("delimiter", "/")));
         query.extend(ask.token.map(|token| ("continuation-token", token)));
         let (_, _, body) = self.ask(Ask { query, most: MAX_TEXT, ..Default::default() }).await?;
-        answers::page(&text(body)?)
+        parse(body, answers::page).await
     }
 
     /// These bytes of the object whose content `etag` names; another content is refused.
@@ -134,7 +136,7 @@ impl S3 {
         let query = vec![("uploads", "")];
         let (_, _, body) =
             self.ask(Ask { method: Method::POST, key, query, most: MAX_TEXT, ..Default::default() }).await?;
-        answers::upload_id(&text(body)?)
+        parse(body, answers::upload_id).await
     }
 
     /// The part's etag. Numbers begin with 1.
@@ -151,7 +153,7 @@ impl S3 {
         let body = Bytes::from(answers::completion(parts));
         let ask = Ask { method: Method::POST, key, query, body, most: MAX_TEXT, completes: true, ..Default::default() };
         match self.ask(ask).await {
-            Ok((_, _, body)) => answers::completed(&text(body)?),
+            Ok((_, _, body)) => parse(body, answers::completed).await,
             // A try whose answer was lost may have completed it; then there is nothing left to complete.
             Err(error) => match (answers::whole_etag(parts), self.head(key).await) {
                 (Some(etag), Ok(now)) if now.etag.trim_matches('"') == etag => Ok(now.etag),
@@ -284,8 +286,17 @@ async fn hash(body: &Bytes) -> String {
     }
 }
 
-fn text(body: Bytes) -> Result<String, S3Error> {
-    String::from_utf8(body.into()).map_err(|_| S3Error::Malformed("no UTF-8".to_owned()))
+async fn parse<T: Send + 'static>(body: Bytes, as_what: fn(&str) -> Result<T, S3Error>) -> Result<T, S3Error> {
+    let is_small = body.len() <= PARSED_IN_PLACE;
+    let parse = move || {
+        let text = std::str::from_utf8(&body).map_err(|_| S3Error::Malformed("no UTF-8".to_owned()))?;
+        as_what(text)
+    };
+    if is_small {
+        return parse();
+    }
+    let stopped = |_| Err(S3Error::Malformed("reading it was stopped".to_owned()));
+    tokio::task::spawn_blocking(parse).await.unwrap_or_else(stopped)
 }
 
 fn etag(headers: &HeaderMap) -> String {
