@@ -260,3 +260,53 @@ fn use_of(pid: &str, target: &Path) -> Option<String> {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().find_map(|fd| below(fd.path()))?;
     Some(format!("path {} is open", open.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A container's volume with one file written to it.
+    fn written(folder: &Path) -> Arc<TaskVolume> {
+        let contents = ContentStore::open(&folder.join("volumes")).unwrap();
+        let building = folder.join("building");
+        fs::create_dir_all(&building).unwrap();
+        let spec = VolumeSpec {
+            volume: VolumeId::random(),
+            mount_path: "/v".to_owned(),
+            layers: Vec::new(),
+            building,
+            read_only: false,
+            sub_path: None,
+        };
+        let volume = TaskVolumes::new(&[spec], &folder.join("task"), &contents).volumes[0].clone();
+        let upper = volume.generation(0).join("diff");
+        fs::create_dir_all(&upper).unwrap();
+        fs::write(upper.join("file"), "x").unwrap();
+        volume
+    }
+
+    #[test]
+    fn the_end_of_a_container_waits_to_hear_what_became_of_the_layer_before() {
+        for (is_taken, is_left) in [(true, false), (false, true)] {
+            let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+            let volume = written(folder.path());
+            assert!(volume.collect(1, Taking::All).unwrap().is_some());
+            let ending = volume.clone();
+            let last = std::thread::spawn(move || ending.collect(RequestId::MAX, Taking::Final).unwrap());
+            std::thread::sleep(Duration::from_millis(30));
+            volume.settle(1, is_taken);
+            assert_eq!(last.join().unwrap().is_some(), is_left);
+        }
+    }
+
+    #[test]
+    fn what_became_of_a_layer_is_heard_while_the_next_is_collected() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let volume = written(folder.path());
+        assert!(volume.collect(1, Taking::All).unwrap().is_some());
+        let collecting = volume.state.lock();
+        volume.settle(1, true);
+        drop(collecting);
+        assert!(volume.collect(2, Taking::All).unwrap().is_none());
+    }
+}
