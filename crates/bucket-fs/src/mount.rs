@@ -208,6 +208,9 @@ fn unescape(field: &str) -> std::ffi::OsString {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::RecvTimeoutError;
+
     use super::*;
     use crate::testing::Store;
 
@@ -221,23 +224,111 @@ mod tests {
         assert_eq!(found, [PathBuf::from("/data/mounts/ta 1/1"), PathBuf::from("/data/mounts/ta-1/0")]);
     }
 
-    #[tokio::test]
-    async fn a_file_that_has_grown_is_read_to_its_end() {
-        let store = Store::start().await;
-        let place = std::env::temp_dir().join(format!("dorian-bucket-{}", std::process::id()));
+    /// What `programs` do in a mount of the store's bucket, which is over afterwards. None where nothing can be mounted.
+    async fn in_mount<T: Send + 'static>(
+        store: &Arc<Store>,
+        programs: impl FnOnce(&Store, &Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+            eprintln!("skipped: needs root and FUSE");
+            return None;
+        }
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let place = std::env::temp_dir().join(format!("dorian-bucket-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&place).unwrap();
         let options = MountOptions { place: place.clone(), owner: 0 };
         let mounted = mount(store.spec(Duration::from_secs(1)), options, Arc::new(|_| {})).await.unwrap();
-        store.put("f", b"old");
-        let file = place.join("f");
-        let found = tokio::task::spawn_blocking(move || {
-            // From here on the kernel knows a size; a program's first read asks for it again, a look does not.
-            let before = std::fs::metadata(&file).unwrap().len();
-            store.put("f", b"new and longer");
-            (before, std::fs::read_to_string(file).unwrap())
+        // Processes that wait for a mount cannot be killed, and this one is its own server: a mount that does not answer
+        // is aborted.
+        let (over, wait) = std::sync::mpsc::channel::<()>();
+        let watched = place.clone();
+        let watch = std::thread::spawn(move || {
+            let is_stuck = wait.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout);
+            if is_stuck {
+                let _ = rustix::mount::unmount(&watched, UnmountFlags::FORCE | UnmountFlags::DETACH);
+            }
+            !is_stuck
         });
-        let found = found.await.unwrap();
+        let store = store.clone();
+        let done = tokio::task::spawn_blocking(move || programs(&store, &place)).await;
+        drop(over);
+        assert!(watch.join().unwrap(), "the mount did not answer");
         mounted.unmount().await;
-        assert_eq!(found, (3, "new and longer".to_owned()));
+        Some(done.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_file_that_has_grown_is_read_to_its_end() {
+        let store = Arc::new(Store::start().await);
+        let found = in_mount(&store, |store, place| {
+            store.put("f", b"old");
+            // From here on the kernel knows a size; a program's first read asks for it again, a look does not.
+            let before = std::fs::metadata(place.join("f")).unwrap().len();
+            store.put("f", b"new and longer");
+            (before, std::fs::read_to_string(place.join("f")).unwrap())
+        });
+        assert!(found.await.is_none_or(|found| found == (3, "new and longer".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn programs_use_what_they_have_just_closed_and_remove_trees() {
+        let store = Arc::new(Store::start().await);
+        let done = in_mount(&store, |_, place| -> io::Result<()> {
+            for _ in 0..20 {
+                std::fs::write(place.join("touched"), "")?;
+                std::fs::write(place.join("touched"), "x")?;
+                std::fs::write(place.join("gone"), "")?;
+                std::fs::remove_file(place.join("gone"))?;
+                std::fs::create_dir_all(place.join("a/b"))?;
+                std::fs::write(place.join("a/b/1"), "")?;
+                std::fs::write(place.join("a/2"), "x")?;
+                std::fs::remove_dir_all(place.join("a"))?;
+            }
+            Ok(())
+        });
+        if let Some(done) = done.await {
+            done.unwrap();
+            assert_eq!((store.keys(), store.get("touched").unwrap().as_ref()), (vec!["touched".to_owned()], &b"x"[..]));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_killed_leaves_the_file_that_it_was_given_as_it_was() {
+        let store = Arc::new(Store::start().await);
+        store.put("killed", b"old");
+        store.put("ended", b"old");
+        let run = in_mount(&store, |_, place| {
+            for (name, then) in [("killed", "kill -9 $$"), ("ended", "exit 1")] {
+                let file = std::fs::File::create(place.join(name)).unwrap();
+                let script = format!("read go; echo half; {then}");
+                let mut shell = std::process::Command::new("sh");
+                let started = shell.args(["-c", &script]).stdin(std::process::Stdio::piped()).stdout(file).spawn();
+                // Only the shell has the file now; that its input ends lets it go on.
+                drop(shell);
+                let mut started = started.unwrap();
+                started.wait().unwrap();
+            }
+        });
+        if run.await.is_some() {
+            assert_eq!(store.get("killed").unwrap().as_ref(), b"old");
+            assert_eq!(store.get("ended").unwrap().as_ref(), b"half\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_can_be_started_while_a_file_is_being_written() {
+        let store = Arc::new(Store::start().await);
+        let run = in_mount(&store, |_, place| {
+            let mut file = std::fs::File::create(place.join("f")).unwrap();
+            io::Write::write_all(&mut file, b"one ").unwrap();
+            // It gets a copy of the file, which is closed in the middle of its start.
+            let started = std::process::Command::new("true").status().unwrap().success();
+            io::Write::write_all(&mut file, b"two").unwrap();
+            started
+        });
+        if let Some(started) = run.await {
+            assert!(started && store.get("f").unwrap() == "one two");
+        }
     }
 }

@@ -8,8 +8,14 @@ pub fn process_of(thread: u32) -> u32 {
 }
 
 /// The thread is ending because a signal killed its process: it closes its files, but did not finish them.
+///
+/// A program that is being started also closes files, those that it is not to have, and until it has, whoever reads
+/// `stat` of it waits: the two would wait for each other. `status` can be read; it tells of memory, which a thread that
+/// ends has given back before it closes its files.
 pub fn is_killed(thread: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{thread}/stat")).is_ok_and(|stat| says_killed(&stat))
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let has_memory = status.lines().any(|line| line.starts_with("VmSize:"));
+    !has_memory && std::fs::read_to_string(format!("/proc/{thread}/stat")).is_ok_and(|stat| says_killed(&stat))
 }
 
 /// Flags of a thread that is ending (`PF_EXITING`).
