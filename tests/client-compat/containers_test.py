@@ -49,13 +49,17 @@ def containers(clients, listener, version, check):
 
 
 def no_depth_of_folders_brings_the_server_down(server, newest):
-    left = newest.run("deep_folders.py::main")
-    assert left.code == 0 and "commit: the volume could not be committed" in left.out, left
-    assert "the path `hopeless/d/d/" in left.out and "is too long" in left.out, left
-    task = re.search(r"^task: (ta-\w+)", left.out, re.M).group(1)
-    wait_for(lambda: not (server.data / "tasks" / task).exists(), 120, "what the container left is taken away")
-    seen = newest.run("deep_folders.py::look")
-    assert "depth: 1000" in seen.out, seen
-    gone = newest.modal("volume", "delete", "--yes", "deep-folders")
+    try:
+        left = newest.run("deep_folders.py::main")
+        assert left.code == 0 and "commit: the volume could not be committed" in left.out, left
+        assert "the path `hopeless/d/d/" in left.out and "is too long" in left.out, left
+        task = re.search(r"^task: (ta-\w+)", left.out, re.M).group(1)
+        wait_for(lambda: not (server.data / "tasks" / task).exists(), 120, "what the container left is taken away")
+        seen = newest.run("deep_folders.py::look")
+        assert "depth: 1000" in seen.out, seen
+    finally:
+        gone = newest.modal("volume", "delete", "--yes", "deep-folders")
     assert gone.code == 0, gone
+    # With its last reader; other tests look through the server's folders.
+    wait_for(lambda: not list((server.data / "volumes").glob("vo-*/layers/*/diff/d/d/d")), 60, "the volume's files gone")
     assert server.process.poll() is None

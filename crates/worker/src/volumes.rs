@@ -20,6 +20,9 @@ use crate::Worker;
 /// How long a container's end waits to hear what became of the layer before. Publishing one takes milliseconds.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long it is looked for who uses a volume: it is only for the message.
+const LOOKED_FOR: Duration = Duration::from_secs(3);
+
 /// A running container with its volumes.
 pub struct Mounted {
     pub container: Container,
@@ -191,8 +194,10 @@ impl Mounted {
             RemountOutcome::Failed(error) => VolumeAnswer::Failed(error),
             RemountOutcome::Busy => {
                 let (pid, target) = (self.container.pid(), volume.spec.mount_path.clone());
-                let found = tokio::task::spawn_blocking(move || find_user(pid, &target)).await;
-                VolumeAnswer::Busy(found.ok().flatten())
+                let found = tokio::task::spawn_blocking(move || find_user(pid, &target));
+                // The kernel lets nobody look at a process that hangs in the middle of an exec.
+                let found = tokio::time::timeout(LOOKED_FOR, found).await;
+                VolumeAnswer::Busy(found.ok().and_then(Result::ok).flatten())
             }
             RemountOutcome::Done => {
                 let volume = volume.clone();
