@@ -111,8 +111,12 @@ fn pass(root: BorrowedFd<'_>) -> rustix::io::Result<bool> {
         let Some(here) = open.last_mut() else { return Ok(left) };
         match here.next_folder()? {
             Some(name) if depth < DEPTH => {
-                let child = Open::child(here.folder.as_fd(), name)?;
-                open.push(child);
+                match Open::child(here.folder.as_fd(), name) {
+                    Ok(child) => open.push(child),
+                    // Somebody else removes it, too.
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error),
+                }
             }
             Some(name) => {
                 move_up(here.folder.as_fd(), &name, root, &mut taken_names)?;

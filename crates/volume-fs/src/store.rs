@@ -60,6 +60,15 @@ struct State {
     /// Layers that are no part of the volume any more, and since when.
     retired: Vec<(SystemTime, String)>,
     deleted: bool,
+    /// Its files are being taken away.
+    is_removed: bool,
+}
+
+impl State {
+    /// True once: for the one who takes its files away.
+    fn is_over(&mut self) -> bool {
+        self.deleted && self.readers.is_empty() && !std::mem::replace(&mut self.is_removed, true)
+    }
 }
 
 /// What a volume is.
@@ -95,7 +104,7 @@ impl Drop for Pinned {
                 }
             }
         }
-        let is_over = state.deleted && state.readers.is_empty();
+        let is_over = state.is_over();
         drop(state);
         if is_over {
             // Wherever the last reader is let go, nobody waits for the removal of many files.
@@ -208,7 +217,7 @@ impl Volumes {
         self.inner.volumes.lock().remove(id);
         let mut state = volume.state.lock();
         state.deleted = true;
-        let is_over = state.readers.is_empty();
+        let is_over = state.is_over();
         drop(state);
         if is_over {
             volume.remove();
@@ -371,7 +380,9 @@ impl Volume {
     /// The head first: what is left of it after a crash is then no version of the volume.
     fn remove(&self) {
         let _ = fs::remove_file(self.folder.join("head"));
-        let _ = trees::remove(&self.folder);
+        if let Err(error) = trees::remove(&self.folder) {
+            tracing::warn!(folder = %self.folder.display(), %error, "files of a deleted volume stay until the next start");
+        }
     }
 
     fn layer_is_named(&self, name: &str) -> bool {
