@@ -173,7 +173,11 @@ impl Shared {
                 return self.on_task_end(&task.id, &not_started("the worker is gone".to_owned()));
             }
             tokio::spawn(self.clone().background_commit_loop(task.clone()));
+            // A task that has ended meanwhile is not kept for this, nor the volumes that it holds.
+            let waiting = Arc::downgrade(&task);
+            drop(task);
             tokio::time::sleep(patience).await;
+            let Some(task) = waiting.upgrade() else { return };
             if !task.is_ready() && self.tasks.get(&task.id).is_some() {
                 let seconds = patience.as_secs_f64();
                 let text =
