@@ -136,8 +136,8 @@ pub fn settle_writes(file: &File) -> io::Result<()> {
     if is_being_written(file) { file.sync_data() } else { Ok(()) }
 }
 
-/// Whether some process has the file open for writing, or mapped: then nobody gets a read lease on it. The lease is given back at
-/// once; root may take leases on anybody's files.
+/// Whether some process has the file open for writing, or mapped: then nobody gets a read lease on it. The lease is given
+/// back at once; root may take leases on anybody's files.
 pub fn is_being_written(file: &File) -> bool {
     // SAFETY: `fcntl` with these commands takes an open descriptor and a number.
     let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };

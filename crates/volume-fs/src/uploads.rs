@@ -159,8 +159,11 @@ impl Uploads {
     fn complete(&self, id: &ContentId, upload: &Upload) -> Result<(), VolumeError> {
         debug_assert_eq!(upload.blocks.len() as u64, block_count(upload.size));
         // What has its name is taken for whole, also after the power has failed.
-        let file = File::open(&upload.path);
-        file.and_then(|file| file.sync_data()).doing("write", &upload.path)?;
+        match File::open(&upload.path).and_then(|file| file.sync_data()) {
+            // A block that came twice: the other one has named the file.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            synced => synced.doing("write", &upload.path)?,
+        }
         let mut files = self.files.lock();
         if files.remove(id).is_none() {
             return Ok(());

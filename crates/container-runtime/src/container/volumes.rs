@@ -6,8 +6,7 @@
 //! calls (a few microseconds) a program finds the bare folder below.
 
 use std::fs::{self, File};
-use std::io;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 

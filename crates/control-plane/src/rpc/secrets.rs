@@ -32,9 +32,11 @@ impl Api {
         // A repeated request gets the same secret: the first answer may have been lost.
         let suffix = self.stable_suffix(&caller, "Secret");
         let id = suffix.and_then(|suffix| SecretId::parse(&format!("{}{suffix}", SecretId::PREFIX)));
-        let made = id.as_ref().and_then(|id| self.shared.secrets.get(id));
+        if let Some(made) = id.as_ref().and_then(|id| self.shared.secrets.get(id)) {
+            let metadata = Some(self.secret_metadata(&made));
+            return Ok(Response::new(wire::SecretGetOrCreateResponse { secret_id: made.id.to_string(), metadata }));
+        }
         let secret = match (creation, known) {
-            _ if made.is_some() => made.ok_or_else(|| Status::not_found("the secret is gone"))?,
             (ObjectCreationType::Unspecified, Some(secret)) => with_keys(secret, &request.required_keys)?,
             (ObjectCreationType::Unspecified, None) => {
                 return Err(Status::not_found(format!(
