@@ -97,6 +97,7 @@ pub type Answer<T> = Result<T, Failure>;
 
 impl Mount {
     pub fn new(spec: BucketSpec, owner: u32, s3: S3, notice: Notice) -> Self {
+        let write_memory = WriteMemory::new(WRITE_MEMORY, files::MEMORY_PATIENCE, s3.sent());
         Self {
             owner,
             s3: Arc::new(s3),
@@ -107,7 +108,7 @@ impl Mount {
             read_memory: Arc::new(ReadMemory::new(READ_MEMORY)),
             waiting_writes: Arc::new(Semaphore::new(WAITING_WRITES)),
             open_folders: Arc::new(Semaphore::new(MAX_OPEN_FOLDERS)),
-            write_memory: Arc::new(WriteMemory::new(WRITE_MEMORY, files::MEMORY_PATIENCE)),
+            write_memory: Arc::new(write_memory),
             over: CancellationToken::new(),
             running: TaskTracker::new(),
             notice,

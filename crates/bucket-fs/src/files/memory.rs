@@ -20,9 +20,9 @@ pub struct Memory {
     units: Arc<Semaphore>,
     /// To grow to a whole part when there are no units.
     turn: Arc<Semaphore>,
-    /// How often something was given back.
-    given_back: Arc<AtomicU64>,
-    /// Without anything being given back.
+    /// Grows when something is given back, or is on its way to the store.
+    moves: Arc<AtomicU64>,
+    /// While `moves` stays the same.
     patience: Duration,
 }
 
@@ -31,29 +31,29 @@ pub struct Memory {
 pub struct Held {
     units: Option<OwnedSemaphorePermit>,
     turn: Option<OwnedSemaphorePermit>,
-    given_back: Option<Arc<AtomicU64>>,
+    moves: Option<Arc<AtomicU64>>,
 }
 
 impl Memory {
-    pub fn new(bytes: usize, patience: Duration) -> Self {
+    pub fn new(bytes: usize, patience: Duration, moves: Arc<AtomicU64>) -> Self {
         let (units, turn) = (Arc::new(Semaphore::new(bytes / UNIT)), Arc::new(Semaphore::new(1)));
-        Self { units, turn, given_back: Arc::default(), patience }
+        Self { units, turn, moves, patience }
     }
 
-    /// Until `held` is enough for `bytes`, a part at most. False when nothing was given back for too long.
+    /// Until `held` is enough for `bytes`, a part at most. False when nothing moved for too long.
     pub async fn hold(&self, held: &mut Held, bytes: usize) -> bool {
         let has = held.units.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let wants = bytes.div_ceil(UNIT).saturating_sub(has);
         if wants == 0 || held.turn.is_some() {
             return true;
         }
-        held.given_back = Some(self.given_back.clone());
+        held.moves = Some(self.moves.clone());
         let units = self.units.clone().acquire_many_owned(u32::try_from(wants).unwrap_or(u32::MAX));
         let turn = self.turn.clone().acquire_owned();
         // Both are kept over each patience, and with them the place in their lines.
         tokio::pin!(units, turn);
         loop {
-            let seen = self.given_back.load(Ordering::Relaxed);
+            let seen = self.moves.load(Ordering::Relaxed);
             tokio::select! {
                 biased;
                 got = &mut units => {
@@ -69,7 +69,7 @@ impl Memory {
                 }
                 () = tokio::time::sleep(self.patience) => {}
             }
-            if seen == self.given_back.load(Ordering::Relaxed) {
+            if seen == self.moves.load(Ordering::Relaxed) {
                 return false;
             }
         }
@@ -78,8 +78,8 @@ impl Memory {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(given_back) = &self.given_back {
-            given_back.fetch_add(1, Ordering::Relaxed);
+        if let Some(moves) = &self.moves {
+            moves.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -93,7 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn when_all_is_taken_one_at_a_time_may_grow_to_a_part() {
-        let memory = Memory::new(2 * UNIT, LONG);
+        let memory = Memory::new(2 * UNIT, LONG, Arc::default());
         let [mut first, mut second, mut third] = [Held::default(), Held::default(), Held::default()];
         assert!(memory.hold(&mut first, UNIT).await && memory.hold(&mut second, 1).await);
         assert!(memory.hold(&mut first, 2 * UNIT).await && memory.hold(&mut first, PART).await);
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_nothing_is_told_so() {
-        let memory = Memory::new(UNIT, Duration::from_millis(1));
+        let memory = Memory::new(UNIT, Duration::from_millis(1), Arc::default());
         let [mut all, mut turn, mut other] = [Held::default(), Held::default(), Held::default()];
         assert!(memory.hold(&mut all, UNIT).await && memory.hold(&mut turn, UNIT).await);
         assert!(!memory.hold(&mut other, UNIT).await);

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::closing::Closing;
 use super::memory::{Held, Memory};
-use crate::s3::{S3, S3Error, UPLOAD_LIMIT};
+use crate::s3::{S3, S3Error};
 
 /// Bytes of each part but the last: some stores want them all alike.
 pub const PART: usize = 8 << 20;
@@ -22,9 +22,9 @@ pub const PART: usize = 8 << 20;
 const MAX_PARTS: usize = 10_000;
 /// Parts of one file on their way at once.
 const UNDER_WAY: usize = 3;
-/// How long a write waits for memory that other files of the mount hold, while none of them gives any back: longer than a
-/// part may take.
-pub const MEMORY_PATIENCE: Duration = UPLOAD_LIMIT.saturating_add(Duration::from_secs(10));
+/// How long a write waits for memory that other files of the mount hold, while none of them gets on: longer than a part
+/// may be silent.
+pub const MEMORY_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
@@ -316,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn files_that_together_need_more_memory_than_there_is_are_all_written() {
         let store = Store::start().await;
-        let (s3, memory) = (Arc::new(store.s3()), Arc::new(Memory::new(16 * MIB, MEMORY_PATIENCE)));
+        let (s3, memory) = (Arc::new(store.s3()), Arc::new(Memory::new(16 * MIB, MEMORY_PATIENCE, Arc::default())));
         let new = |key: &str| Arc::new(Writer::new(s3.clone(), key.to_owned(), key.to_owned(), 1, memory.clone()));
         let writers = ["a", "b", "c"].map(new);
         for writer in &writers {

@@ -1,30 +1,35 @@
 //! One request at a time: signed, with bounds on every wait, tried again where that may help.
 //!
-//! A program waits in a system call meanwhile, so nothing here may wait without end: a store that is down, slow or wrong
-//! ends in an error within [`ASK_LIMIT`] (uploads of a part: [`UPLOAD_LIMIT`]).
+//! A program waits in a system call meanwhile, so nothing here may wait without end: a store that is down or wrong ends in
+//! an error within [`ASK_LIMIT`], one that stops in the middle after [`PATIENCE`] (uploads of a part: [`UPLOAD_PATIENCE`]),
+//! and no try of anything takes longer than [`SLOWEST`] allows. What moves is waited for: several parts share a link.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use types::errors::with_causes;
 
 use super::answers::{self, Object, Page};
+use super::progress::{Progress, Sending};
 use super::sign::{self, EMPTY_SHA256, Keys, ToSign};
 use super::{S3Error, Target};
 
-/// Until the answer's headers are there, and between two pieces of its body. Stores answer in milliseconds, and in a
-/// second or two when they are busy.
+/// While nothing moves. Stores answer in milliseconds, and in a second or two when they are busy.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For a request that carries a part of a file: 8 MiB at 3 Mbit/s.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(25);
-/// For all tries of a request together.
+/// For a request that carries a part of a file: the kernel takes up to 4 MiB of it at once, which need 34 s at 1 Mbit/s.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(40);
+/// Until the last try begins; and until it has ended, but for what a file's bytes may take.
 const ASK_LIMIT: Duration = Duration::from_secs(20);
-pub const UPLOAD_LIMIT: Duration = Duration::from_secs(50);
+const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes of a file per second, of one request. Whoever gets fewer is better told.
+const SLOWEST: u64 = 64 << 10;
 /// For making one object of thousands of parts; and a store that is asked twice at once makes a mess of it.
 const COMPLETION_PATIENCE: Duration = Duration::from_secs(60);
 const COMPLETION_LIMIT: Duration = Duration::from_secs(130);
@@ -51,6 +56,7 @@ pub struct S3 {
     requester_pays: bool,
     /// When the store gave no answer last, if it has given none since.
     failed_at: Mutex<Option<Instant>>,
+    sent: Arc<AtomicU64>,
 }
 
 /// What to list.
@@ -73,23 +79,47 @@ struct Ask<'a> {
     body: Bytes,
     /// The longest body that a good answer has.
     most: usize,
+    /// Bytes of a file, in the request or in its answer.
+    carries: usize,
     completes: bool,
 }
 
+/// How long a request may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// While nothing moves.
+    patience: Duration,
+    /// Until the last try begins.
+    begin: Duration,
+    /// Until the last try has ended.
+    end: Duration,
+}
+
 impl Ask<'_> {
-    /// For one try, and for all together.
-    fn patience(&self, failed_at: Option<Instant>) -> (Duration, Duration) {
-        match self.body.len() {
+    fn is_upload(&self) -> bool {
+        self.body.len() > HASHED_IN_PLACE
+    }
+
+    fn limits(&self, failed_at: Option<Instant>) -> Limits {
+        let (patience, begin) = match self {
             _ if self.completes => (COMPLETION_PATIENCE, COMPLETION_LIMIT),
-            large if large > HASHED_IN_PLACE => (UPLOAD_PATIENCE, UPLOAD_LIMIT),
+            _ if self.is_upload() => (UPLOAD_PATIENCE, UPLOAD_LIMIT),
             _ => (PATIENCE, limit(failed_at, Instant::now())),
-        }
+        };
+        let waits_after_all = if self.is_upload() { patience } else { Duration::ZERO };
+        let end = begin + waits_after_all + Duration::from_secs(self.carries as u64 / SLOWEST);
+        Limits { patience, begin, end }
     }
 }
 
 impl S3 {
     pub fn new(http: reqwest::Client, target: Target, keys: Option<Keys>, requester_pays: bool) -> Self {
-        Self { http, target, keys, requester_pays, failed_at: Mutex::new(None) }
+        Self { http, target, keys, requester_pays, failed_at: Mutex::new(None), sent: Arc::default() }
+    }
+
+    /// Grows while a file's bytes go to the store.
+    pub fn sent(&self) -> Arc<AtomicU64> {
+        self.sent.clone()
     }
 
     /// What is known of the object.
@@ -113,7 +143,8 @@ impl S3 {
         let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut headers = vec![("range", format!("bytes={}-{}", range.start, range.end - 1))];
         headers.extend((!etag.is_empty()).then(|| ("if-match", etag.to_owned())));
-        let (status, _, body) = self.ask(Ask { key, headers, most: wanted, ..Default::default() }).await?;
+        let (status, _, body) =
+            self.ask(Ask { key, headers, most: wanted, carries: wanted, ..Default::default() }).await?;
         if body.len() != wanted || (status != StatusCode::PARTIAL_CONTENT && range.start != 0) {
             let text = format!("{} bytes with `{status}` instead of {wanted} from {}", body.len(), range.start);
             return Err(S3Error::Malformed(text));
@@ -123,7 +154,8 @@ impl S3 {
 
     /// Makes or replaces the object; its new etag.
     pub async fn put(&self, key: &str, body: Bytes) -> Result<String, S3Error> {
-        let (_, headers, _) = self.ask(Ask { method: Method::PUT, key, body, ..Default::default() }).await?;
+        let (_, headers, _) =
+            self.ask(Ask { method: Method::PUT, key, carries: body.len(), body, ..Default::default() }).await?;
         Ok(etag(&headers))
     }
 
@@ -143,7 +175,9 @@ impl S3 {
     pub async fn upload_part(&self, key: &str, upload: &str, number: usize, body: Bytes) -> Result<String, S3Error> {
         let number = number.to_string();
         let query = vec![("partNumber", number.as_str()), ("uploadId", upload)];
-        let (_, headers, _) = self.ask(Ask { method: Method::PUT, key, query, body, ..Default::default() }).await?;
+        let carries = body.len();
+        let ask = Ask { method: Method::PUT, key, query, body, carries, ..Default::default() };
+        let (_, headers, _) = self.ask(ask).await?;
         Ok(etag(&headers))
     }
 
@@ -168,35 +202,30 @@ impl S3 {
     }
 
     async fn ask(&self, ask: Ask<'_>) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
-        let (patience, limit) = ask.patience(*self.failed_at.lock());
-        let answer = self.ask_within(patience, limit, ask).await;
+        let limits = ask.limits(*self.failed_at.lock());
+        let answer = self.ask_within(limits, ask).await;
         *self.failed_at.lock() = matches!(answer, Err(S3Error::Unreachable(_))).then(Instant::now);
         answer
     }
 
-    async fn ask_within(
-        &self,
-        patience: Duration,
-        limit: Duration,
-        ask: Ask<'_>,
-    ) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
+    async fn ask_within(&self, limits: Limits, ask: Ask<'_>) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
         let hash = hash(&ask.body).await;
-        let deadline = Instant::now() + limit;
+        let begun = Instant::now();
         let mut wait = FIRST_WAIT;
         for left in (0..TRIES).rev() {
-            let tried = timeout_at(deadline, self.attempt(&ask, &hash, patience)).await;
+            let tried = timeout_at(begun + limits.end, self.attempt(&ask, &hash, limits.patience)).await;
             let error = match tried {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => break,
             };
-            if left == 0 || !error.may_pass() || Instant::now() + wait >= deadline {
+            if left == 0 || !error.may_pass() || Instant::now() + wait >= begun + limits.begin {
                 return Err(error);
             }
             tokio::time::sleep(wait).await;
             wait *= 4;
         }
-        Err(S3Error::Unreachable(format!("the store gave no whole answer within {} s", limit.as_secs())))
+        Err(S3Error::Unreachable(format!("the store gave no whole answer within {} s", limits.end.as_secs())))
     }
 
     async fn attempt(
@@ -205,16 +234,27 @@ impl S3 {
         hash: &str,
         patience: Duration,
     ) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
-        let silent = || S3Error::Unreachable(format!("the store did not answer within {} s", patience.as_secs()));
+        let progress = Arc::new(Progress::new(self.sent.clone()));
+        let silent = || S3Error::Unreachable(format!("the store was silent for {} s", patience.as_secs()));
+        progress.watch(patience, self.exchange(ask, hash, &progress)).await.ok_or_else(silent)?
+    }
+
+    async fn exchange(
+        &self,
+        ask: &Ask<'_>,
+        hash: &str,
+        progress: &Arc<Progress>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
         let failed = |error: reqwest::Error| {
             S3Error::Unreachable(format!("the store cannot be reached ({})", with_causes(&error.without_url())))
         };
-        let sent = timeout(patience, self.request(ask, hash).send()).await;
-        let mut answer = sent.map_err(|_| silent())?.map_err(failed)?;
+        let mut answer = self.request(ask, hash, progress).send().await.map_err(failed)?;
+        progress.note();
         let (status, headers) = (answer.status(), answer.headers().clone());
         let most = if status.is_success() { ask.most } else { MAX_REFUSAL };
         let mut body = BytesMut::with_capacity(most.min(answer.content_length().unwrap_or(0) as usize));
-        while let Some(piece) = timeout(patience, answer.chunk()).await.map_err(|_| silent())?.map_err(failed)? {
+        while let Some(piece) = answer.chunk().await.map_err(failed)? {
+            progress.note();
             if body.len() + piece.len() > most {
                 if !status.is_success() {
                     break;
@@ -229,7 +269,7 @@ impl S3 {
         Ok((status, headers, body.freeze()))
     }
 
-    fn request(&self, ask: &Ask<'_>, hash: &str) -> reqwest::RequestBuilder {
+    fn request(&self, ask: &Ask<'_>, hash: &str, progress: &Arc<Progress>) -> reqwest::RequestBuilder {
         let path = self.target.path(ask.key);
         let query = sign::query_string(&ask.query);
         let mut request = self.http.request(ask.method.clone(), self.target.url(&path, &query));
@@ -257,6 +297,9 @@ impl S3 {
             request = request.header(*name, value);
         }
         match ask.method {
+            Method::PUT if ask.is_upload() => {
+                request.body(reqwest::Body::wrap(Sending::new(ask.body.clone(), progress.clone())))
+            }
             Method::PUT | Method::POST => request.body(ask.body.clone()),
             _ => request,
         }
@@ -305,7 +348,11 @@ fn etag(headers: &HeaderMap) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::BucketSpec;
+    use crate::testing::Store;
 
     #[test]
     fn patience_is_short_right_after_a_failure_and_comes_back() {
@@ -313,5 +360,47 @@ mod tests {
         assert_eq!(limit(None, now), ASK_LIMIT);
         assert_eq!(limit(Some(now), now), LIMIT_AFTER_FAILURE);
         assert_eq!(limit(Some(now), now + FAILURE_COUNTS_FOR), ASK_LIMIT);
+    }
+
+    #[test]
+    fn a_part_may_take_as_long_as_a_slow_link_needs_and_an_answer_without_a_file_may_not() {
+        let part = Ask { method: Method::PUT, body: vec![0; 8 << 20].into(), carries: 8 << 20, ..Default::default() };
+        assert_eq!(part.limits(None).end, UPLOAD_LIMIT + UPLOAD_PATIENCE + Duration::from_secs(128));
+        let piece = Ask { carries: 1 << 20, most: 1 << 20, ..Default::default() };
+        assert_eq!(piece.limits(None).end, ASK_LIMIT + Duration::from_secs(16));
+        let list = Ask { most: MAX_TEXT, ..Default::default() };
+        assert_eq!(list.limits(None).end, ASK_LIMIT);
+    }
+
+    /// A store that answers with ten bytes, one each 100 ms, of `announced`.
+    async fn dribbling(announced: usize) -> S3 {
+        let store = Store::start().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = format!("HTTP/1.1 206 x\r\ncontent-length: {announced}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let _ = stream.write_all(b"x").await;
+                }
+                std::future::pending::<()>().await;
+            }
+        });
+        let spec = BucketSpec { endpoint, ..store.spec(Duration::ZERO) };
+        S3::new(crate::mount::http_client(true).unwrap(), Target::new(&spec, None).unwrap(), None, false)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_waited_for_while_it_comes() {
+        let patience = Duration::from_millis(700);
+        let limits = Limits { patience, begin: patience, end: Duration::from_secs(60) };
+        let ask = || Ask { most: 20, ..Default::default() };
+        let (_, _, body) = dribbling(10).await.ask_within(limits, ask()).await.unwrap();
+        assert_eq!(body, vec![b'x'; 10]);
+        let stopped = dribbling(11).await.ask_within(limits, ask()).await.unwrap_err();
+        assert!(matches!(&stopped, S3Error::Unreachable(text) if text.contains("silent")), "{stopped}");
     }
 }
