@@ -50,10 +50,12 @@ pub enum EntryKind {
 /// What a container has written. Paths are relative to the volume's root.
 pub trait Upper {
     type Error;
-    /// What is in a folder, sorted by name; nothing when it is gone by now.
-    fn list(&self, folder: &Path) -> Result<Vec<Entry>, Self::Error>;
+    /// What is in a folder, sorted by name. None when it is gone by now.
+    fn list(&self, folder: &Path) -> Result<Option<Vec<Entry>>, Self::Error>;
     /// Whether somebody writes to the file at this moment.
     fn is_being_written(&self, file: &Path) -> bool;
+    /// When a folder, or which names are in it, was changed last: [`Stamp::changed_ns`]. None when it is gone by now.
+    fn changed_ns(&self, folder: &Path) -> Option<i64>;
 }
 
 /// The layers that the container's mount lies on.
@@ -79,6 +81,16 @@ pub enum Change {
     },
     Special(PathBuf),
     Remove(PathBuf),
+}
+
+impl Change {
+    /// What it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::File { path, .. } | Self::Special(path) | Self::Remove(path) => path,
+            Self::Graft { to, .. } => to,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +122,15 @@ struct KnownFolder {
 
 static NOTHING: Committed = Committed(Vec::new());
 
+/// Looks at a container that moves files about meanwhile, before what is deleted waits or is believed.
+const LOOKS: usize = 2;
+
+impl Stamp {
+    /// Of nothing that there is.
+    const NONE: Self =
+        Self { inode: 0, size: 0, modified_ns: 0, changed_ns: i64::MIN, mode: u32::MAX, owner: (u32::MAX, u32::MAX) };
+}
+
 impl Committed {
     fn get(&self, name: &OsStr) -> Option<&Known> {
         self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok().map(|at| &self.0[at].1)
@@ -117,6 +138,30 @@ impl Committed {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What was planned for this name could not be done: it counts as it did `before`, so that the next plan has it again.
+    pub fn take_back(&mut self, path: &Path, before: &Self) {
+        let mut names = path.iter();
+        if let Some(name) = names.next() {
+            self.take_back_in(name, names, before);
+        }
+    }
+
+    fn take_back_in(&mut self, name: &OsStr, mut deeper: std::path::Iter<'_>, before: &Self) {
+        let Ok(at) = self.0.binary_search_by(|(known, _)| (**known).cmp(name)) else { return };
+        let (known, before) = (&mut self.0[at].1, before.get(name));
+        let before_inside = before.and_then(|known| known.folder.as_ref()).map_or(&NOTHING, |folder| &folder.inside);
+        match (deeper.next(), &mut known.folder, before) {
+            (Some(name), Some(folder), _) => folder.inside.take_back_in(name, deeper, before_inside),
+            (Some(_), None, _) => {}
+            (None, _, Some(before)) => *known = before.clone(),
+            // Taking the name out would move all behind it, and there may be a million.
+            (None, folder, None) => {
+                known.stamp = Stamp::NONE;
+                folder.iter_mut().for_each(|folder| folder.origin = None);
+            }
+        }
     }
 }
 
@@ -131,7 +176,9 @@ impl Known {
 ///
 /// With `leave_open`, files that somebody writes to stay out: they are half of something. They are taken by a later call. If
 /// one of them has a name that was never committed, deletions wait too: it may be a file that was renamed while it was
-/// open, and must not be gone from where it was before it is where it is now.
+/// open, and must not be gone from where it was before it is where it is now. So does a file that is moved between two
+/// folders, of which one is looked at before and the other after: when folders change during the look, there is another one,
+/// and when they change again, deletions wait with `leave_open`. (Without it, somebody waits for them.)
 ///
 /// # Errors
 /// Those of `upper`.
@@ -142,16 +189,36 @@ pub fn plan_commit<U: Upper>(
     leave_open: bool,
 ) -> Result<(Vec<Change>, Committed), U::Error> {
     let root = Path::new("");
-    let plan = |keeps_deleted| {
+    let mut keeps_deleted = false;
+    for look in 1.. {
+        let seen_at = upper.changed_ns(root);
         let mut planner = Planner { upper, below, leave_open, keeps_deleted, has_left_out: false, changes: Vec::new() };
-        let now_committed = planner.inside(root, Some(root), committed, upper.list(root)?)?;
-        Ok((planner, now_committed))
-    };
-    let (mut planner, mut now_committed) = plan(false)?;
-    if planner.has_left_out && planner.changes.iter().any(|change| matches!(change, Change::Remove(_))) {
-        (planner, now_committed) = plan(true)?;
+        let entries = upper.list(root)?.unwrap_or_default();
+        let now_committed = planner.inside(root, Some(root), committed, entries)?;
+        let removes = planner.changes.iter().any(|change| matches!(change, Change::Remove(_)));
+        if !removes || keeps_deleted {
+            return Ok((planner.changes, now_committed));
+        }
+        if planner.has_left_out {
+            keeps_deleted = true;
+            continue;
+        }
+        let is_sure = upper.changed_ns(root) == seen_at && is_as_seen(upper, root, &now_committed);
+        if is_sure || (look >= LOOKS && !leave_open) {
+            return Ok((planner.changes, now_committed));
+        }
+        keeps_deleted = look >= LOOKS;
     }
-    Ok((planner.changes, now_committed))
+    unreachable!("some look is the last")
+}
+
+/// Whether no folder has changed since it was looked at.
+fn is_as_seen(upper: &impl Upper, folder: &Path, inside: &Committed) -> bool {
+    inside.0.iter().all(|(name, known)| {
+        let Some(inner) = &known.folder else { return true };
+        let path = folder.join(&**name);
+        upper.changed_ns(&path) == Some(known.stamp.changed_ns) && is_as_seen(upper, &path, &inner.inside)
+    })
 }
 
 struct Planner<'a, U, B> {
@@ -190,7 +257,14 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
                 continue;
             }
             let folder = match &entry.kind {
-                EntryKind::Folder { .. } => Some(Box::new(self.folder(&path, &entry, is_committed, origin, before)?)),
+                EntryKind::Folder { .. } => match self.folder(&path, &entry, is_committed, origin, before)? {
+                    Some(folder) => Some(Box::new(folder)),
+                    // Renamed or deleted since: what is gone with it shows in the next plan.
+                    None => {
+                        known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
+                        continue;
+                    }
+                },
                 _ if is_committed => None,
                 _ => {
                     self.leaf(path, &entry, origin);
@@ -210,12 +284,12 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         is_committed: bool,
         around: Option<&Path>,
         before: Option<&Known>,
-    ) -> Result<KnownFolder, U::Error> {
+    ) -> Result<Option<KnownFolder>, U::Error> {
         let origin = match &entry.kind {
             EntryKind::Folder { opaque: false, redirect } => counterpart(around, &entry.name, redirect.as_deref()),
             _ => None,
         };
-        let entries = self.upper.list(path)?;
+        let Some(entries) = self.upper.list(path)? else { return Ok(None) };
         let before_inside = before.and_then(|known| known.folder.as_ref()).map_or(&NOTHING, |folder| &folder.inside);
         // A folder may have lost what is below it through its parent, and look the same itself.
         let is_where_it_was = before.is_some_and(|known| known.origin() == origin.as_deref());
@@ -224,7 +298,7 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
             self.take_folder(path, entry, origin.as_deref(), before, names);
         }
         let inside = self.inside(path, origin.as_deref(), before_inside, entries)?;
-        Ok(KnownFolder { origin, inside })
+        Ok(Some(KnownFolder { origin, inside }))
     }
 
     fn leaf(&mut self, path: PathBuf, entry: &Entry, around: Option<&Path>) {

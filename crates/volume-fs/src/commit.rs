@@ -35,19 +35,30 @@ pub fn collect(
     taking: Taking,
 ) -> Result<(Option<BuiltLayer>, Committed), VolumeError> {
     let folder = UpperFolder::open(upper)?;
-    let (changes, now_committed) = plan_commit(&folder, committed, below, taking == Taking::WithoutOpenFiles)?;
+    let (changes, mut now_committed) = plan_commit(&folder, committed, below, taking == Taking::WithoutOpenFiles)?;
     if changes.is_empty() {
         return Ok((None, now_committed));
     }
     let mut layer = LayerBuilder::new(contents, building, below)?.over_upper(&folder);
     for change in &changes {
-        match apply(&mut layer, change, &folder, below, taking) {
-            // The next commit sees that.
-            Err(error) if is_gone(&error) && taking != Taking::Final => {}
-            other => other?,
+        let mut applied = apply(&mut layer, change, &folder, below, taking);
+        let may_be_gone = taking != Taking::Final && !matches!(change, Change::Remove(_));
+        if may_be_gone && applied.as_ref().is_err_and(is_gone) {
+            if !is_there(&folder, change.path()) {
+                // Deleted or renamed since the look at it: the next commit sees that, or finds it there again.
+                now_committed.take_back(change.path(), committed);
+                continue;
+            }
+            // It was away for a moment only, or it is something else that is missing.
+            applied = apply(&mut layer, change, &folder, below, taking);
         }
+        applied?;
     }
     Ok((layer.finish()?, now_committed))
+}
+
+fn is_there(upper: &UpperFolder, path: &Path) -> bool {
+    upper.entry(path).is_ok_and(|place| fs::symlink_metadata(&*place).is_ok())
 }
 
 fn apply(
@@ -69,7 +80,9 @@ fn apply(
         },
         Change::File { path, data: Data::Upper } => {
             let from = upper.entry(path)?;
-            let source = if taking == Taking::Final { Source::Take(&from) } else { Source::Copy(&from) };
+            // A program may have handed an open file to another container, which can still write to it.
+            let may_take = taking == Taking::Final && !upper.is_being_written(path);
+            let source = if may_take { Source::Take(&from) } else { Source::Copy(&from) };
             layer.file(path, source, &Attributes::of(&from)?)
         }
         Change::File { path, data: Data::Below(from) } => {
@@ -102,9 +115,9 @@ fn from_stub(
 impl Upper for UpperFolder {
     type Error = VolumeError;
 
-    fn list(&self, path: &Path) -> Result<Vec<Entry>, VolumeError> {
+    fn list(&self, path: &Path) -> Result<Option<Vec<Entry>>, VolumeError> {
         let folder = match self.folder(path) {
-            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            Err(error) if is_gone(&error) => return Ok(None),
             folder => folder?,
         };
         let mut entries = Vec::new();
@@ -121,12 +134,17 @@ impl Upper for UpperFolder {
             }
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+        Ok(Some(entries))
     }
 
     fn is_being_written(&self, file: &Path) -> bool {
         let opened = self.entry(file).ok().and_then(|place| sys::open_file(&place).ok());
         opened.is_some_and(|file| sys::is_being_written(&file))
+    }
+
+    fn changed_ns(&self, path: &Path) -> Option<i64> {
+        let metadata = self.folder(path).ok().and_then(|place| fs::symlink_metadata(&*place).ok())?;
+        Some(stamp(&metadata).changed_ns)
     }
 }
 

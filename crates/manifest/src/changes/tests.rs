@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
@@ -48,12 +49,72 @@ impl Looked {
 impl Upper for Looked {
     type Error = Infallible;
 
-    fn list(&self, folder: &Path) -> Result<Vec<Entry>, Infallible> {
-        Ok(self.0.get(folder).into_iter().flatten().map(|written| written.entry.clone()).collect())
+    fn list(&self, folder: &Path) -> Result<Option<Vec<Entry>>, Infallible> {
+        Ok(Some(self.0.get(folder).into_iter().flatten().map(|written| written.entry.clone()).collect()))
     }
 
     fn is_being_written(&self, file: &Path) -> bool {
         self.0.values().flatten().any(|written| written.path == file && written.is_being_written)
+    }
+
+    fn changed_ns(&self, folder: &Path) -> Option<i64> {
+        let found = self.0.values().flatten().find(|written| written.path == folder);
+        if folder == Path::new("") { Some(0) } else { found.map(|written| written.entry.stamp.changed_ns) }
+    }
+}
+
+/// An upper folder that is another one after so many folders were listed.
+struct Changing {
+    before: Looked,
+    after: Looked,
+    left: Cell<usize>,
+}
+
+impl Changing {
+    fn new(before: &[Written], after: &[Written], lists: usize) -> Self {
+        Self { before: Looked::at(before), after: Looked::at(after), left: Cell::new(lists) }
+    }
+
+    fn now(&self) -> &Looked {
+        if self.left.get() > 0 { &self.before } else { &self.after }
+    }
+}
+
+impl Upper for Changing {
+    type Error = Infallible;
+
+    fn list(&self, folder: &Path) -> Result<Option<Vec<Entry>>, Infallible> {
+        let now = self.now();
+        self.left.set(self.left.get().saturating_sub(1));
+        if now.changed_ns(folder).is_some() { now.list(folder) } else { Ok(None) }
+    }
+
+    fn is_being_written(&self, file: &Path) -> bool {
+        self.now().is_being_written(file)
+    }
+
+    fn changed_ns(&self, folder: &Path) -> Option<i64> {
+        self.now().changed_ns(folder)
+    }
+}
+
+/// An upper folder in which something is always going on.
+struct Busy(Looked, Cell<i64>);
+
+impl Upper for Busy {
+    type Error = Infallible;
+
+    fn list(&self, folder: &Path) -> Result<Option<Vec<Entry>>, Infallible> {
+        self.0.list(folder)
+    }
+
+    fn is_being_written(&self, file: &Path) -> bool {
+        self.0.is_being_written(file)
+    }
+
+    fn changed_ns(&self, _: &Path) -> Option<i64> {
+        self.1.set(self.1.get() + 1);
+        Some(self.1.get())
     }
 }
 
@@ -111,6 +172,74 @@ fn what_was_committed_and_then_deleted_is_removed_once_at_its_highest_name() {
     let (changes, committed) = plan(&[file("e", 1)], &committed, &below, false);
     assert_eq!(changes, [remove("d")]);
     assert!(plan(&[file("e", 1)], &committed, &below, false).0.is_empty());
+}
+
+fn changed(path: &str, change: i64) -> Written {
+    let mut written = folder(path, true, None);
+    written.entry.stamp.changed_ns = change;
+    written
+}
+
+#[test]
+fn a_file_that_moves_during_the_look_is_not_gone() {
+    let below = Folders::of(&[]);
+    let before = [changed("a", 1), changed("b", 1), file("b/f", 1)];
+    let after = [changed("a", 2), file("a/f", 1), changed("b", 2)];
+    let (_, committed) = first(&before, &below);
+    for leave_open in [true, false] {
+        // After the root and `a`, before `b`.
+        let Ok((changes, committed)) = plan_commit(&Changing::new(&before, &after, 2), &committed, &below, leave_open);
+        assert_eq!(changes, [put("a/f"), remove("b/f")]);
+        assert!(plan(&after, &committed, &below, leave_open).0.is_empty());
+    }
+}
+
+#[test]
+fn a_folder_that_is_renamed_during_the_look_is_not_gone() {
+    let below = Folders::of(&[]);
+    let before = [changed("a", 1), file("a/x", 1), file("a/y", 1)];
+    let after = [changed("z", 1), file("z/x", 1), file("z/y", 1)];
+    let (_, committed) = first(&before, &below);
+    let Ok((changes, committed)) = plan_commit(&Changing::new(&before, &after, 1), &committed, &below, true);
+    // The root looks as before here; so it is seen by the next commit, and nothing is gone meanwhile.
+    assert_eq!(changes, []);
+    let (changes, committed) = plan(&after, &committed, &below, true);
+    assert_eq!(changes, [make("z"), put("z/x"), put("z/y"), remove("a")]);
+    assert!(plan(&after, &committed, &below, true).0.is_empty());
+}
+
+#[test]
+fn deletions_wait_while_files_are_moved_about_unless_somebody_waits_for_them() {
+    let below = Folders::of(&[]);
+    let (_, committed) = first(&[file("a", 1), file("b", 1)], &below);
+    let now = [file("a", 2)];
+    let busy = || Busy(Looked::at(&now), Cell::new(0));
+    let Ok((changes, later)) = plan_commit(&busy(), &committed, &below, true);
+    assert_eq!(changes, [put("a")]);
+    assert_eq!(plan(&now, &later, &below, true).0, [remove("b")]);
+    let Ok((changes, _)) = plan_commit(&busy(), &committed, &below, false);
+    assert_eq!(changes, [put("a"), remove("b")]);
+}
+
+#[test]
+fn what_could_not_be_taken_is_planned_again() {
+    let below = Folders::of(&[]);
+    let (_, before) = first(&[changed("d", 1), file("d/old", 1)], &below);
+    let now = [changed("d", 2), file("d/new", 1), file("d/old", 2), changed("e", 1), file("e/x", 1)];
+    let (changes, committed) = plan(&now, &before, &below, false);
+    assert_eq!(changes, [put("d/new"), put("d/old"), make("e"), put("e/x")]);
+    for (failed, again) in [("d/new", vec![put("d/new")]), ("d/old", vec![put("d/old")]), ("e", vec![make("e")])] {
+        let mut committed = committed.clone();
+        committed.take_back(Path::new(failed), &before);
+        let (changes, committed) = plan(&now, &committed, &below, false);
+        assert_eq!(changes, again);
+        assert!(plan(&now, &committed, &below, false).0.is_empty());
+    }
+    let mut none = committed.clone();
+    for nothing in ["nowhere", "d/nowhere", "d/new/nowhere"] {
+        none.take_back(Path::new(nothing), &before);
+    }
+    assert_eq!(none, committed);
 }
 
 #[test]
