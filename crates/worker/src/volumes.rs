@@ -42,6 +42,8 @@ struct TaskVolume {
     folder: PathBuf,
     /// Locked by one request at a time, on a blocking thread. The control plane sends no second one before the answer.
     state: Mutex<State>,
+    /// Held from before the container sees a new generation until the state knows of it.
+    moving: tokio::sync::Mutex<()>,
     /// Locked for a moment only: who says what became of a layer does not wait for the next one to be collected.
     latest: Mutex<Latest>,
     settled: Condvar,
@@ -62,16 +64,24 @@ struct State {
     generation: u32,
     layers: Vec<PathBuf>,
     committed: Committed,
+    /// What the container wrote has been taken away: whoever looks now would find it deleted.
+    is_over: bool,
+}
+
+impl State {
+    fn new(generation: u32, layers: Vec<PathBuf>) -> Self {
+        Self { generation, layers, committed: Committed::default(), is_over: false }
+    }
 }
 
 impl TaskVolumes {
     /// `folder` must not exist; nothing is made here.
     pub fn new(specs: &[VolumeSpec], folder: &Path, contents: &ContentStore) -> Self {
         let volume = |(number, spec): (usize, &VolumeSpec)| {
-            let state = State { generation: 0, layers: spec.layers.clone(), committed: Committed::default() };
+            let state = Mutex::new(State::new(0, spec.layers.clone()));
             let (spec, contents, folder) = (spec.clone(), contents.clone(), folder.join(number.to_string()));
-            let (state, latest, settled) = (Mutex::new(state), Mutex::default(), Condvar::new());
-            Arc::new(TaskVolume { spec, contents, folder, state, latest, settled })
+            let (moving, latest, settled) = (tokio::sync::Mutex::default(), Mutex::default(), Condvar::new());
+            Arc::new(TaskVolume { spec, contents, folder, state, moving, latest, settled })
         };
         Self { volumes: specs.iter().enumerate().map(volume).collect() }
     }
@@ -91,6 +101,12 @@ impl TaskVolume {
         self.folder.join(number.to_string())
     }
 
+    /// Its number, and whether there is none, as the container has ended.
+    fn next_generation(&self) -> (u32, bool) {
+        let state = self.state.lock();
+        (state.generation + 1, state.is_over)
+    }
+
     fn mount(&self, generation: u32, layers: Vec<PathBuf>) -> LayeredMount {
         LayeredMount {
             target: self.spec.mount_path.clone(),
@@ -102,12 +118,30 @@ impl TaskVolume {
         }
     }
 
+    /// # Errors
+    /// Also after the container's end, when somebody waits for a commit. A commit in the background finds nothing then.
     fn collect(&self, request: RequestId, taking: Taking) -> Result<Option<VolumeLayer>, String> {
+        let mut state = self.state.lock();
+        match taking {
+            _ if !state.is_over => self.collect_in(&mut state, request, taking),
+            Taking::WithoutOpenFiles => Ok(None),
+            Taking::All | Taking::Final => Err("the container has ended".to_owned()),
+        }
+    }
+
+    /// At the container's end: everything that was not committed. Nothing is collected after it.
+    fn collect_last(&self) -> Result<Option<VolumeLayer>, String> {
+        let _moved = self.moving.blocking_lock();
+        let mut state = self.state.lock();
+        state.is_over = true;
+        self.collect_in(&mut state, RequestId::MAX, Taking::Final)
+    }
+
+    fn collect_in(&self, state: &mut State, request: RequestId, taking: Taking) -> Result<Option<VolumeLayer>, String> {
         if self.spec.read_only {
             return Ok(None);
         }
-        let mut state = self.state.lock();
-        self.learn_latest(&mut state, taking);
+        self.learn_latest(state, taking);
         let below = View::of(state.layers.iter().cloned());
         let upper = self.generation(state.generation).join("diff");
         let (layer, committed) = collect(&self.contents, &self.spec.building, &upper, &below, &state.committed, taking)
@@ -149,13 +183,10 @@ impl TaskVolume {
 
     /// After the container shows `layers`: what it wrote before that and nobody has yet.
     fn moved_to(&self, layers: Vec<PathBuf>) -> Result<Option<VolumeLayer>, String> {
-        let late = match self.spec.read_only {
-            true => Ok(None),
-            false => self.collect(RequestId::MAX, Taking::Final),
-        };
         let mut state = self.state.lock();
+        let late = self.collect_in(&mut state, RequestId::MAX, Taking::Final);
         let old = self.generation(state.generation);
-        *state = State { generation: state.generation + 1, layers, committed: Committed::default() };
+        *state = State::new(state.generation + 1, layers);
         *self.latest.lock() = Latest::Known;
         drop(state);
         // Kept when it could not be read: it holds what nobody else has. Otherwise the program need not wait: taking away
@@ -180,7 +211,7 @@ impl Mounted {
         let collect = move || {
             let mut layers = Vec::new();
             for volume in &self.volumes.volumes {
-                let collected = volume.collect(RequestId::MAX, Taking::Final).transpose();
+                let collected = volume.collect_last().transpose();
                 layers.extend(collected.map(|layer| (volume.spec.volume.clone(), layer)));
             }
             layers
@@ -189,7 +220,11 @@ impl Mounted {
     }
 
     async fn remount(&self, volume: &Arc<TaskVolume>, layers: Vec<PathBuf>) -> VolumeAnswer {
-        let generation = volume.state.lock().generation + 1;
+        let _moving = volume.moving.lock().await;
+        let (generation, is_over) = volume.next_generation();
+        if is_over {
+            return VolumeAnswer::Failed("the container has ended".to_owned());
+        }
         match self.container.remount(&volume.mount(generation, layers.clone())).await {
             RemountOutcome::Failed(error) => VolumeAnswer::Failed(error),
             RemountOutcome::Busy => {
@@ -302,6 +337,19 @@ mod tests {
             volume.settle(1, is_taken);
             assert_eq!(last.join().unwrap().is_some(), is_left);
         }
+    }
+
+    #[test]
+    fn nothing_is_collected_after_the_end_of_a_container() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let volume = written(folder.path());
+        assert!(volume.collect(1, Taking::WithoutOpenFiles).unwrap().is_some());
+        volume.settle(1, true);
+        fs::write(volume.generation(0).join("diff/file"), "y").unwrap();
+        assert!(volume.collect_last().unwrap().is_some());
+        // What was taken away looks deleted now.
+        assert_eq!(volume.collect(2, Taking::WithoutOpenFiles), Ok(None));
+        assert!(volume.collect(3, Taking::All).unwrap_err().contains("has ended"));
     }
 
     #[test]
