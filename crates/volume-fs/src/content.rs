@@ -141,9 +141,14 @@ impl ContentStore {
         self.refer(id, reference).map(drop)
     }
 
-    /// Gives an uploaded file its name; it stays until it is old and nothing refers to it.
+    /// Gives an uploaded file its name; it stays until it is old and nothing refers to it. Where the same bytes have come
+    /// another way meanwhile, those stay: layers may refer to them.
     pub(crate) fn take(&self, file: &Path, id: &ContentId) -> Result<(), VolumeError> {
-        fs::rename(file, self.path(id)).doing("name", file)
+        match fs::hard_link(file, self.path(id)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).doing("name", file),
+            _ => {}
+        }
+        fs::remove_file(file).doing("remove", file)
     }
 
     /// Deletes contents that nothing refers to since `before`, but for those that somebody is about to use.

@@ -99,8 +99,8 @@ pub struct LayerBuilder<'a> {
     removed: Vec<PathBuf>,
     /// Folders of the layer that exist.
     folders: BTreeSet<PathBuf>,
-    /// Inodes of sources with several names, and where the first one went.
-    linked: HashMap<u64, PathBuf>,
+    /// Files with several names, by device and inode, and where the first one went.
+    linked: HashMap<(u64, u64), PathBuf>,
     finished: bool,
 }
 
@@ -196,8 +196,9 @@ impl<'a> LayerBuilder<'a> {
             }
             Source::Content(id, size) => self.stub(&place, id, size)?,
             Source::Take(from) if self.may_move(from)? && moved(from, &place)? => {
-                // What overlayfs noted for itself about a file that was below.
-                return sys::remove_xattr(&place, sys::ORIGIN).doing("unmark", &place);
+                // What overlayfs noted for itself about a file that was below, and may have had another name there.
+                let noted = [sys::ORIGIN, sys::REDIRECT];
+                return noted.iter().try_for_each(|name| sys::remove_xattr(&place, name)).doing("unmark", &place);
             }
             Source::Copy(from) | Source::Take(from) | Source::Share(from) => {
                 let metadata = fs::symlink_metadata(from).doing("look at", from)?;
@@ -205,11 +206,12 @@ impl<'a> LayerBuilder<'a> {
                     return Err(VolumeError::TooLarge(path.to_owned()));
                 }
                 let may_be_linked = metadata.nlink() > 1 && !matches!(source, Source::Share(_));
-                if may_be_linked && let Some(first) = self.linked.get(&metadata.ino()) {
+                let inode = (metadata.dev(), metadata.ino());
+                if may_be_linked && let Some(first) = self.linked.get(&inode) {
                     return fs::hard_link(first, &place).doing("link", &place);
                 }
                 if may_be_linked {
-                    self.linked.insert(metadata.ino(), place.clone());
+                    self.linked.insert(inode, place.clone());
                 }
                 self.put_bytes(source, from, metadata.len(), &place)?;
             }
@@ -256,7 +258,8 @@ impl<'a> LayerBuilder<'a> {
     pub fn file_like(&mut self, path: &Path, node: &Node, attributes: &Attributes) -> Result<(), VolumeError> {
         match node.content()? {
             Some(id) => self.file(path, Source::Content(&id, node.size), attributes),
-            None => self.file(path, Source::Copy(node.path()), attributes),
+            // Names of one file in a layer have become several files: each has attributes of its own.
+            None => self.file(path, Source::Share(node.path()), attributes),
         }
     }
 

@@ -59,9 +59,15 @@ impl Node {
     }
 }
 
+/// The content that a stub names. Overlayfs marks files that it renames, too, and leaves that mark when they get bytes of
+/// their own; so a stub is what has none.
 pub(crate) fn content_of(stub: &Path) -> io::Result<Option<ContentId>> {
     let Some(target) = sys::redirect(stub)? else { return Ok(None) };
-    Ok(target.file_name().and_then(OsStr::to_str).and_then(ContentId::parse))
+    if sys::xattr(stub, sys::METACOPY)?.is_none() {
+        return Ok(None);
+    }
+    let in_data_layer = target.strip_prefix("/").ok().and_then(Path::to_str);
+    Ok(in_data_layer.and_then(ContentId::parse))
 }
 
 impl View {

@@ -302,6 +302,58 @@ fn files_of_two_programs_in_a_folder_that_both_made_are_both_there() {
     assert_eq!(fs::read(mounts[0].root().join("results/last")).unwrap(), b"1");
 }
 
+/// Overlayfs notes the old name of a file that it renames, and goes on noting it when the file gets bytes of its own.
+#[test]
+fn a_file_whose_old_name_looks_like_a_content_is_none() {
+    if !is_root() {
+        return;
+    }
+    let folder = folder();
+    let volumes = Volumes::open(&folder.path().join("volumes")).unwrap();
+    let mut mount = Mount::new(&volumes, folder.path().join("one"));
+    let claimed = "0123456789abcdef0123456789abcdef";
+    for path in [claimed, "pending"] {
+        fs::create_dir_all(mount.root().join("running")).unwrap();
+        fs::create_dir_all(mount.root().join("pending")).unwrap();
+        let from = if path == "pending" { mount.root().join(path).join(claimed) } else { mount.root().join(path) };
+        fs::write(&from, "a job").unwrap();
+        mount.commit(&volumes, Taking::All);
+        mount.show_newest(&volumes);
+        let to = mount.root().join("running").join(path);
+        fs::rename(&from, &to).unwrap();
+        fs::write(&to, "a job that runs").unwrap();
+        mount.unmount();
+        mount.commit(&volumes, Taking::Final);
+        mount.show_newest(&volumes);
+        assert_eq!(fs::read_to_string(mount.root().join("running").join(path)).unwrap(), "a job that runs");
+        assert_eq!(read(&volumes), walk(&mount.root()));
+    }
+    volumes.merge(VOLUME).unwrap();
+    mount.show_newest(&volumes);
+    assert_eq!(read(&volumes), walk(&mount.root()));
+}
+
+#[test]
+fn names_of_one_file_that_get_rights_of_their_own_keep_them() {
+    if !is_root() {
+        return;
+    }
+    let folder = folder();
+    let volumes = Volumes::open(&folder.path().join("volumes")).unwrap();
+    let mut mount = Mount::new(&volumes, folder.path().join("one"));
+    fs::write(mount.root().join("a"), "x").unwrap();
+    fs::hard_link(mount.root().join("a"), mount.root().join("b")).unwrap();
+    mount.commit(&volumes, Taking::All);
+    mount.show_newest(&volumes);
+    for (name, mode) in [("a", 0o600), ("b", 0o644)] {
+        fs::set_permissions(mount.root().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let wanted = walk(&mount.root());
+    mount.commit(&volumes, Taking::All);
+    mount.show_newest(&volumes);
+    assert_eq!(walk(&mount.root()), wanted);
+}
+
 #[test]
 fn equal_large_files_are_kept_once_and_a_sparse_one_stays_sparse() {
     if !is_root() {

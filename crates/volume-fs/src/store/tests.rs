@@ -140,6 +140,28 @@ fn what_was_sent_stays_until_all_of_it_can_have_come() {
 }
 
 #[test]
+fn an_upload_leaves_the_same_bytes_in_their_place_that_came_another_way_meanwhile() {
+    use manifest::content::{ContentId, block_digest};
+    let (folder, volumes) = store();
+    let bytes = vec![8; 100_000];
+    let digests = [block_digest(&bytes)];
+    let id = ContentId::of(100_000, &digests);
+    volumes.uploads().missing(100_000, &digests).unwrap();
+    let written = folder.path().join("written");
+    fs::write(&written, &bytes).unwrap();
+    let write = |_: &View, mut layer: LayerBuilder<'_>| {
+        layer.file(Path::new("large"), Source::Copy(&written), &Attributes::now())?;
+        layer.finish()
+    };
+    volumes.change("vo-1", write).unwrap();
+    assert!(volumes.contents().is_used(&id));
+    put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
+    volumes.sweep(SystemTime::now() + SENT_KEPT * 2).unwrap();
+    assert!(volumes.contents().is_used(&id), "the layer refers to it");
+    assert_eq!(fs::read_dir(volumes.contents().incoming()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_broken_upload_goes_on_with_the_blocks_that_are_missing() {
     use manifest::content::{BLOCK_BYTES, ContentId, block_digest};
     let (_folder, volumes) = store();
