@@ -113,19 +113,29 @@ impl Writer {
             Some(Ok(_)) => return Err(refused("it was synced or closed, which ends it", libc::EPERM)),
             None => {}
         }
-        if offset != state.size {
-            let text = format!("a write at {offset} does not follow the {} bytes before it", state.size);
-            return Err(refused(&text, libc::EINVAL));
-        }
-        if state.size + data.len() as u64 > (PART * MAX_PARTS) as u64 {
-            return Err(refused("it is larger than 10,000 parts of 8 MiB", libc::EFBIG));
-        }
-        let result = self.take(&mut state, data).await;
+        let result = match may_follow(state.size, offset, data.len() as u64) {
+            Ok(()) => self.take(&mut state, data).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Err(error) = result {
             self.fail(&mut state, error.clone());
             return Err(error);
         }
         Ok(state.size)
+    }
+
+    /// A write was not taken: a file that lacks it is not what its program meant, so it is not published.
+    pub async fn refuse(self: &Arc<Self>, error: WriteError) {
+        let writer = self.clone();
+        let failed = async move {
+            let mut state = writer.state.lock().await;
+            if state.end.is_none() {
+                writer.fail(&mut state, error);
+            }
+            Ok(())
+        };
+        // Only for its end: there is no other answer.
+        let _ = whole(failed).await;
     }
 
     /// Piece by piece, so that nothing is left over when a part goes, and with it the memory for it.
@@ -275,9 +285,14 @@ impl Writer {
         }
     }
 
-    /// How much has been written.
-    pub async fn size(&self) -> u64 {
-        self.state.lock().await.size
+    pub async fn has_content(&self) -> bool {
+        self.state.lock().await.size > 0
+    }
+
+    /// Whether it was synced, closed or given up, or a write failed. Asked while something of it is under way, it has not:
+    /// who asks does not wait for that.
+    pub fn has_ended(&self) -> bool {
+        self.state.try_lock().is_ok_and(|state| state.end.is_some())
     }
 }
 
@@ -292,6 +307,18 @@ impl Upload {
         self.etags[number - 1] = sent?;
         Ok(())
     }
+}
+
+/// Whether `length` bytes at `offset` may be the next ones of a file of `size` bytes.
+fn may_follow(size: u64, offset: u64, length: u64) -> Result<(), WriteError> {
+    if offset != size {
+        let text = format!("a write at {offset} does not follow the {size} bytes before it, and ends the file");
+        return Err(refused(&text, libc::EINVAL));
+    }
+    if size + length > (PART * MAX_PARTS) as u64 {
+        return Err(refused("it is larger than 10,000 parts of 8 MiB", libc::EFBIG));
+    }
+    Ok(())
 }
 
 /// Runs `work` to its end, also when whoever waits for it goes away, as all do when the mount is over: a change of
@@ -312,6 +339,15 @@ mod tests {
     use crate::testing::Store;
 
     const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_file_is_written_from_its_beginning_to_its_end_and_no_larger_than_an_object() {
+        let largest = (PART * MAX_PARTS) as u64;
+        let number = |size, offset, length| may_follow(size, offset, length).err().map(|error| error.errno());
+        assert_eq!([number(0, 0, 1), number(10, 10, 1), number(largest - 1, largest - 1, 1)], [None; 3]);
+        assert_eq!([number(0, 1, 1), number(10, 3, 1)], [Some(libc::EINVAL); 2]);
+        assert_eq!(number(largest, largest, 1), Some(libc::EFBIG));
+    }
 
     #[tokio::test]
     async fn files_that_together_need_more_memory_than_there_is_are_all_written() {

@@ -172,6 +172,36 @@ async fn a_file_that_somebody_has_open_to_write_is_busy() {
 }
 
 #[tokio::test]
+async fn a_file_that_lacks_a_write_is_not_published_and_its_close_says_so() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    for before in [0, 7, 9 * MIB] {
+        for errno in [libc::EINVAL, libc::ENOMEM] {
+            store.put("f", b"old");
+            let handle = create(&mount, "f").await;
+            if before > 0 {
+                mount.write(handle, 0, content(0, before)).await.unwrap();
+            }
+            let failure = match errno {
+                libc::EINVAL => mount.write(handle, 3, content(3, 1)).await.unwrap_err(),
+                _ => mount.lose_write(handle, errno.into()).await,
+            };
+            assert_eq!(failure.errno, errno);
+            // Whoever closes it: a child has it from its shell.
+            assert_eq!(mount.flush(handle, 1).await.unwrap_err().errno, errno);
+            assert_eq!(close(&mount, handle).await.unwrap_err().errno, errno);
+            assert_eq!(store.get("f").unwrap(), &b"old"[..]);
+        }
+    }
+    let aborted = async {
+        while store.uploads() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), aborted).await.unwrap();
+}
+
+#[tokio::test]
 async fn writes_that_wait_are_bounded() {
     let mount = Store::start().await.mount();
     let waiting: Vec<_> = std::iter::from_fn(|| mount.place_to_wait(MIB).ok()).collect();
