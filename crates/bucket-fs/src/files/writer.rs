@@ -70,6 +70,27 @@ struct State {
     end: Option<Result<Written, WriteError>>,
 }
 
+impl State {
+    /// What is in the buffer, which is empty afterwards.
+    fn part(&mut self) -> Bytes {
+        let (buffer, held) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.held));
+        Bytes::from_owner(Part { buffer, _held: held })
+    }
+}
+
+/// Bytes on their way, with the memory for them. Both go when nobody has any of them any more: a request may be answered
+/// before it has gone whole, and then its connection still has the rest.
+struct Part {
+    buffer: BytesMut,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
 struct Upload {
     id: String,
     /// In their order, empty until each has arrived.
@@ -148,7 +169,7 @@ impl Writer {
             state.buffer.extend_from_slice(&piece);
             state.size += piece.len() as u64;
             if state.buffer.len() == PART {
-                let part = state.buffer.split().freeze();
+                let part = state.part();
                 self.send_part(state, part).await?;
             }
         }
@@ -161,18 +182,13 @@ impl Writer {
             let id = self.s3.begin_upload(&self.key).await?;
             state.upload = Some(Upload { id, etags: Vec::new(), under_way: JoinSet::new() });
         }
-        let memory = std::mem::take(&mut state.held);
         let Some(upload) = &mut state.upload else { return Ok(()) };
         while upload.under_way.len() >= UNDER_WAY {
             upload.one_arrives().await?;
         }
         upload.etags.push(String::new());
         let (s3, key, id, number) = (self.s3.clone(), self.key.clone(), upload.id.clone(), upload.etags.len());
-        upload.under_way.spawn(async move {
-            let sent = s3.upload_part(&key, &id, number, part).await;
-            drop(memory);
-            (number, sent)
-        });
+        upload.under_way.spawn(async move { (number, s3.upload_part(&key, &id, number, part).await) });
         Ok(())
     }
 
@@ -203,11 +219,9 @@ impl Writer {
     }
 
     async fn complete(&self, state: &mut State) -> Result<String, WriteError> {
-        let rest = state.buffer.split().freeze();
+        let rest = state.part();
         if state.upload.is_none() {
-            let sent = self.s3.put(&self.key, rest).await;
-            state.held = Held::default();
-            return Ok(sent?);
+            return Ok(self.s3.put(&self.key, rest).await?);
         }
         if !rest.is_empty() {
             self.send_part(state, rest).await?;
@@ -347,6 +361,21 @@ mod tests {
         assert_eq!([number(0, 0, 1), number(10, 10, 1), number(largest - 1, largest - 1, 1)], [None; 3]);
         assert_eq!([number(0, 1, 1), number(10, 3, 1)], [Some(libc::EINVAL); 2]);
         assert_eq!(number(largest, largest, 1), Some(libc::EFBIG));
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_a_part_is_given_back_with_the_last_of_its_bytes() {
+        let memory = Memory::new(MIB, Duration::from_millis(1), Arc::default());
+        let [mut turn, mut other] = [Held::default(), Held::default()];
+        let mut state = State::default();
+        assert!(memory.hold(&mut state.held, MIB).await && memory.hold(&mut turn, MIB).await);
+        state.buffer.extend_from_slice(b"part");
+        let part = state.part();
+        let rest = part.slice(2..);
+        drop((part, state));
+        assert!(rest == "rt" && !memory.hold(&mut other, MIB).await);
+        drop(rest);
+        assert!(memory.hold(&mut other, MIB).await);
     }
 
     #[tokio::test]
