@@ -46,6 +46,10 @@ const HASHED_IN_PLACE: usize = 256 << 10;
 const MAX_TEXT: usize = 16 << 20;
 /// Answers that are parsed where they are; larger ones on a thread that may block.
 const PARSED_IN_PLACE: usize = 64 << 10;
+/// The answer to anything else, with a few keys and an upload's id in it.
+const MAX_SHORT_TEXT: usize = 64 << 10;
+/// Entries that such an answer may list.
+const FEW: usize = 2;
 /// What is read of a refusal.
 const MAX_REFUSAL: usize = 64 << 10;
 
@@ -130,11 +134,12 @@ impl S3 {
 
     pub async fn list(&self, ask: ListAsk<'_>) -> Result<Page, S3Error> {
         let limit = ask.limit.to_string();
+        let most = if ask.limit <= FEW { MAX_SHORT_TEXT } else { MAX_TEXT };
         let mut query =
             vec![("list-type", "2"), ("prefix", ask.prefix), ("max-keys", &limit), ("encoding-type", "url")];
         query.extend(ask.by_folder.then_some(("delimiter", "/")));
         query.extend(ask.token.map(|token| ("continuation-token", token)));
-        let (_, _, body) = self.ask(Ask { query, most: MAX_TEXT, ..Default::default() }).await?;
+        let (_, _, body) = self.ask(Ask { query, most, ..Default::default() }).await?;
         parse(body, answers::page).await
     }
 
@@ -156,7 +161,7 @@ impl S3 {
     pub async fn put(&self, key: &str, body: Bytes) -> Result<String, S3Error> {
         let (_, headers, _) =
             self.ask(Ask { method: Method::PUT, key, carries: body.len(), body, ..Default::default() }).await?;
-        Ok(etag(&headers))
+        answers::etag(&headers)
     }
 
     pub async fn delete(&self, key: &str) -> Result<(), S3Error> {
@@ -167,7 +172,7 @@ impl S3 {
     pub async fn begin_upload(&self, key: &str) -> Result<String, S3Error> {
         let query = vec![("uploads", "")];
         let (_, _, body) =
-            self.ask(Ask { method: Method::POST, key, query, most: MAX_TEXT, ..Default::default() }).await?;
+            self.ask(Ask { method: Method::POST, key, query, most: MAX_SHORT_TEXT, ..Default::default() }).await?;
         parse(body, answers::upload_id).await
     }
 
@@ -178,15 +183,15 @@ impl S3 {
         let carries = body.len();
         let ask = Ask { method: Method::PUT, key, query, body, carries, ..Default::default() };
         let (_, headers, _) = self.ask(ask).await?;
-        Ok(etag(&headers))
+        answers::etag(&headers)
     }
 
     /// The whole object's etag.
     pub async fn complete_upload(&self, key: &str, upload: &str, parts: &[String]) -> Result<String, S3Error> {
         let query = vec![("uploadId", upload)];
         let body = Bytes::from(answers::completion(parts));
-        let ask = Ask { method: Method::POST, key, query, body, most: MAX_TEXT, completes: true, ..Default::default() };
-        match self.ask(ask).await {
+        let (method, most) = (Method::POST, MAX_SHORT_TEXT);
+        match self.ask(Ask { method, key, query, body, most, completes: true, ..Default::default() }).await {
             Ok((_, _, body)) => parse(body, answers::completed).await,
             // A try whose answer was lost may have completed it; then there is nothing left to complete.
             Err(error) => match (answers::whole_etag(parts), self.head(key).await) {
@@ -340,10 +345,6 @@ async fn parse<T: Send + 'static>(body: Bytes, as_what: fn(&str) -> Result<T, S3
     }
     let stopped = |_| Err(S3Error::Malformed("reading it was stopped".to_owned()));
     tokio::task::spawn_blocking(parse).await.unwrap_or_else(stopped)
-}
-
-fn etag(headers: &HeaderMap) -> String {
-    headers.get("etag").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
