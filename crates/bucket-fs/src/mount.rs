@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::operations::{Mount, Notice};
-use crate::s3::{Keys, ListAsk, S3, S3Error, Target};
+use crate::s3::{Keys, ListAsk, S3, S3Error, Target, UPLOAD_PATIENCE};
 use crate::serve::Serve;
 use crate::{BucketError, BucketSpec, MountOptions};
 
@@ -20,6 +20,8 @@ use crate::{BucketError, BucketSpec, MountOptions};
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// Until a connection to a store stands.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Until the kernel gives up a connection whose other end takes nothing: later than we do, who know what is being sent.
+const NOTHING_TAKEN_LIMIT: Duration = Duration::from_secs(UPLOAD_PATIENCE.as_secs() + 5);
 
 /// A bucket that is shown. Dropping it ends that at once; [`Mounted::unmount`] does so in order.
 pub struct Mounted {
@@ -76,6 +78,10 @@ pub(crate) fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest:
     let builder = reqwest::Client::builder()
         .user_agent(concat!("dorian/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_LIMIT)
+        .tcp_user_timeout(NOTHING_TAKEN_LIMIT)
+        // With HTTP/2 everything would go through one connection: looking at a file would wait behind parts of others, and
+        // when that connection is stuck, so would be each further try.
+        .http1_only()
         // A signature is good for one host.
         .redirect(reqwest::redirect::Policy::none());
     if is_loopback { builder.no_proxy() } else { builder }.build()

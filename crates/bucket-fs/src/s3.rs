@@ -11,7 +11,7 @@ mod target;
 #[cfg(test)]
 pub use answers::Listed;
 pub use answers::{Object, Page};
-pub use client::{ListAsk, S3};
+pub use client::{ListAsk, S3, UPLOAD_PATIENCE};
 pub use errors::S3Error;
 pub use sign::Keys;
 pub use target::Target;
