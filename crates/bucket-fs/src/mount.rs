@@ -22,6 +22,8 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Until the kernel gives up a connection whose other end takes nothing: later than we do, who know what is being sent.
 const NOTHING_TAKEN_LIMIT: Duration = Duration::from_secs(UPLOAD_PATIENCE.as_secs() + 5);
+/// Connections of a mount that are kept though nothing is being asked.
+const IDLE_CONNECTIONS: usize = 16;
 
 /// A bucket that is shown. Dropping it ends that at once; [`Mounted::unmount`] does so in order.
 pub struct Mounted {
@@ -79,6 +81,7 @@ pub(crate) fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest:
         .user_agent(concat!("dorian/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_LIMIT)
         .tcp_user_timeout(NOTHING_TAKEN_LIMIT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
         // With HTTP/2 everything would go through one connection: looking at a file would wait behind parts of others, and
         // when that connection is stuck, so would be each further try.
         .http1_only()

@@ -3,6 +3,7 @@
 mod answers;
 mod client;
 mod errors;
+mod places;
 mod progress;
 mod shape;
 mod sign;

@@ -123,6 +123,11 @@ impl Store {
         self.state.refused_completions.store(times, Ordering::Relaxed);
     }
 
+    /// Requests that wait at the gate.
+    pub fn held(&self) -> usize {
+        *self.state.held.borrow()
+    }
+
     /// Until so many requests wait at the gate.
     pub async fn holds(&self, requests: usize) {
         self.state.held.subscribe().wait_for(|held| *held >= requests).await.unwrap();

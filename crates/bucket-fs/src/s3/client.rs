@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use types::errors::with_causes;
 
 use super::answers::{self, Object, Page};
-use super::progress::{Progress, Sending};
+use super::places::Places;
+use super::progress::{Moves, Progress, Sending};
 use super::sign::{self, EMPTY_SHA256, Keys, ToSign};
 use super::{S3Error, Target};
 
@@ -65,7 +66,8 @@ pub struct S3 {
     requester_pays: bool,
     /// When the store gave no answer last in all the time that there is for one, if it has given none since.
     failed_at: Mutex<Option<Instant>>,
-    sent: Arc<AtomicU64>,
+    moves: Moves,
+    places: Places,
 }
 
 /// What to list.
@@ -126,12 +128,14 @@ impl Ask<'_> {
 
 impl S3 {
     pub fn new(http: reqwest::Client, target: Target, keys: Option<Keys>, requester_pays: bool) -> Self {
-        Self { http, target, keys, requester_pays, failed_at: Mutex::new(None), sent: Arc::default() }
+        let moves = Moves::default();
+        let places = Places::new(moves.any.clone());
+        Self { http, target, keys, requester_pays, failed_at: Mutex::new(None), moves, places }
     }
 
     /// Grows while a file's bytes go to the store.
     pub fn sent(&self) -> Arc<AtomicU64> {
-        self.sent.clone()
+        self.moves.sent.clone()
     }
 
     /// What is known of the object.
@@ -225,10 +229,18 @@ impl S3 {
 
     async fn ask_within(&self, limits: Limits, ask: Ask<'_>) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
         let hash = hash(&ask.body).await;
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let (mut wait, mut silent) = (FIRST_WAIT, 0);
         for left in (0..TRIES).rev() {
+            let in_line = Instant::now();
+            let patience = limits.patience.min(limits.begin);
+            let Some(place) = self.places.take(ask.is_upload(), patience).await else {
+                return Err(S3Error::Silent(patience));
+            };
+            // The time that the store takes for others is not counted.
+            begun += in_line.elapsed();
             let tried = timeout_at(begun + limits.end, self.attempt(&ask, &hash, limits.patience)).await;
+            drop(place);
             let error = match tried {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
@@ -251,7 +263,7 @@ impl S3 {
         hash: &str,
         patience: Duration,
     ) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
-        let progress = Arc::new(Progress::new(self.sent.clone()));
+        let progress = Arc::new(Progress::new(self.moves.clone()));
         progress.watch(patience, self.exchange(ask, hash, &progress)).await.ok_or(S3Error::Silent(patience))?
     }
 
@@ -478,6 +490,24 @@ mod tests {
             let asked = odd_store(answer).await.ask_within(limits(150, 60), Ask::default()).await;
             assert_eq!((asked.is_ok(), seen.load(Ordering::Relaxed)), (is_answered, 2), "{asked:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn so_many_requests_are_with_the_store_at_once_and_no_more() {
+        let store = Store::start().await;
+        let s3 = Arc::new(store.s3());
+        store.shut();
+        let asked: Vec<_> = (0..100)
+            .map(|number| {
+                let s3 = s3.clone();
+                tokio::spawn(async move { s3.put(&number.to_string(), Bytes::from_static(b"x")).await })
+            })
+            .collect();
+        store.holds(64).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(store.held(), 64);
+        store.open();
+        assert!(futures::future::join_all(asked).await.into_iter().all(|put| put.unwrap().is_ok()));
     }
 
     #[tokio::test]
