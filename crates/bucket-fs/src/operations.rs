@@ -30,7 +30,8 @@ const READ_MEMORY: u64 = 96 << 20;
 const WRITE_MEMORY: usize = 192 << 20;
 /// Bytes of requests to write that wait for their turn; each thread of a container may have one.
 const WAITING_WRITES: usize = 64 << 20;
-/// Folders that may be open at once, each with a page of up to a thousand entries (a few hundred kilobytes).
+/// Folders that may be open at once, each with a page of up to a thousand entries (a few hundred kilobytes). One with
+/// more names that are only in the mount counts as several.
 const MAX_OPEN_FOLDERS: usize = 256;
 
 /// Up to here, a time of validity spares the store a storm of the same questions, and no more.
