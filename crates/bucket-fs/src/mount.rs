@@ -16,7 +16,8 @@ use crate::s3::{Keys, ListAsk, S3, S3Error, Target, UPLOAD_PATIENCE};
 use crate::serve::Serve;
 use crate::{BucketError, BucketSpec, MountOptions};
 
-/// How long the end of a mount may take: a last part of a file that is on its way.
+/// How long the end of a mount may take. A last part of a file may need longer on a slow link, or when the store is silent;
+/// nobody waits for it then, but its program's author is told.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// Until a connection to a store stands.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -137,7 +138,7 @@ impl Mounted {
         self.mount.over.cancel();
     }
 
-    /// Ends it, once what was written whole is in the store (within a minute, or a notice says what is lost).
+    /// Ends it, once what was written whole is in the store. What is not after a minute is told of, and may be lost.
     pub async fn unmount(self) {
         let orderly = async {
             // The kernel tells of the last closed files before it lets go.
@@ -152,6 +153,7 @@ impl Mounted {
         };
         if tokio::time::timeout(END_LIMIT, orderly).await.is_err() {
             tracing::warn!(place = %self.place.display(), "a bucket's mount did not end in time");
+            self.mount.say_what_is_unfinished();
         }
     }
 }

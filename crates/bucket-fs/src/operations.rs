@@ -199,11 +199,22 @@ impl Mount {
 
     /// The kernel will ask nothing more: files that were written whole are finished, others given up.
     pub async fn finish(&self) {
-        let handles: Vec<Handle> = self.handles.lock().drain().map(|(_, handle)| handle).collect();
-        for handle in handles {
-            if let Handle::Writer(writer) = handle {
-                self.end_writer(&writer).await;
+        let open: Vec<u64> = self.handles.lock().keys().copied().collect();
+        for handle in open {
+            if let Some(writer) = self.release(handle) {
+                self.end_released(&writer).await;
             }
+        }
+    }
+
+    /// Tells the program's author of each file that is not in the store, when its end is not waited for any longer.
+    pub fn say_what_is_unfinished(&self) {
+        let open: Vec<Handle> = self.handles.lock().values().cloned().collect();
+        let open =
+            open.into_iter().filter_map(|handle| if let Handle::Writer(open) = handle { Some(open) } else { None });
+        let ending: Vec<Arc<Writer>> = self.ending.lock().values().cloned().collect();
+        for writer in open.chain(ending).filter(|writer| !writer.is_settled()) {
+            self.say("write", &writer.path, "the store did not have it whole in time, and may never have it");
         }
     }
 }

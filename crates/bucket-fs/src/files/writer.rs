@@ -272,6 +272,10 @@ impl Writer {
         !self.settled.swap(true, Ordering::Relaxed)
     }
 
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
     /// Gives the file up, unless it has ended before. The store is told before this returns.
     pub async fn give_up(self: &Arc<Self>, why: &'static str) {
         let writer = self.clone();

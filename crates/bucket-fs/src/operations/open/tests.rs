@@ -162,6 +162,31 @@ async fn an_empty_file_can_be_written_removed_and_read_as_soon_as_it_is_closed()
 }
 
 #[tokio::test]
+async fn what_the_store_does_not_have_in_time_is_told_of() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    let [open, ending, done] =
+        [create(&mount, "open").await, create(&mount, "ending").await, create(&mount, "done").await];
+    mount.write(done, 0, content(0, 7)).await.unwrap();
+    close(&mount, done).await.unwrap();
+    store.shut();
+    let ended = tokio::spawn({
+        let mount = mount.clone();
+        async move { release(&mount, ending).await }
+    });
+    store.holds(1).await;
+    mount.say_what_is_unfinished();
+    let said = std::mem::take(&mut *store.said.lock());
+    let files = [said[0].contains("`/open`"), said[1].contains("`/ending`"), said.len() == 2];
+    assert_eq!(files, [true; 3], "{said:?}");
+    store.open();
+    ended.await.unwrap();
+    release(&mount, open).await;
+    mount.say_what_is_unfinished();
+    assert!(store.said.lock().is_empty(), "{:?}", store.said);
+}
+
+#[tokio::test]
 async fn a_file_that_somebody_has_open_to_write_is_busy() {
     let store = Store::start().await;
     let mount = store.mount();
