@@ -12,14 +12,19 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::operations::{Mount, Notice};
-use crate::s3::{Keys, ListAsk, S3, S3Error, Target};
+use crate::s3::{Keys, ListAsk, S3, S3Error, Target, UPLOAD_PATIENCE};
 use crate::serve::Serve;
 use crate::{BucketError, BucketSpec, MountOptions};
 
-/// How long the end of a mount may take: a last part of a file that is on its way.
+/// How long the end of a mount may take. A last part of a file may need longer on a slow link, or when the store is silent;
+/// nobody waits for it then, but its program's author is told.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// Until a connection to a store stands.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Until the kernel gives up a connection whose other end takes nothing: later than we do, who know what is being sent.
+const NOTHING_TAKEN_LIMIT: Duration = Duration::from_secs(UPLOAD_PATIENCE.as_secs() + 5);
+/// Connections of a mount that are kept though nothing is being asked.
+const IDLE_CONNECTIONS: usize = 16;
 
 /// A bucket that is shown. Dropping it ends that at once; [`Mounted::unmount`] does so in order.
 pub struct Mounted {
@@ -76,6 +81,11 @@ pub(crate) fn http_client(is_loopback: bool) -> Result<reqwest::Client, reqwest:
     let builder = reqwest::Client::builder()
         .user_agent(concat!("dorian/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_LIMIT)
+        .tcp_user_timeout(NOTHING_TAKEN_LIMIT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        // With HTTP/2 everything would go through one connection: looking at a file would wait behind parts of others, and
+        // when that connection is stuck, so would be each further try.
+        .http1_only()
         // A signature is good for one host.
         .redirect(reqwest::redirect::Policy::none());
     if is_loopback { builder.no_proxy() } else { builder }.build()
@@ -128,7 +138,7 @@ impl Mounted {
         self.mount.over.cancel();
     }
 
-    /// Ends it, once what was written whole is in the store (within a minute, or a notice says what is lost).
+    /// Ends it, once what was written whole is in the store. What is not after a minute is told of, and may be lost.
     pub async fn unmount(self) {
         let orderly = async {
             // The kernel tells of the last closed files before it lets go.
@@ -143,6 +153,7 @@ impl Mounted {
         };
         if tokio::time::timeout(END_LIMIT, orderly).await.is_err() {
             tracing::warn!(place = %self.place.display(), "a bucket's mount did not end in time");
+            self.mount.say_what_is_unfinished();
         }
     }
 }

@@ -30,7 +30,8 @@ const READ_MEMORY: u64 = 96 << 20;
 const WRITE_MEMORY: usize = 192 << 20;
 /// Bytes of requests to write that wait for their turn; each thread of a container may have one.
 const WAITING_WRITES: usize = 64 << 20;
-/// Folders that may be open at once, each with a page of up to a thousand entries (a few hundred kilobytes).
+/// Folders that may be open at once, each with a page of up to a thousand entries (a few hundred kilobytes). One with
+/// more names that are only in the mount counts as several.
 const MAX_OPEN_FOLDERS: usize = 256;
 
 /// Up to here, a time of validity spares the store a storm of the same questions, and no more.
@@ -198,11 +199,22 @@ impl Mount {
 
     /// The kernel will ask nothing more: files that were written whole are finished, others given up.
     pub async fn finish(&self) {
-        let handles: Vec<Handle> = self.handles.lock().drain().map(|(_, handle)| handle).collect();
-        for handle in handles {
-            if let Handle::Writer(writer) = handle {
-                self.end_writer(&writer).await;
+        let open: Vec<u64> = self.handles.lock().keys().copied().collect();
+        for handle in open {
+            if let Some(writer) = self.release(handle) {
+                self.end_released(&writer).await;
             }
+        }
+    }
+
+    /// Tells the program's author of each file that is not in the store, when its end is not waited for any longer.
+    pub fn say_what_is_unfinished(&self) {
+        let open: Vec<Handle> = self.handles.lock().values().cloned().collect();
+        let open =
+            open.into_iter().filter_map(|handle| if let Handle::Writer(open) = handle { Some(open) } else { None });
+        let ending: Vec<Arc<Writer>> = self.ending.lock().values().cloned().collect();
+        for writer in open.chain(ending).filter(|writer| !writer.is_settled()) {
+            self.say("write", &writer.path, "the store did not have it whole in time, and may never have it");
         }
     }
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod client;
 mod errors;
+mod places;
 mod progress;
 mod shape;
 mod sign;
@@ -11,7 +12,7 @@ mod target;
 #[cfg(test)]
 pub use answers::Listed;
 pub use answers::{Object, Page};
-pub use client::{ListAsk, S3};
+pub use client::{ListAsk, S3, UPLOAD_PATIENCE};
 pub use errors::S3Error;
 pub use sign::Keys;
 pub use target::Target;

@@ -266,7 +266,10 @@ impl Filesystem for Serve {
         let (mount, place) = (self.mount.clone(), self.mount.place_to_wait(data.len()));
         let data = if place.is_ok() { Bytes::copy_from_slice(data) } else { Bytes::new() };
         let work = async move {
-            let _place = place?;
+            let _place = match place {
+                Ok(place) => place,
+                Err(failure) => return Err(mount.lose_write(handle.0, failure).await),
+            };
             mount.write(handle.0, offset, data).await
         };
         self.answer("write", self.path(number), work, |done| match done {

@@ -35,6 +35,8 @@ struct State {
     listing: Mutex<Option<Listing>>,
     is_shut: watch::Sender<bool>,
     held: watch::Sender<usize>,
+    /// Ends of uploads that are refused after a good status.
+    refused_completions: AtomicUsize,
 }
 
 struct Asked {
@@ -114,6 +116,16 @@ impl Store {
 
     pub fn open(&self) {
         self.state.is_shut.send_replace(false);
+    }
+
+    /// The next so many ends of uploads are answered with 200 and an error.
+    pub fn refuse_completions(&self, times: usize) {
+        self.state.refused_completions.store(times, Ordering::Relaxed);
+    }
+
+    /// Requests that wait at the gate.
+    pub fn held(&self) -> usize {
+        *self.state.held.borrow()
     }
 
     /// Until so many requests wait at the gate.
@@ -206,6 +218,7 @@ impl State {
                     stored(body)
                 }
             },
+            ("POST", Some(_)) if self.refuses_completion() => ok("<Error><Code>SlowDown</Code></Error>".to_owned()),
             ("POST", Some(id)) => {
                 let whole: Vec<u8> = uploads.remove(id).unwrap_or_default().into_values().flatten().collect();
                 let etag = etag(&whole);
@@ -225,6 +238,11 @@ impl State {
                 (204, String::new(), Bytes::new())
             }
         }
+    }
+
+    fn refuses_completion(&self) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.refused_completions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 
     fn list(&self, query: &HashMap<String, String>) -> String {

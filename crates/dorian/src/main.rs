@@ -8,6 +8,7 @@ mod env;
 mod gc;
 mod layers;
 mod login;
+mod open_files;
 mod output;
 mod person;
 mod run;

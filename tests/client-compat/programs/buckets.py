@@ -189,9 +189,12 @@ def limits():
         unlinked = error_of(lambda: os.unlink("/data/written/held"))
         not_yet = error_of(lambda: open("/data/written/held").read())
         again = error_of(lambda: open("/data/written/held", "w"))
-    with open("/data/written/order", "wb", buffering=0) as file:
-        file.write(b"0123456789")
-        order = error_of(lambda: os.pwrite(file.fileno(), b"x", 3))
+    write("/data/written/order", "good")
+    file = open("/data/written/order", "wb", buffering=0)
+    file.write(b"0123456789")
+    order = error_of(lambda: os.pwrite(file.fileno(), b"x", 3))
+    after = error_of(lambda: os.pwrite(file.fileno(), b"x", 10))
+    closed = error_of(file.close)
     os.makedirs("/data/written/full", exist_ok=True)
     write("/data/written/full/f", "")
     return {
@@ -210,6 +213,9 @@ def limits():
         "not yet": not_yet,
         "again": again,
         "order": order,
+        "after": after,
+        "closed": closed,
+        "kept": read("/data/written/order"),
         "whole": read("/data/written/whole"),
     }
 
@@ -220,7 +226,7 @@ def check_what_cannot_be_done_well_fails_at_once():
         "append": "EPERM", "change": "EPERM", "rename": "EOPNOTSUPP", "truncate": "EPERM", "chmod": "EPERM",
         "same mode": "nothing", "link": "EPERM", "symlink": "EPERM", "rmdir full": "ENOTEMPTY", "mkdir again": "EEXIST",
         "long name": "ENAMETOOLONG", "unlinked": "EBUSY", "not yet": "EBUSY", "again": "EBUSY", "order": "EINVAL",
-        "whole": "whole",
+        "after": "EINVAL", "closed": "EINVAL", "kept": "good", "whole": "whole",
     }  # fmt: skip
     if seen["rename"] == "ENOTSUP":
         expected["rename"] = "ENOTSUP"

@@ -70,6 +70,27 @@ struct State {
     end: Option<Result<Written, WriteError>>,
 }
 
+impl State {
+    /// What is in the buffer, which is empty afterwards.
+    fn part(&mut self) -> Bytes {
+        let (buffer, held) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.held));
+        Bytes::from_owner(Part { buffer, _held: held })
+    }
+}
+
+/// Bytes on their way, with the memory for them. Both go when nobody has any of them any more: a request may be answered
+/// before it has gone whole, and then its connection still has the rest.
+struct Part {
+    buffer: BytesMut,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
 struct Upload {
     id: String,
     /// In their order, empty until each has arrived.
@@ -113,19 +134,29 @@ impl Writer {
             Some(Ok(_)) => return Err(refused("it was synced or closed, which ends it", libc::EPERM)),
             None => {}
         }
-        if offset != state.size {
-            let text = format!("a write at {offset} does not follow the {} bytes before it", state.size);
-            return Err(refused(&text, libc::EINVAL));
-        }
-        if state.size + data.len() as u64 > (PART * MAX_PARTS) as u64 {
-            return Err(refused("it is larger than 10,000 parts of 8 MiB", libc::EFBIG));
-        }
-        let result = self.take(&mut state, data).await;
+        let result = match may_follow(state.size, offset, data.len() as u64) {
+            Ok(()) => self.take(&mut state, data).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Err(error) = result {
             self.fail(&mut state, error.clone());
             return Err(error);
         }
         Ok(state.size)
+    }
+
+    /// A write was not taken: a file that lacks it is not what its program meant, so it is not published.
+    pub async fn refuse(self: &Arc<Self>, error: WriteError) {
+        let writer = self.clone();
+        let failed = async move {
+            let mut state = writer.state.lock().await;
+            if state.end.is_none() {
+                writer.fail(&mut state, error);
+            }
+            Ok(())
+        };
+        // Only for its end: there is no other answer.
+        let _ = whole(failed).await;
     }
 
     /// Piece by piece, so that nothing is left over when a part goes, and with it the memory for it.
@@ -138,7 +169,7 @@ impl Writer {
             state.buffer.extend_from_slice(&piece);
             state.size += piece.len() as u64;
             if state.buffer.len() == PART {
-                let part = state.buffer.split().freeze();
+                let part = state.part();
                 self.send_part(state, part).await?;
             }
         }
@@ -151,18 +182,13 @@ impl Writer {
             let id = self.s3.begin_upload(&self.key).await?;
             state.upload = Some(Upload { id, etags: Vec::new(), under_way: JoinSet::new() });
         }
-        let memory = std::mem::take(&mut state.held);
         let Some(upload) = &mut state.upload else { return Ok(()) };
         while upload.under_way.len() >= UNDER_WAY {
             upload.one_arrives().await?;
         }
         upload.etags.push(String::new());
         let (s3, key, id, number) = (self.s3.clone(), self.key.clone(), upload.id.clone(), upload.etags.len());
-        upload.under_way.spawn(async move {
-            let sent = s3.upload_part(&key, &id, number, part).await;
-            drop(memory);
-            (number, sent)
-        });
+        upload.under_way.spawn(async move { (number, s3.upload_part(&key, &id, number, part).await) });
         Ok(())
     }
 
@@ -193,11 +219,9 @@ impl Writer {
     }
 
     async fn complete(&self, state: &mut State) -> Result<String, WriteError> {
-        let rest = state.buffer.split().freeze();
+        let rest = state.part();
         if state.upload.is_none() {
-            let sent = self.s3.put(&self.key, rest).await;
-            state.held = Held::default();
-            return Ok(sent?);
+            return Ok(self.s3.put(&self.key, rest).await?);
         }
         if !rest.is_empty() {
             self.send_part(state, rest).await?;
@@ -248,6 +272,10 @@ impl Writer {
         !self.settled.swap(true, Ordering::Relaxed)
     }
 
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
     /// Gives the file up, unless it has ended before. The store is told before this returns.
     pub async fn give_up(self: &Arc<Self>, why: &'static str) {
         let writer = self.clone();
@@ -275,9 +303,14 @@ impl Writer {
         }
     }
 
-    /// How much has been written.
-    pub async fn size(&self) -> u64 {
-        self.state.lock().await.size
+    pub async fn has_content(&self) -> bool {
+        self.state.lock().await.size > 0
+    }
+
+    /// Whether it was synced, closed or given up, or a write failed. Asked while something of it is under way, it has not:
+    /// who asks does not wait for that.
+    pub fn has_ended(&self) -> bool {
+        self.state.try_lock().is_ok_and(|state| state.end.is_some())
     }
 }
 
@@ -292,6 +325,18 @@ impl Upload {
         self.etags[number - 1] = sent?;
         Ok(())
     }
+}
+
+/// Whether `length` bytes at `offset` may be the next ones of a file of `size` bytes.
+fn may_follow(size: u64, offset: u64, length: u64) -> Result<(), WriteError> {
+    if offset != size {
+        let text = format!("a write at {offset} does not follow the {size} bytes before it, and ends the file");
+        return Err(refused(&text, libc::EINVAL));
+    }
+    if size + length > (PART * MAX_PARTS) as u64 {
+        return Err(refused("it is larger than 10,000 parts of 8 MiB", libc::EFBIG));
+    }
+    Ok(())
 }
 
 /// Runs `work` to its end, also when whoever waits for it goes away, as all do when the mount is over: a change of
@@ -312,6 +357,30 @@ mod tests {
     use crate::testing::Store;
 
     const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_file_is_written_from_its_beginning_to_its_end_and_no_larger_than_an_object() {
+        let largest = (PART * MAX_PARTS) as u64;
+        let number = |size, offset, length| may_follow(size, offset, length).err().map(|error| error.errno());
+        assert_eq!([number(0, 0, 1), number(10, 10, 1), number(largest - 1, largest - 1, 1)], [None; 3]);
+        assert_eq!([number(0, 1, 1), number(10, 3, 1)], [Some(libc::EINVAL); 2]);
+        assert_eq!(number(largest, largest, 1), Some(libc::EFBIG));
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_a_part_is_given_back_with_the_last_of_its_bytes() {
+        let memory = Memory::new(MIB, Duration::from_millis(1), Arc::default());
+        let [mut turn, mut other] = [Held::default(), Held::default()];
+        let mut state = State::default();
+        assert!(memory.hold(&mut state.held, MIB).await && memory.hold(&mut turn, MIB).await);
+        state.buffer.extend_from_slice(b"part");
+        let part = state.part();
+        let rest = part.slice(2..);
+        drop((part, state));
+        assert!(rest == "rt" && !memory.hold(&mut other, MIB).await);
+        drop(rest);
+        assert!(memory.hold(&mut other, MIB).await);
+    }
 
     #[tokio::test]
     async fn files_that_together_need_more_memory_than_there_is_are_all_written() {

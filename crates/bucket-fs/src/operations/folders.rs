@@ -16,6 +16,9 @@ const PAGE: usize = 1_000;
 /// a store that goes on like this keeps a program waiting without end.
 const MAX_EMPTY_PAGES: usize = 1_000;
 
+/// Names that are only in the mount yet, and count as one more open folder: each pass has its own list of them.
+const NAMES_PER_PLACE: usize = 1_000;
+
 /// A pass over a folder; the kernel reads on at a position that it was told.
 pub struct OpenFolder {
     path: String,
@@ -24,8 +27,8 @@ pub struct OpenFolder {
     /// Position of the first of `entries`.
     first: u64,
     next: Next,
-    /// One of the mount's.
-    place: Option<OwnedSemaphorePermit>,
+    /// Of the mount's.
+    places: Option<OwnedSemaphorePermit>,
 }
 
 enum Next {
@@ -41,17 +44,22 @@ impl Mount {
         if kind != Kind::Folder {
             return Err(libc::ENOTDIR.into());
         }
-        let Ok(place) = self.open_folders.clone().try_acquire_owned() else {
-            return Err(libc::ENFILE.into());
-        };
-        let folder = self.begin_pass(path, Some(place));
+        let folder = self.begin_pass(path, &mut None)?;
         Ok(self.add_handle(Handle::Folder(Arc::new(tokio::sync::Mutex::new(folder)))))
     }
 
-    fn begin_pass(&self, path: String, place: Option<OwnedSemaphorePermit>) -> OpenFolder {
+    /// Takes `places`, which are those of an earlier pass, unless it fails.
+    fn begin_pass(&self, path: String, places: &mut Option<OwnedSemaphorePermit>) -> Answer<OpenFolder> {
         let only_here = self.tree.lock().only_here(&path);
+        let wanted = 1 + only_here.len() / NAMES_PER_PLACE;
+        let more = wanted.saturating_sub(places.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let more = self.open_folders.clone().try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX));
+        let mut more = more.map_err(|_| Failure::from(libc::ENFILE))?;
+        if let Some(places) = places.take() {
+            more.merge(places);
+        }
         let listing = Listing::new(keys::folder_key(&self.spec.prefix, &path), only_here);
-        OpenFolder { path, listing, entries: Vec::new(), first: 0, next: Next::Page(None), place }
+        Ok(OpenFolder { path, listing, entries: Vec::new(), first: 0, next: Next::Page(None), places: Some(more) })
     }
 
     pub fn folder_of(&self, handle: u64) -> Answer<Arc<tokio::sync::Mutex<OpenFolder>>> {
@@ -64,7 +72,7 @@ impl Mount {
     /// Entries from position `at` on: their path, what they are, and their number; none at the end.
     pub async fn entries(&self, folder: &mut OpenFolder, at: u64) -> Answer<Vec<(String, Kind, u64)>> {
         if at < folder.first {
-            *folder = self.begin_pass(folder.path.clone(), folder.place.take());
+            *folder = self.begin_pass(folder.path.clone(), &mut folder.places)?;
         }
         let mut empty = 0;
         while at >= folder.first + folder.entries.len() as u64 {
@@ -125,6 +133,7 @@ fn malformed(what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::super::MAX_OPEN_FOLDERS;
+    use super::NAMES_PER_PLACE;
     use crate::testing::Store;
     use crate::tree::ROOT;
 
@@ -144,6 +153,25 @@ mod tests {
         assert_eq!(mount.open_folder(ROOT).unwrap_err().errno, libc::ENFILE);
         mount.release_folder(handles[0]);
         mount.open_folder(ROOT).unwrap();
+    }
+
+    #[tokio::test]
+    async fn folders_with_many_names_that_are_only_here_count_as_several() {
+        let store = Store::start().await;
+        let mount = store.mount();
+        let first = mount.open_folder(ROOT).unwrap();
+        for number in 0..3 * NAMES_PER_PLACE {
+            mount.tree.lock().make_folder(&number.to_string());
+        }
+        let more = std::iter::from_fn(|| mount.open_folder(ROOT).ok()).count();
+        assert_eq!(more, (MAX_OPEN_FOLDERS - 1) / 4);
+        // Three are left, and reading the first one again takes as many more.
+        let folder = mount.folder_of(first).unwrap();
+        let mut folder = folder.lock().await;
+        assert_eq!(mount.entries(&mut folder, 0).await.unwrap().len(), 0);
+        folder.first = 1;
+        assert_eq!(mount.entries(&mut folder, 0).await.unwrap().len(), 3 * NAMES_PER_PLACE);
+        assert_eq!(mount.open_folders.available_permits(), 0);
     }
 
     /// How the first entries of the folder are told of.

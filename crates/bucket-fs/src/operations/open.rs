@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, Failure, Handle, Mount};
-use crate::files::{self, Reader, Writer};
+use crate::files::{self, Reader, WriteError, Writer};
 use crate::keys;
 use crate::tree::{Facts, Kind};
 
@@ -119,6 +119,15 @@ impl Mount {
         place.map_err(|_| Failure { errno: libc::ENOMEM, reason: reason() })
     }
 
+    /// A write that got no place is lost, and with it the file: `close` tells that, too.
+    pub async fn lose_write(&self, handle: u64, failure: Failure) -> Failure {
+        if let Ok(Handle::Writer(writer)) = self.handle(handle) {
+            let reason = failure.reason.clone().unwrap_or_default();
+            writer.refuse(WriteError::Refused(reason, failure.errno)).await;
+        }
+        failure
+    }
+
     pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Answer<u32> {
         let Handle::Writer(writer) = self.handle(handle)? else { return Err(libc::EPERM.into()) };
         let length = data.len() as u32;
@@ -139,12 +148,13 @@ impl Mount {
     }
 
     /// Some process closes its copy. The file is finished when its opener does so; but a shell opens a file for a program,
-    /// and closes its own copy before anything is written.
+    /// and closes its own copy before anything is written. Whoever closes a file that has failed is told.
     pub async fn flush(&self, handle: u64, thread: u32) -> Answer<()> {
         let Handle::Writer(writer) = self.handle(handle)? else { return Ok(()) };
         let process = files::process_of(thread);
         writer.on_close(process);
-        if process != writer.opener || writer.size().await == 0 {
+        let is_done = process == writer.opener && writer.has_content().await;
+        if !is_done && !writer.has_ended() {
             return Ok(());
         }
         self.finish_writer(&writer).await

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use md5::Digest;
 use roxmltree::{Document, Node, ParsingOptions};
 
@@ -11,6 +11,11 @@ use super::{S3Error, shape};
 /// Elements, and the texts in and between them: a page of a thousand objects with all that stores say of each has less
 /// than half.
 const MAX_NODES: u32 = 100_000;
+/// In bytes, as that of the next two. Etags are digests with a few characters more; one is kept for each file that is
+/// known of, and for each part.
+const MAX_ETAG: usize = 256;
+/// Where a listing goes on, and which upload is meant: a key in some encoding at most.
+const MAX_TOKEN: usize = 4 << 10;
 
 /// What is known of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +49,8 @@ pub fn page(body: &str) -> Result<Page, S3Error> {
     if root.tag_name().name() != "ListBucketResult" {
         return Err(S3Error::Malformed(format!("`{}` instead of a listing", root.tag_name().name())));
     }
-    let decode = |text: String| match text_of(root, "EncodingType").as_deref() {
-        Some("url") => decode_url(&text),
-        _ => text,
-    };
+    let is_encoded = text_of(root, "EncodingType").as_deref() == Some("url");
+    let decode = |text: String| if is_encoded { decode_url(&text) } else { text };
     let mut page = Page::default();
     for node in root.children() {
         match node.tag_name().name() {
@@ -56,7 +59,7 @@ pub fn page(body: &str) -> Result<Page, S3Error> {
                 let size = text_of(node, "Size").and_then(|size| size.parse().ok()).ok_or_else(|| missing("Size"))?;
                 let modified = text_of(node, "LastModified").and_then(|text| text.parse::<jiff::Timestamp>().ok());
                 let modified = modified.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
-                let etag = text_of(node, "ETag").unwrap_or_default();
+                let etag = as_etag(text_of(node, "ETag").unwrap_or_default())?;
                 page.objects.push(Listed { key: decode(key), object: Object { size, modified, etag } });
             }
             "CommonPrefixes" => page.folders.push(decode(text_of(node, "Prefix").ok_or_else(|| missing("Prefix"))?)),
@@ -64,7 +67,7 @@ pub fn page(body: &str) -> Result<Page, S3Error> {
         }
     }
     if text_of(root, "IsTruncated").as_deref() == Some("true") {
-        page.next = Some(text_of(root, "NextContinuationToken").ok_or_else(|| missing("NextContinuationToken"))?);
+        page.next = Some(token_of(root, "NextContinuationToken")?);
     }
     Ok(page)
 }
@@ -74,7 +77,20 @@ pub fn object(headers: &HeaderMap) -> Result<Object, S3Error> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let size = header("content-length").and_then(|n| n.parse().ok()).ok_or_else(|| missing("Content-Length"))?;
     let modified = header("last-modified").and_then(http_date).unwrap_or(SystemTime::UNIX_EPOCH);
-    Ok(Object { size, modified, etag: header("etag").unwrap_or_default().to_owned() })
+    Ok(Object { size, modified, etag: etag(headers)? })
+}
+
+/// Empty where the store names none.
+pub fn etag(headers: &HeaderMap) -> Result<String, S3Error> {
+    as_etag(headers.get("etag").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned())
+}
+
+/// It is kept, and sent back in a header.
+fn as_etag(text: String) -> Result<String, S3Error> {
+    match text.len() <= MAX_ETAG && HeaderValue::from_str(&text).is_ok() {
+        true => Ok(text),
+        false => Err(S3Error::Malformed(format!("an `ETag` of {} bytes", text.len()))),
+    }
 }
 
 /// `Wed, 12 Oct 2009 17:50:00 GMT`. The day of the week is not looked at: some stores get it wrong.
@@ -86,19 +102,20 @@ fn http_date(text: &str) -> Option<SystemTime> {
 
 pub fn upload_id(body: &str) -> Result<String, S3Error> {
     let document = parse(body)?;
-    text_of(document.root_element(), "UploadId").ok_or_else(|| missing("UploadId"))
+    token_of(document.root_element(), "UploadId")
 }
 
-/// A completed upload is answered with 200 before it is known whether it can be completed; the body tells.
+/// A completed upload is answered with 200 before it is known whether it can be completed; the body tells. Then only the
+/// store's word says whether another try may help.
 pub fn completed(body: &str) -> Result<String, S3Error> {
     let document = parse(body)?;
     match document.root_element().tag_name().name() {
-        "Error" => Err(refused(http::StatusCode::INTERNAL_SERVER_ERROR, body, &HeaderMap::new())),
-        _ => Ok(text_of(document.root_element(), "ETag").unwrap_or_default()),
+        "Error" => Err(refused(StatusCode::OK, body, &HeaderMap::new())),
+        _ => as_etag(text_of(document.root_element(), "ETag").unwrap_or_default()),
     }
 }
 
-pub fn refused(status: http::StatusCode, body: &str, headers: &HeaderMap) -> S3Error {
+pub fn refused(status: StatusCode, body: &str, headers: &HeaderMap) -> S3Error {
     let document = parse(body).ok();
     let field = |name| {
         let root = document.as_ref().map(Document::root_element).filter(|root| root.tag_name().name() == "Error");
@@ -148,6 +165,14 @@ fn parse(body: &str) -> Result<Document<'_>, S3Error> {
 fn text_of(node: Node<'_, '_>, child: &str) -> Option<String> {
     let child = node.children().find(|node| node.tag_name().name() == child)?;
     Some(child.text().unwrap_or_default().to_owned())
+}
+
+fn token_of(node: Node<'_, '_>, child: &str) -> Result<String, S3Error> {
+    let token = text_of(node, child).ok_or_else(|| missing(child))?;
+    match token.len() <= MAX_TOKEN {
+        true => Ok(token),
+        false => Err(S3Error::Malformed(format!("`{child}` of {} bytes", token.len()))),
+    }
 }
 
 fn missing(what: &str) -> S3Error {
@@ -219,14 +244,35 @@ mod tests {
         assert_eq!(completed("\n  <R><ETag>\"x-2\"</ETag></R>").unwrap(), "\"x-2\"");
         let error = completed("<Error><Code>InternalError</Code><Message>try</Message></Error>").unwrap_err();
         assert!(error.may_pass());
+        assert!(!completed("<Error><Code>InvalidPart</Code></Error>").unwrap_err().may_pass());
+    }
+
+    #[test]
+    fn what_is_kept_of_an_answer_is_short() {
+        let listed = |etag: &str| {
+            let entry = format!("<Contents><Key>k</Key><Size>1</Size><ETag>{etag}</ETag></Contents>");
+            page(&format!("<ListBucketResult>{entry}</ListBucketResult>"))
+        };
+        let headers = |etag: &str| HeaderMap::from_iter([(http::header::ETAG, etag.parse().unwrap())]);
+        let (longest, longer) = ("x".repeat(MAX_ETAG), "x".repeat(MAX_ETAG + 1));
+        assert_eq!(listed(&longest).unwrap().objects[0].object.etag, longest);
+        assert!(listed(&longer).is_err() && listed("a&#10;b").is_err());
+        assert!(etag(&headers(&longest)).is_ok() && etag(&headers(&longer)).is_err());
+        assert!(completed(&format!("<R><ETag>{longer}</ETag></R>")).is_err());
+
+        let token = "x".repeat(MAX_TOKEN + 1);
+        assert!(upload_id(&format!("<R><UploadId>{}</UploadId></R>", &token[1..])).is_ok());
+        assert!(upload_id(&format!("<R><UploadId>{token}</UploadId></R>")).is_err());
+        let next = format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>");
+        assert!(page(&format!("<ListBucketResult>{next}</ListBucketResult>")).is_err());
     }
 
     #[test]
     fn refusals_without_a_body_have_their_status_only() {
-        let error = refused(http::StatusCode::NOT_FOUND, "", &HeaderMap::new());
+        let error = refused(StatusCode::NOT_FOUND, "", &HeaderMap::new());
         assert!(error.is_missing_object());
         let body = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
-        let S3Error::Refused { region, .. } = refused(http::StatusCode::BAD_REQUEST, body, &HeaderMap::new()) else {
+        let S3Error::Refused { region, .. } = refused(StatusCode::BAD_REQUEST, body, &HeaderMap::new()) else {
             panic!()
         };
         assert_eq!(region.as_deref(), Some("eu-west-1"));

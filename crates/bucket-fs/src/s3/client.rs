@@ -1,8 +1,9 @@
 //! One request at a time: signed, with bounds on every wait, tried again where that may help.
 //!
 //! A program waits in a system call meanwhile, so nothing here may wait without end: a store that is down or wrong ends in
-//! an error within [`ASK_LIMIT`], one that stops in the middle after [`PATIENCE`] (uploads of a part: [`UPLOAD_PATIENCE`]),
-//! and no try of anything takes longer than [`SLOWEST`] allows. What moves is waited for: several parts share a link.
+//! an error within [`ASK_LIMIT`], one that stops in the middle after [`SILENT_TRIES`] times [`PATIENCE`] (uploads of a part:
+//! [`UPLOAD_PATIENCE`]), and no try of anything takes longer than [`SLOWEST`] allows. What moves is waited for: several
+//! parts share a link.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,17 +18,22 @@ use tokio::time::{Instant, timeout_at};
 use types::errors::with_causes;
 
 use super::answers::{self, Object, Page};
-use super::progress::{Progress, Sending};
+use super::places::Places;
+use super::progress::{Moves, Progress, Sending};
 use super::sign::{self, EMPTY_SHA256, Keys, ToSign};
 use super::{S3Error, Target};
 
 /// While nothing moves. Stores answer in milliseconds, and in a second or two when they are busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For a request that carries a part of a file: the kernel takes up to 4 MiB of it at once, which need 34 s at 1 Mbit/s.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(40);
+pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(40);
 /// Until the last try begins; and until it has ended, but for what a file's bytes may take.
 const ASK_LIMIT: Duration = Duration::from_secs(20);
-const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
+/// Until the last try of an upload begins, besides its patience and what its bytes may take: one that broke off late is
+/// tried again, too.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(10);
+/// Tries that end in silence: the first may have met a connection that had died unnoticed, the second tells of the store.
+const SILENT_TRIES: u32 = 2;
 /// Bytes of a file per second, of one request. Whoever gets fewer is better told.
 const SLOWEST: u64 = 64 << 10;
 /// For making one object of thousands of parts; and a store that is asked twice at once makes a mess of it.
@@ -46,6 +52,10 @@ const HASHED_IN_PLACE: usize = 256 << 10;
 const MAX_TEXT: usize = 16 << 20;
 /// Answers that are parsed where they are; larger ones on a thread that may block.
 const PARSED_IN_PLACE: usize = 64 << 10;
+/// The answer to anything else, with a few keys and an upload's id in it.
+const MAX_SHORT_TEXT: usize = 64 << 10;
+/// Entries that such an answer may list.
+const FEW: usize = 2;
 /// What is read of a refusal.
 const MAX_REFUSAL: usize = 64 << 10;
 
@@ -54,9 +64,10 @@ pub struct S3 {
     target: Target,
     keys: Option<Keys>,
     requester_pays: bool,
-    /// When the store gave no answer last, if it has given none since.
+    /// When the store gave no answer last in all the time that there is for one, if it has given none since.
     failed_at: Mutex<Option<Instant>>,
-    sent: Arc<AtomicU64>,
+    moves: Moves,
+    places: Places,
 }
 
 /// What to list.
@@ -93,6 +104,8 @@ struct Limits {
     begin: Duration,
     /// Until the last try has ended.
     end: Duration,
+    /// Less than there usually is, because of a failure just before.
+    is_short: bool,
 }
 
 impl Ask<'_> {
@@ -100,26 +113,29 @@ impl Ask<'_> {
         self.body.len() > HASHED_IN_PLACE
     }
 
-    fn limits(&self, failed_at: Option<Instant>) -> Limits {
+    fn limits(&self, just_failed: bool) -> Limits {
+        let bytes_take = Duration::from_secs(self.carries as u64 / SLOWEST);
         let (patience, begin) = match self {
             _ if self.completes => (COMPLETION_PATIENCE, COMPLETION_LIMIT),
-            _ if self.is_upload() => (UPLOAD_PATIENCE, UPLOAD_LIMIT),
-            _ => (PATIENCE, limit(failed_at, Instant::now())),
+            _ if self.is_upload() => (UPLOAD_PATIENCE, UPLOAD_PATIENCE + UPLOAD_LIMIT + bytes_take),
+            _ if just_failed => (PATIENCE, LIMIT_AFTER_FAILURE),
+            _ => (PATIENCE, ASK_LIMIT),
         };
         let waits_after_all = if self.is_upload() { patience } else { Duration::ZERO };
-        let end = begin + waits_after_all + Duration::from_secs(self.carries as u64 / SLOWEST);
-        Limits { patience, begin, end }
+        Limits { patience, begin, end: begin + waits_after_all + bytes_take, is_short: begin == LIMIT_AFTER_FAILURE }
     }
 }
 
 impl S3 {
     pub fn new(http: reqwest::Client, target: Target, keys: Option<Keys>, requester_pays: bool) -> Self {
-        Self { http, target, keys, requester_pays, failed_at: Mutex::new(None), sent: Arc::default() }
+        let moves = Moves::default();
+        let places = Places::new(moves.any.clone());
+        Self { http, target, keys, requester_pays, failed_at: Mutex::new(None), moves, places }
     }
 
     /// Grows while a file's bytes go to the store.
     pub fn sent(&self) -> Arc<AtomicU64> {
-        self.sent.clone()
+        self.moves.sent.clone()
     }
 
     /// What is known of the object.
@@ -130,11 +146,12 @@ impl S3 {
 
     pub async fn list(&self, ask: ListAsk<'_>) -> Result<Page, S3Error> {
         let limit = ask.limit.to_string();
+        let most = if ask.limit <= FEW { MAX_SHORT_TEXT } else { MAX_TEXT };
         let mut query =
             vec![("list-type", "2"), ("prefix", ask.prefix), ("max-keys", &limit), ("encoding-type", "url")];
         query.extend(ask.by_folder.then_some(("delimiter", "/")));
         query.extend(ask.token.map(|token| ("continuation-token", token)));
-        let (_, _, body) = self.ask(Ask { query, most: MAX_TEXT, ..Default::default() }).await?;
+        let (_, _, body) = self.ask(Ask { query, most, ..Default::default() }).await?;
         parse(body, answers::page).await
     }
 
@@ -156,7 +173,7 @@ impl S3 {
     pub async fn put(&self, key: &str, body: Bytes) -> Result<String, S3Error> {
         let (_, headers, _) =
             self.ask(Ask { method: Method::PUT, key, carries: body.len(), body, ..Default::default() }).await?;
-        Ok(etag(&headers))
+        answers::etag(&headers)
     }
 
     pub async fn delete(&self, key: &str) -> Result<(), S3Error> {
@@ -167,7 +184,7 @@ impl S3 {
     pub async fn begin_upload(&self, key: &str) -> Result<String, S3Error> {
         let query = vec![("uploads", "")];
         let (_, _, body) =
-            self.ask(Ask { method: Method::POST, key, query, most: MAX_TEXT, ..Default::default() }).await?;
+            self.ask(Ask { method: Method::POST, key, query, most: MAX_SHORT_TEXT, ..Default::default() }).await?;
         parse(body, answers::upload_id).await
     }
 
@@ -178,15 +195,15 @@ impl S3 {
         let carries = body.len();
         let ask = Ask { method: Method::PUT, key, query, body, carries, ..Default::default() };
         let (_, headers, _) = self.ask(ask).await?;
-        Ok(etag(&headers))
+        answers::etag(&headers)
     }
 
     /// The whole object's etag.
     pub async fn complete_upload(&self, key: &str, upload: &str, parts: &[String]) -> Result<String, S3Error> {
         let query = vec![("uploadId", upload)];
         let body = Bytes::from(answers::completion(parts));
-        let ask = Ask { method: Method::POST, key, query, body, most: MAX_TEXT, completes: true, ..Default::default() };
-        match self.ask(ask).await {
+        let (method, most) = (Method::POST, MAX_SHORT_TEXT);
+        match self.ask(Ask { method, key, query, body, most, completes: true, ..Default::default() }).await {
             Ok((_, _, body)) => parse(body, answers::completed).await,
             // A try whose answer was lost may have completed it; then there is nothing left to complete.
             Err(error) => match (answers::whole_etag(parts), self.head(key).await) {
@@ -202,24 +219,36 @@ impl S3 {
     }
 
     async fn ask(&self, ask: Ask<'_>) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
-        let limits = ask.limits(*self.failed_at.lock());
+        let limits = ask.limits(counts_still(*self.failed_at.lock(), Instant::now()));
         let answer = self.ask_within(limits, ask).await;
-        *self.failed_at.lock() = matches!(answer, Err(S3Error::Unreachable(_))).then(Instant::now);
+        let is_failure = answer.as_ref().err().is_some_and(S3Error::is_no_answer);
+        let mut failed_at = self.failed_at.lock();
+        *failed_at = failed_at_after(*failed_at, is_failure, limits.is_short, Instant::now());
         answer
     }
 
     async fn ask_within(&self, limits: Limits, ask: Ask<'_>) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
         let hash = hash(&ask.body).await;
-        let begun = Instant::now();
-        let mut wait = FIRST_WAIT;
+        let mut begun = Instant::now();
+        let (mut wait, mut silent) = (FIRST_WAIT, 0);
         for left in (0..TRIES).rev() {
+            let in_line = Instant::now();
+            let patience = limits.patience.min(limits.begin);
+            let Some(place) = self.places.take(ask.is_upload(), patience).await else {
+                return Err(S3Error::Silent(patience));
+            };
+            // The time that the store takes for others is not counted.
+            begun += in_line.elapsed();
             let tried = timeout_at(begun + limits.end, self.attempt(&ask, &hash, limits.patience)).await;
+            drop(place);
             let error = match tried {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => break,
             };
-            if left == 0 || !error.may_pass() || Instant::now() + wait >= begun + limits.begin {
+            silent += u32::from(matches!(error, S3Error::Silent(_)));
+            let may_pass = error.may_pass() && silent < SILENT_TRIES;
+            if left == 0 || !may_pass || Instant::now() + wait >= begun + limits.begin {
                 return Err(error);
             }
             tokio::time::sleep(wait).await;
@@ -234,9 +263,8 @@ impl S3 {
         hash: &str,
         patience: Duration,
     ) -> Result<(StatusCode, HeaderMap, Bytes), S3Error> {
-        let progress = Arc::new(Progress::new(self.sent.clone()));
-        let silent = || S3Error::Unreachable(format!("the store was silent for {} s", patience.as_secs()));
-        progress.watch(patience, self.exchange(ask, hash, &progress)).await.ok_or_else(silent)?
+        let progress = Arc::new(Progress::new(self.moves.clone()));
+        progress.watch(patience, self.exchange(ask, hash, &progress)).await.ok_or(S3Error::Silent(patience))?
     }
 
     async fn exchange(
@@ -265,6 +293,10 @@ impl S3 {
         }
         if !status.is_success() {
             return Err(answers::refused(status, &String::from_utf8_lossy(&body), &headers));
+        }
+        if ask.completes {
+            // A good status may come with a refusal, and another try may help as with any.
+            answers::completed(&String::from_utf8_lossy(&body))?;
         }
         Ok((status, headers, body.freeze()))
     }
@@ -311,9 +343,19 @@ impl S3 {
     }
 }
 
-fn limit(failed_at: Option<Instant>, now: Instant) -> Duration {
-    let just_failed = failed_at.is_some_and(|at| now.saturating_duration_since(at) < FAILURE_COUNTS_FOR);
-    if just_failed { LIMIT_AFTER_FAILURE } else { ASK_LIMIT }
+/// Whether a failure is a reason to wait only shortly.
+fn counts_still(failed_at: Option<Instant>, now: Instant) -> bool {
+    failed_at.is_some_and(|at| now.saturating_duration_since(at) < FAILURE_COUNTS_FOR)
+}
+
+/// What is remembered of failures after a request. One that had only a short time tells nothing new of a store that is
+/// slow: if it counted, no request would ever have the whole time again.
+fn failed_at_after(before: Option<Instant>, is_failure: bool, is_short: bool, now: Instant) -> Option<Instant> {
+    match (is_failure, is_short) {
+        (false, _) => None,
+        (true, true) => before,
+        (true, false) => Some(now),
+    }
 }
 
 async fn hash(body: &Bytes) -> String {
@@ -342,13 +384,13 @@ async fn parse<T: Send + 'static>(body: Bytes, as_what: fn(&str) -> Result<T, S3
     tokio::task::spawn_blocking(parse).await.unwrap_or_else(stopped)
 }
 
-fn etag(headers: &HeaderMap) -> String {
-    headers.get("etag").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::sync::atomic::Ordering;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::BucketSpec;
@@ -357,29 +399,53 @@ mod tests {
     #[test]
     fn patience_is_short_right_after_a_failure_and_comes_back() {
         let now = Instant::now();
-        assert_eq!(limit(None, now), ASK_LIMIT);
-        assert_eq!(limit(Some(now), now), LIMIT_AFTER_FAILURE);
-        assert_eq!(limit(Some(now), now + FAILURE_COUNTS_FOR), ASK_LIMIT);
+        assert!(!counts_still(None, now) && counts_still(Some(now), now));
+        assert!(!counts_still(Some(now), now + FAILURE_COUNTS_FOR));
+        let look = |just_failed| Ask::default().limits(just_failed);
+        assert_eq!((look(false).begin, look(false).is_short), (ASK_LIMIT, false));
+        assert_eq!((look(true).begin, look(true).is_short), (LIMIT_AFTER_FAILURE, true));
+    }
+
+    #[test]
+    fn a_failure_within_a_short_time_does_not_keep_the_time_short() {
+        let (first, later) = (Instant::now(), Instant::now() + Duration::from_secs(4));
+        assert_eq!(failed_at_after(Some(first), true, true, later), Some(first));
+        assert_eq!(failed_at_after(None, true, false, later), Some(later));
+        assert_eq!(failed_at_after(Some(first), false, true, later), None);
     }
 
     #[test]
     fn a_part_may_take_as_long_as_a_slow_link_needs_and_an_answer_without_a_file_may_not() {
         let part = Ask { method: Method::PUT, body: vec![0; 8 << 20].into(), carries: 8 << 20, ..Default::default() };
-        assert_eq!(part.limits(None).end, UPLOAD_LIMIT + UPLOAD_PATIENCE + Duration::from_secs(128));
+        let (limits, bytes_take) = (part.limits(false), Duration::from_secs(128));
+        assert!(limits.begin > UPLOAD_PATIENCE + bytes_take, "one that broke off late is tried again");
+        assert_eq!(limits.end, limits.begin + UPLOAD_PATIENCE + bytes_take);
         let piece = Ask { carries: 1 << 20, most: 1 << 20, ..Default::default() };
-        assert_eq!(piece.limits(None).end, ASK_LIMIT + Duration::from_secs(16));
+        assert_eq!(piece.limits(false).end, ASK_LIMIT + Duration::from_secs(16));
         let list = Ask { most: MAX_TEXT, ..Default::default() };
-        assert_eq!(list.limits(None).end, ASK_LIMIT);
+        assert_eq!(list.limits(false).end, ASK_LIMIT);
     }
 
-    /// A store that answers with ten bytes, one each 100 ms, of `announced`.
-    async fn dribbling(announced: usize) -> S3 {
+    /// A store in which the connections that `answer` is given are its own matter.
+    async fn odd_store<F: Future<Output = ()> + Send>(answer: impl Fn(TcpStream, usize) -> F + Send + 'static) -> S3 {
         let store = Store::start().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
+            for number in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
                 let _ = stream.read(&mut [0; 4096]).await;
+                answer(stream, number).await;
+            }
+        });
+        let spec = BucketSpec { endpoint, ..store.spec(Duration::ZERO) };
+        S3::new(crate::mount::http_client(true).unwrap(), Target::new(&spec, None).unwrap(), None, false)
+    }
+
+    /// One that answers with ten bytes, one each 100 ms, of `announced`, and goes on with nothing.
+    async fn dribbling(announced: usize) -> S3 {
+        let answer = move |mut stream: TcpStream, _| async move {
+            tokio::spawn(async move {
                 let head = format!("HTTP/1.1 206 x\r\ncontent-length: {announced}\r\n\r\n");
                 stream.write_all(head.as_bytes()).await.unwrap();
                 for _ in 0..10 {
@@ -387,20 +453,71 @@ mod tests {
                     let _ = stream.write_all(b"x").await;
                 }
                 std::future::pending::<()>().await;
-            }
-        });
-        let spec = BucketSpec { endpoint, ..store.spec(Duration::ZERO) };
-        S3::new(crate::mount::http_client(true).unwrap(), Target::new(&spec, None).unwrap(), None, false)
+            });
+        };
+        odd_store(answer).await
+    }
+
+    fn limits(patience_ms: u64, begin_s: u64) -> Limits {
+        let (patience, begin) = (Duration::from_millis(patience_ms), Duration::from_secs(begin_s));
+        Limits { patience, begin, end: Duration::from_secs(60), is_short: false }
     }
 
     #[tokio::test]
     async fn an_answer_is_waited_for_while_it_comes() {
-        let patience = Duration::from_millis(700);
-        let limits = Limits { patience, begin: patience, end: Duration::from_secs(60) };
         let ask = || Ask { most: 20, ..Default::default() };
-        let (_, _, body) = dribbling(10).await.ask_within(limits, ask()).await.unwrap();
+        let (_, _, body) = dribbling(10).await.ask_within(limits(700, 0), ask()).await.unwrap();
         assert_eq!(body, vec![b'x'; 10]);
-        let stopped = dribbling(11).await.ask_within(limits, ask()).await.unwrap_err();
-        assert!(matches!(&stopped, S3Error::Unreachable(text) if text.contains("silent")), "{stopped}");
+        let stopped = dribbling(11).await.ask_within(limits(700, 0), ask()).await.unwrap_err();
+        assert_eq!(stopped.to_string(), "the store was silent for 0 s");
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_tried_once_more_and_a_silent_store_is_given_up() {
+        for (silent, is_answered) in [(1, true), (2, false)] {
+            let seen = Arc::new(AtomicU64::new(0));
+            let counted = seen.clone();
+            let answer = move |mut stream: TcpStream, number| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    if number >= silent {
+                        stream.write_all(b"HTTP/1.1 200 x\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                    }
+                    // Open, so that its end tells nothing.
+                    std::mem::forget(stream);
+                }
+            };
+            let asked = odd_store(answer).await.ask_within(limits(150, 60), Ask::default()).await;
+            assert_eq!((asked.is_ok(), seen.load(Ordering::Relaxed)), (is_answered, 2), "{asked:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn so_many_requests_are_with_the_store_at_once_and_no_more() {
+        let store = Store::start().await;
+        let s3 = Arc::new(store.s3());
+        store.shut();
+        let asked: Vec<_> = (0..100)
+            .map(|number| {
+                let s3 = s3.clone();
+                tokio::spawn(async move { s3.put(&number.to_string(), Bytes::from_static(b"x")).await })
+            })
+            .collect();
+        store.holds(64).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(store.held(), 64);
+        store.open();
+        assert!(futures::future::join_all(asked).await.into_iter().all(|put| put.unwrap().is_ok()));
+    }
+
+    #[tokio::test]
+    async fn an_upload_whose_end_is_refused_late_is_ended_again() {
+        let store = Store::start().await;
+        let s3 = store.s3();
+        let upload = s3.begin_upload("f").await.unwrap();
+        let part = s3.upload_part("f", &upload, 1, Bytes::from_static(b"x")).await.unwrap();
+        store.refuse_completions(2);
+        s3.complete_upload("f", &upload, &[part]).await.unwrap();
+        assert_eq!(store.get("f").unwrap(), "x");
     }
 }

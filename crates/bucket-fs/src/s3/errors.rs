@@ -1,5 +1,7 @@
 //! How a store refuses, and what that means: for the program (an error number) and for its author (a sentence).
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -7,6 +9,9 @@ pub enum S3Error {
     /// It did not answer, or not in time.
     #[error("{0}")]
     Unreachable(String),
+    /// It was reached, and nothing moved for so long.
+    #[error("the store was silent for {} s", .0.as_secs())]
+    Silent(Duration),
     #[error("{}", refusal(*status, code, message))]
     Refused {
         status: StatusCode,
@@ -42,7 +47,7 @@ impl S3Error {
     /// Another try may succeed.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable(_) => true,
+            Self::Unreachable(_) | Self::Silent(_) => true,
             Self::Refused { status, code, .. } => {
                 status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED
                     || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(status)
@@ -50,6 +55,11 @@ impl S3Error {
             }
             Self::Malformed(_) => false,
         }
+    }
+
+    /// The store said nothing: the next request may fare no better.
+    pub fn is_no_answer(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Silent(_))
     }
 
     pub fn is_missing_object(&self) -> bool {

@@ -19,17 +19,26 @@ const PIECE: usize = 64 << 10;
 /// Of one try of a request.
 pub struct Progress {
     moved_at: Mutex<Instant>,
-    /// Pieces sent by all requests of a mount.
-    sent: Arc<AtomicU64>,
+    of_all: Moves,
+}
+
+/// Of all requests of a mount, for whoever waits for them.
+#[derive(Clone, Default)]
+pub struct Moves {
+    /// Pieces that went to the store.
+    pub sent: Arc<AtomicU64>,
+    /// Those, and whatever came from it.
+    pub any: Arc<AtomicU64>,
 }
 
 impl Progress {
-    pub fn new(sent: Arc<AtomicU64>) -> Self {
-        Self { moved_at: Mutex::new(Instant::now()), sent }
+    pub fn new(of_all: Moves) -> Self {
+        Self { moved_at: Mutex::new(Instant::now()), of_all }
     }
 
     pub fn note(&self) {
         *self.moved_at.lock() = Instant::now();
+        self.of_all.any.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What comes of `work`; nothing when it is not done and nothing has moved for `patience`.
@@ -70,7 +79,7 @@ impl Body for Sending {
             return Poll::Ready(None);
         }
         self.progress.note();
-        self.progress.sent.fetch_add(1, Ordering::Relaxed);
+        self.progress.of_all.sent.fetch_add(1, Ordering::Relaxed);
         let piece = self.left.len().min(PIECE);
         Poll::Ready(Some(Ok(Frame::data(self.left.split_to(piece)))))
     }
@@ -93,7 +102,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_may_last_while_something_moves() {
-        let progress = Progress::new(Arc::default());
+        let progress = Progress::new(Moves::default());
         let moving = async {
             for _ in 0..100 {
                 tokio::time::sleep(SECOND).await;
@@ -105,7 +114,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_ends_after_its_patience_without_a_move() {
-        let (progress, begun) = (Progress::new(Arc::default()), Instant::now());
+        let (progress, begun) = (Progress::new(Moves::default()), Instant::now());
         let stops = async {
             tokio::time::sleep(SECOND).await;
             progress.note();
@@ -117,14 +126,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_goes_whole_and_its_pieces_are_counted() {
-        let (sent, whole) = (Arc::default(), Bytes::from(vec![7; 2 * PIECE + 1]));
-        let mut body = Box::pin(Sending::new(whole.clone(), Arc::new(Progress::new(Arc::clone(&sent)))));
+        let (moves, whole) = (Moves::default(), Bytes::from(vec![7; 2 * PIECE + 1]));
+        let mut body = Box::pin(Sending::new(whole.clone(), Arc::new(Progress::new(moves.clone()))));
         assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
         let mut gone = Vec::new();
         while let Some(Ok(frame)) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
             gone.extend(frame.into_data().unwrap());
         }
-        assert_eq!((gone, sent.load(Ordering::Relaxed)), (whole.to_vec(), 3));
+        let counted = [&moves.sent, &moves.any].map(|moves| moves.load(Ordering::Relaxed));
+        assert_eq!((gone, counted), (whole.to_vec(), [3, 3]));
         assert!(body.is_end_stream());
     }
 }

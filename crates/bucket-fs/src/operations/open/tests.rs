@@ -162,6 +162,31 @@ async fn an_empty_file_can_be_written_removed_and_read_as_soon_as_it_is_closed()
 }
 
 #[tokio::test]
+async fn what_the_store_does_not_have_in_time_is_told_of() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    let [open, ending, done] =
+        [create(&mount, "open").await, create(&mount, "ending").await, create(&mount, "done").await];
+    mount.write(done, 0, content(0, 7)).await.unwrap();
+    close(&mount, done).await.unwrap();
+    store.shut();
+    let ended = tokio::spawn({
+        let mount = mount.clone();
+        async move { release(&mount, ending).await }
+    });
+    store.holds(1).await;
+    mount.say_what_is_unfinished();
+    let said = std::mem::take(&mut *store.said.lock());
+    let files = [said[0].contains("`/open`"), said[1].contains("`/ending`"), said.len() == 2];
+    assert_eq!(files, [true; 3], "{said:?}");
+    store.open();
+    ended.await.unwrap();
+    release(&mount, open).await;
+    mount.say_what_is_unfinished();
+    assert!(store.said.lock().is_empty(), "{:?}", store.said);
+}
+
+#[tokio::test]
 async fn a_file_that_somebody_has_open_to_write_is_busy() {
     let store = Store::start().await;
     let mount = store.mount();
@@ -169,6 +194,36 @@ async fn a_file_that_somebody_has_open_to_write_is_busy() {
     mount.flush(handle, std::process::id()).await.unwrap();
     assert_eq!(mount.create(ROOT, "f", wanted()).await.err().unwrap().errno, libc::EBUSY);
     assert_eq!(mount.remove_file(ROOT, "f").await.unwrap_err().errno, libc::EBUSY);
+}
+
+#[tokio::test]
+async fn a_file_that_lacks_a_write_is_not_published_and_its_close_says_so() {
+    let store = Store::start().await;
+    let mount = store.mount();
+    for before in [0, 7, 9 * MIB] {
+        for errno in [libc::EINVAL, libc::ENOMEM] {
+            store.put("f", b"old");
+            let handle = create(&mount, "f").await;
+            if before > 0 {
+                mount.write(handle, 0, content(0, before)).await.unwrap();
+            }
+            let failure = match errno {
+                libc::EINVAL => mount.write(handle, 3, content(3, 1)).await.unwrap_err(),
+                _ => mount.lose_write(handle, errno.into()).await,
+            };
+            assert_eq!(failure.errno, errno);
+            // Whoever closes it: a child has it from its shell.
+            assert_eq!(mount.flush(handle, 1).await.unwrap_err().errno, errno);
+            assert_eq!(close(&mount, handle).await.unwrap_err().errno, errno);
+            assert_eq!(store.get("f").unwrap(), &b"old"[..]);
+        }
+    }
+    let aborted = async {
+        while store.uploads() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), aborted).await.unwrap();
 }
 
 #[tokio::test]
