@@ -44,6 +44,8 @@ impl OpenQueue {
             return Ok(());
         }
         let room = self.store.room(values.iter().map(Bytes::len).sum()).await?;
+        // Before the lock: copying megabytes takes a while.
+        let kept = values.iter().map(|value| (value.len(), self.held.keep(value))).collect();
         let (told, stored) = oneshot::channel();
         self.act(|state, now, effects, jobs| {
             if state.is_gone {
@@ -52,7 +54,6 @@ impl OpenQueue {
             let first = self.store.positions(values.len() as u64);
             let rows = (first..).zip(&values).map(|(position, value)| ItemRow { position, value: value.clone() });
             let rows = rows.collect();
-            let kept = values.iter().map(|value| (value.len(), self.held.keep(value))).collect();
             let positions = state.queue.put(&partition, kept, first, ttl_ms, now, effects)?;
             let queue = self.clone();
             let of = partition.clone();
