@@ -17,6 +17,7 @@ mod collect;
 mod convert;
 mod definition;
 mod deployments;
+mod environment_size;
 mod garbage;
 mod generators;
 mod handles;
