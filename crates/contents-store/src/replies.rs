@@ -1,7 +1,8 @@
 //! What became of requests, for when they are repeated.
 //!
-//! A client repeats a request under the same key when it had no answer; that happens within seconds, also over a restart
-//! of the server, since it gives up after a few tries.
+//! A client repeats a request under the same key when it had no answer. Mostly that happens within seconds; but a put that
+//! waits for room repeats without end, so one that a server did not answer before it went down comes again when there is a
+//! server, after hours if it must be. How old is old is for the caller of [`ContentsStore::sweep`] to say.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
