@@ -54,6 +54,7 @@ impl Job {
 
     /// Notes that a get took these.
     pub fn take(
+        store: &ContentsStore,
         queue: &str,
         key: &str,
         positions: Vec<u64>,
@@ -61,8 +62,14 @@ impl Job {
         done: impl FnOnce(Result<(), ContentsError>) + Send + 'static,
     ) -> Self {
         let (queue, key) = (queue.to_owned(), key.to_owned());
+        let (writing, written, of) = (store.clone(), store.clone(), key.clone());
         let work = move |connection: &Connection| {
+            writing.begin_replacing(&key);
             replies::put(connection, &Note { key: &key, owner: &queue, now_ms }, Kind::Taken, &positions)
+        };
+        let done = move |result: Result<(), ContentsError>| {
+            written.end_replacing(&of, result.is_ok());
+            done(result);
         };
         Self::new(Room::none(), work, done)
     }

@@ -45,7 +45,7 @@ async fn put(store: &ContentsStore, partition: &str, values: &[&str], key: Optio
 }
 
 async fn take(store: &ContentsStore, key: &str, positions: Vec<u64>) {
-    told(store, |done| Job::take(QUEUE, key, positions, 1_000, done)).await.unwrap();
+    told(store, |done| Job::take(store, QUEUE, key, positions, 1_000, done)).await.unwrap();
 }
 
 async fn positions(store: &ContentsStore) -> Vec<u64> {

@@ -142,7 +142,7 @@ impl OpenQueue {
             Effect::Take { taking, key, positions } => {
                 let queue = self.clone();
                 let done = move |result| queue.on_take_written(taking, result);
-                jobs.push(Job::take(&self.id, &key, positions, now_ms(), done));
+                jobs.push(Job::take(&self.store, &self.id, &key, positions, now_ms(), done));
             }
             Effect::Untake { key } => jobs.push(Job::untake(&self.store, &key)),
             Effect::Forget { partition, through } => {
