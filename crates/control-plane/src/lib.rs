@@ -31,6 +31,7 @@ mod objects;
 mod options;
 mod owner;
 mod parameters;
+mod passing_blobs;
 mod queues;
 mod recorder;
 mod restore;
@@ -136,6 +137,7 @@ impl ControlPlane {
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
             objects: Default::default(),
+            passing_blobs: Default::default(),
             shared_files,
             listings: Default::default(),
             queues: queues::Queues::new(contents.clone()),
