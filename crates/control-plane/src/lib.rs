@@ -5,6 +5,7 @@
 //! (`apps::decide_departure`, `tasks::decide_ending`).
 
 mod admin;
+mod answer_limit;
 mod apps;
 mod buckets;
 mod build_logs;

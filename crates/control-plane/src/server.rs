@@ -22,6 +22,7 @@ use tower::ServiceExt;
 use types::ids::TaskId;
 use worker_protocol::{ContainerApi, ContainerStream};
 
+use crate::answer_limit::{AnswerRoom, Paced};
 use crate::caller::{Caller, ClientVersion, Principal};
 use crate::message_limit::{Hold, MAX_MESSAGE, MAX_WAITING, Measured};
 use crate::rpc::Api;
@@ -113,6 +114,9 @@ impl Server {
         let answer = tower::Service::call(&mut service, request).await;
         drop(hold);
         let mut answer = answer.unwrap_or_else(|never| match never {}).map(Body::new);
+        if let Some(room) = answer.extensions_mut().remove::<AnswerRoom>() {
+            answer = answer.map(|body| Body::new(Paced::new(body, room)));
+        }
         name_unimplemented(answer.headers_mut(), &path);
         answer
     }

@@ -17,6 +17,7 @@ use wire::file_entry::FileType;
 use wire::shared_volume_get_file_response::DataOneof as Got;
 use wire::shared_volume_put_file_request::DataOneof as Put;
 
+use crate::answer_limit;
 use crate::caller::Caller;
 use crate::clock::{now_ms, seconds};
 use crate::convert;
@@ -124,7 +125,9 @@ impl Api {
         let path = request.path.clone();
         let (file, length) = self.in_files(move |files| files.get(&id, &path)).await?;
         let file = File::from_std(file);
+        let mut room = None;
         let got = if length <= INLINE {
+            room = answer_limit::room_for(length as usize).await;
             let mut data = Vec::with_capacity(length as usize);
             // It may be written to meanwhile.
             let read = file.take(INLINE).read_to_end(&mut data).await;
@@ -135,7 +138,7 @@ impl Api {
             let copied = copy_into(&self.shared.blobs, &blob, file, length, &request.path).await;
             Got::DataBlobId(self.end_copy(&blob, copied).await?)
         };
-        Ok(Response::new(wire::SharedVolumeGetFileResponse { data_oneof: Some(got) }))
+        Ok(answer_limit::respond(wire::SharedVolumeGetFileResponse { data_oneof: Some(got) }, room))
     }
 
     /// A walk that waits for the client when that is slow.
