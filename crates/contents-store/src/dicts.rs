@@ -22,8 +22,15 @@ pub struct Updated {
     pub created: bool,
 }
 
-/// What a pop took.
-pub type Popped = Option<Bytes>;
+/// The value of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Value(Bytes),
+    /// It has more bytes than were asked for, and nothing of it was read or changed.
+    Larger {
+        bytes: usize,
+    },
+}
 
 type Entry = (Bytes, Bytes);
 
@@ -64,19 +71,30 @@ impl ContentsStore {
         self.change(bytes, work).await
     }
 
-    pub async fn dict_get(&self, dict: &str, key: Bytes, now_ms: u64) -> Result<Option<Bytes>, ContentsError> {
+    /// The value of a key, unless it is larger than `at_most` bytes.
+    pub async fn dict_get(
+        &self,
+        dict: &str,
+        key: Bytes,
+        at_most: usize,
+        now_ms: u64,
+    ) -> Result<Option<Found>, ContentsError> {
         let (of, wanted) = (dict.to_owned(), key.clone());
         let query = move |connection: &Connection| {
-            let select = "SELECT v.value, k.used_at_ms FROM dict_keys k JOIN dict_values v ON v.id = k.value
+            // The size of a value is in the row's head: a larger value is not read.
+            let select = "SELECT length(v.value), CASE WHEN length(v.value) <= ?4 THEN v.value END, k.used_at_ms
+                          FROM dict_keys k JOIN dict_values v ON v.id = k.value
                           WHERE k.dict = ?1 AND k.key = ?2 AND k.used_at_ms >= ?3";
-            let found = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?));
+            let entry = |row: &rusqlite::Row<'_>| Ok((found_value(row)?, row.get(2)?));
             let mut statement = connection.prepare_cached(select)?;
-            statement.query_row(params![of, wanted.as_ref(), used_before(now_ms)], found).optional()
+            statement.query_row(params![of, wanted.as_ref(), used_before(now_ms), at_most], entry).optional()
         };
-        let found: Option<(Vec<u8>, u64)> = self.read("read an entry of a dict", query).await?;
+        let found: Option<(Found, u64)> = self.read("read an entry of a dict", query).await?;
         let Some((value, used_at_ms)) = found else { return Ok(None) };
-        self.note_use(dict, key, used_at_ms, now_ms);
-        Ok(Some(value.into()))
+        if matches!(value, Found::Value(_)) {
+            self.note_use(dict, key, used_at_ms, now_ms);
+        }
+        Ok(Some(value))
     }
 
     pub async fn dict_contains(&self, dict: &str, key: Bytes, now_ms: u64) -> Result<bool, ContentsError> {
@@ -118,27 +136,29 @@ impl ContentsStore {
         self.read("count the entries of a dict", query).await
     }
 
-    /// Takes an entry away. A repeated request of the same key gets what the first one took.
+    /// Takes an entry away, unless its value is larger than `at_most` bytes. A repeated request of the same key gets what the
+    /// first one took.
     pub async fn dict_pop(
         &self,
         dict: &str,
         key: Bytes,
+        at_most: usize,
         request: Option<String>,
         now_ms: u64,
-    ) -> Result<Popped, ContentsError> {
+    ) -> Result<Option<Found>, ContentsError> {
         let dict = dict.to_owned();
         let work = move |connection: &Connection| {
             let request = request.as_deref();
             if let Some(reply) = request.map(|key| replies::get(connection, key)).transpose()?.flatten() {
-                return reply.body.first().map_or(Ok(None), |id| value(connection, *id));
+                return reply.body.first().map_or(Ok(None), |id| value_up_to(connection, *id, at_most));
             }
-            let delete = "DELETE FROM dict_keys WHERE dict = ?1 AND key = ?2 RETURNING value, used_at_ms";
-            let found: Option<(u64, u64)> = connection
-                .prepare_cached(delete)?
-                .query_row(params![dict, key.as_ref()], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            let Some((id, used_at_ms)) = found else { return Ok(None) };
-            let popped = value(connection, id)?.filter(|_| used_at_ms >= used_before(now_ms));
+            let Some((id, used_at_ms)) = known(connection, &dict, &key)? else { return Ok(None) };
+            let popped = value_up_to(connection, id, at_most)?.filter(|_| used_at_ms >= used_before(now_ms));
+            if matches!(popped, Some(Found::Larger { .. })) {
+                return Ok(popped);
+            }
+            let delete = "DELETE FROM dict_keys WHERE dict = ?1 AND key = ?2";
+            connection.prepare_cached(delete)?.execute(params![dict, key.as_ref()])?;
             match request.filter(|_| popped.is_some()) {
                 // The value goes when the note of it goes.
                 Some(key) => replies::put(connection, &Note { key, owner: &dict, now_ms }, Kind::Popped, &[id])?,
@@ -267,11 +287,7 @@ fn set(
     if_not_exists: bool,
     now_ms: u64,
 ) -> rusqlite::Result<bool> {
-    let select = "SELECT value, used_at_ms FROM dict_keys WHERE dict = ?1 AND key = ?2";
-    let known: Option<(u64, u64)> = connection
-        .prepare_cached(select)?
-        .query_row(params![dict, key.as_ref()], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+    let known = known(connection, dict, key)?;
     let note = "INSERT INTO dict_keys (dict, key, value, used_at_ms) VALUES (?1, ?2, ?3, ?4)
                 ON CONFLICT (dict, key) DO UPDATE SET value = excluded.value, used_at_ms = excluded.used_at_ms";
     let mut note = connection.prepare_cached(note)?;
@@ -292,6 +308,28 @@ fn set(
         }
     }
     Ok(true)
+}
+
+/// The id of an entry's value, and when it was used last.
+fn known(connection: &Connection, dict: &str, key: &Bytes) -> rusqlite::Result<Option<(u64, u64)>> {
+    let select = "SELECT value, used_at_ms FROM dict_keys WHERE dict = ?1 AND key = ?2";
+    let mut statement = connection.prepare_cached(select)?;
+    statement.query_row(params![dict, key.as_ref()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+}
+
+/// Of a row that begins with a value's length, and with the value if it is not too large.
+fn found_value(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
+    let value: Option<Vec<u8>> = row.get(1)?;
+    Ok(match value {
+        Some(value) => Found::Value(value.into()),
+        None => Found::Larger { bytes: row.get(0)? },
+    })
+}
+
+fn value_up_to(connection: &Connection, id: u64, at_most: usize) -> rusqlite::Result<Option<Found>> {
+    let select = "SELECT length(value), CASE WHEN length(value) <= ?2 THEN value END FROM dict_values WHERE id = ?1";
+    let mut statement = connection.prepare_cached(select)?;
+    statement.query_row(params![id, at_most], found_value).optional()
 }
 
 fn value(connection: &Connection, id: u64) -> rusqlite::Result<Option<Bytes>> {

@@ -27,7 +27,7 @@ mod schema;
 mod store;
 mod writer;
 
-pub use dicts::{Popped, Updated};
+pub use dicts::{Found, Updated};
 pub use error::ContentsError;
 pub use jobs::{Job, Room};
 pub use queues::{ItemRow, StoredItem};

@@ -54,6 +54,7 @@ impl Job {
 
     /// Notes that a get took these.
     pub fn take(
+        store: &ContentsStore,
         queue: &str,
         key: &str,
         positions: Vec<u64>,
@@ -61,8 +62,14 @@ impl Job {
         done: impl FnOnce(Result<(), ContentsError>) + Send + 'static,
     ) -> Self {
         let (queue, key) = (queue.to_owned(), key.to_owned());
+        let (writing, written, of) = (store.clone(), store.clone(), key.clone());
         let work = move |connection: &Connection| {
+            writing.begin_replacing(&key);
             replies::put(connection, &Note { key: &key, owner: &queue, now_ms }, Kind::Taken, &positions)
+        };
+        let done = move |result: Result<(), ContentsError>| {
+            written.end_replacing(&of, result.is_ok());
+            done(result);
         };
         Self::new(Room::none(), work, done)
     }
@@ -124,6 +131,17 @@ impl ContentsStore {
             positions.into_iter().map(value).map(|value| Ok(value?.map(Bytes::from))).collect()
         };
         self.read("read items of a queue", query).await
+    }
+
+    /// How many bytes [`Self::item_values`] would answer with.
+    pub async fn item_bytes(&self, positions: Vec<u64>) -> Result<usize, ContentsError> {
+        let query = move |connection: &Connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT length(value) FROM queue_items WHERE position = ?1")?;
+            let bytes = |position| statement.query_row([position], |row| row.get::<_, usize>(0)).optional();
+            positions.into_iter().map(bytes).map(|bytes| Ok(bytes?.unwrap_or(0))).sum()
+        };
+        self.read("look for the size of items of a queue", query).await
     }
 
     /// Ids of the queues and dicts that something is stored of.

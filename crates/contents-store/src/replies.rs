@@ -1,7 +1,8 @@
 //! What became of requests, for when they are repeated.
 //!
-//! A client repeats a request under the same key when it had no answer; that happens within seconds, also over a restart
-//! of the server, since it gives up after a few tries.
+//! A client repeats a request under the same key when it had no answer. Mostly that happens within seconds; but a put that
+//! waits for room repeats without end, so one that a server did not answer before it went down comes again when there is a
+//! server, after hours if it must be. How old is old is for the caller of [`ContentsStore::sweep`] to say.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -125,11 +126,14 @@ impl ContentsStore {
         loop {
             let old = self.read("find old replies", move |connection| find_old(connection, before_ms)).await?;
             let count = old.len();
-            if count > 0 {
-                self.change(0, move |connection| forget(connection, &old, before_ms)).await?;
-            }
-            swept += count;
-            if count < SWEEP_AT_ONCE {
+            let store = self.clone();
+            let is_untold = move |key: &str| store.is_untold(key);
+            let forgotten = match count {
+                0 => 0,
+                _ => self.change(0, move |connection| forget(connection, &old, before_ms, &is_untold)).await?,
+            };
+            swept += forgotten;
+            if count < SWEEP_AT_ONCE || forgotten == 0 {
                 return Ok(swept);
             }
         }
@@ -141,8 +145,15 @@ fn find_old(connection: &Connection, before_ms: u64) -> rusqlite::Result<Vec<Str
     statement.query_map(params![before_ms, SWEEP_AT_ONCE], |row| row.get(0))?.collect()
 }
 
-fn forget(connection: &Connection, keys: &[String], before_ms: u64) -> rusqlite::Result<()> {
-    for key in keys {
+/// What a note that is untold names was given back, and stays. Answers with how many were forgotten.
+fn forget(
+    connection: &Connection,
+    keys: &[String],
+    before_ms: u64,
+    is_untold: &impl Fn(&str) -> bool,
+) -> rusqlite::Result<usize> {
+    let mut forgotten = 0;
+    for key in keys.iter().filter(|key| !is_untold(key)) {
         // A request may have been repeated since it was found to be old.
         let old = "SELECT 1 FROM replies WHERE key = ?1 AND at_ms < ?2";
         if !connection.prepare_cached(old)?.exists(params![key, before_ms])? {
@@ -158,8 +169,10 @@ fn forget(connection: &Connection, keys: &[String], before_ms: u64) -> rusqlite:
             connection.prepare_cached(thing)?.execute([taken])?;
         }
         delete(connection, key)?;
+        forgotten += 1;
     }
-    give_back_pages(connection)
+    give_back_pages(connection)?;
+    Ok(forgotten)
 }
 
 impl ContentsStore {

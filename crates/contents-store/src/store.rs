@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -34,8 +35,17 @@ struct Inner {
     reading: Arc<Semaphore>,
     readers: Mutex<Vec<Connection>>,
     next_position: AtomicU64,
-    /// Keys of notes that did not happen, which the disk has not been told yet.
-    untold: Mutex<Vec<String>>,
+    /// Keys of notes that did not happen, which the disk has not been told yet. Changed on the writer's thread only, so that
+    /// it is in step with what has been written.
+    untold: Mutex<HashMap<String, Untold>>,
+}
+
+/// A note on disk that did not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Untold {
+    ToBeDeleted,
+    /// A later taking under the same key is being written over it.
+    Replaced,
 }
 
 impl ContentsStore {
@@ -65,20 +75,58 @@ impl ContentsStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// On the writer's thread, as are the next three.
     pub(crate) fn note_untold(&self, key: String) {
-        self.inner.untold.lock().push(key);
+        self.inner.untold.lock().insert(key, Untold::ToBeDeleted);
+    }
+
+    /// A request that waits again keeps its key: what it takes now is written over what is untold, and must not be deleted
+    /// as that. Then say [`Self::end_replacing`].
+    pub(crate) fn begin_replacing(&self, key: &str) {
+        if let Some(untold) = self.inner.untold.lock().get_mut(key) {
+            *untold = Untold::Replaced;
+        }
+    }
+
+    pub(crate) fn end_replacing(&self, key: &str, is_written: bool) {
+        let mut untold = self.inner.untold.lock();
+        if is_written {
+            untold.remove(key);
+        } else if let Some(untold) = untold.get_mut(key) {
+            *untold = Untold::ToBeDeleted;
+        }
+    }
+
+    pub(crate) fn is_untold(&self, key: &str) -> bool {
+        self.inner.untold.lock().contains_key(key)
+    }
+
+    fn to_be_told(&self) -> Vec<String> {
+        let untold = self.inner.untold.lock();
+        untold.iter().filter(|(_, state)| **state == Untold::ToBeDeleted).map(|(key, _)| key.clone()).collect()
     }
 
     /// Tells the disk again what it has not taken. As long as it refuses, what it holds must not be swept by its notes.
     pub(crate) async fn tell_again(&self) -> Result<(), ContentsError> {
-        let untold = self.inner.untold.lock().clone();
-        if untold.is_empty() {
+        if self.inner.untold.lock().is_empty() {
             return Ok(());
         }
-        let keys = untold.clone();
-        self.change(0, move |connection| keys.iter().try_for_each(|key| replies::delete(connection, key))).await?;
-        self.inner.untold.lock().retain(|key| !untold.contains(key));
-        Ok(())
+        let (store, (answer, answered)) = (self.clone(), oneshot::channel());
+        // Looked at when it is written: meanwhile one of the keys may have been taken under again.
+        let work = {
+            let store = self.clone();
+            move |connection: &Connection| {
+                let keys = store.to_be_told();
+                keys.iter().try_for_each(|key| replies::delete(connection, key)).map(|()| keys)
+            }
+        };
+        let done = move |result: Result<Vec<String>, ContentsError>| {
+            let told = result.map(|keys| store.inner.untold.lock().retain(|key, _| !keys.contains(key)));
+            // Whoever asked may have gone.
+            drop(answer.send(told));
+        };
+        self.send(vec![Job::new(Room::none(), work, done)]);
+        answered.await.unwrap_or(Err(ContentsError::Closed))
     }
 
     /// Positions for so many items, greater than all before: the first of them.
@@ -167,5 +215,58 @@ impl Inner {
         let reader = Connection::open_with_flags(&self.path, flags)?;
         reader.busy_timeout(std::time::Duration::from_secs(5))?;
         Ok(reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn take(store: &ContentsStore, key: &str, position: u64) {
+        let (told, stored) = oneshot::channel();
+        store.send(vec![Job::take(store, "qu-1", key, vec![position], 1, move |result| drop(told.send(result)))]);
+        stored.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_told_again_is_not_what_was_taken_since_under_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentsStore::open(&folder.path().join("contents.sqlite"), 1).unwrap();
+        take(&store, "again", 1).await;
+        take(&store, "gone", 2).await;
+        // The disk refused to hear that both were given back.
+        store.note_untold("again".to_owned());
+        store.note_untold("gone".to_owned());
+        take(&store, "again", 3).await;
+        store.tell_again().await.unwrap();
+        assert_eq!(store.taken_by("again".to_owned()).await.unwrap(), Some(vec![3]));
+        assert_eq!(store.taken_by("gone".to_owned()).await.unwrap(), None);
+        assert!(store.inner.untold.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_taking_that_is_written_together_with_what_is_told_again_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentsStore::open(&folder.path().join("contents.sqlite"), 1).unwrap();
+        take(&store, "again", 1).await;
+        store.note_untold("again".to_owned());
+        let (told, stored) = oneshot::channel();
+        let tell = store.clone();
+        // One group: the second is executed before the first is known to be on disk.
+        let later = Job::new(Room::none(), move |_: &Connection| Ok(tell.to_be_told()), |keys| drop(told.send(keys)));
+        store.send(vec![Job::take(&store, "qu-1", "again", vec![3], 1, |_| ()), later]);
+        assert_eq!(stored.await.unwrap().unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_taking_that_the_disk_refuses_leaves_what_is_to_be_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentsStore::open(&folder.path().join("contents.sqlite"), 1).unwrap();
+        take(&store, "again", 1).await;
+        store.note_untold("again".to_owned());
+        store.begin_replacing("again");
+        store.end_replacing("again", false);
+        store.tell_again().await.unwrap();
+        assert_eq!(store.taken_by("again".to_owned()).await.unwrap(), None);
     }
 }

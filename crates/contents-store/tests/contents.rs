@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use dorian_contents_store::{ContentsError, ContentsStore, ItemRow, Job, Room};
+use dorian_contents_store::{ContentsError, ContentsStore, Found, ItemRow, Job, Room};
 use tokio::sync::oneshot;
 
 const HOUR: u64 = 3_600_000;
@@ -45,7 +45,22 @@ async fn put(store: &ContentsStore, partition: &str, values: &[&str], key: Optio
 }
 
 async fn take(store: &ContentsStore, key: &str, positions: Vec<u64>) {
-    told(store, |done| Job::take(QUEUE, key, positions, 1_000, done)).await.unwrap();
+    told(store, |done| Job::take(store, QUEUE, key, positions, 1_000, done)).await.unwrap();
+}
+
+async fn get(store: &ContentsStore, key: &str, now_ms: u64) -> Option<Bytes> {
+    whole(store.dict_get(DICT, bytes(key), 1 << 30, now_ms).await.unwrap())
+}
+
+async fn pop(store: &ContentsStore, key: &str, request: Option<&str>, now_ms: u64) -> Option<Bytes> {
+    whole(store.dict_pop(DICT, bytes(key), 1 << 30, request.map(str::to_owned), now_ms).await.unwrap())
+}
+
+fn whole(found: Option<Found>) -> Option<Bytes> {
+    found.map(|found| match found {
+        Found::Value(value) => value,
+        Found::Larger { bytes } => panic!("{bytes} bytes are more than were asked for"),
+    })
 }
 
 async fn positions(store: &ContentsStore) -> Vec<u64> {
@@ -104,9 +119,9 @@ async fn a_repeated_update_does_not_bring_back_what_was_popped() {
     let entries = || vec![(bytes("k"), bytes("job"))];
     let update = async |key: &str| store.dict_update(DICT, entries(), false, Some(key.to_owned()), 1).await.unwrap();
     update("put-1").await;
-    assert_eq!(store.dict_pop(DICT, bytes("k"), Some("pop-1".to_owned()), 1).await.unwrap(), Some(bytes("job")));
+    assert_eq!(pop(&store, "k", Some("pop-1"), 1).await, Some(bytes("job")));
     assert!(update("put-1").await.created);
-    assert_eq!(store.dict_pop(DICT, bytes("k"), Some("pop-2".to_owned()), 1).await.unwrap(), None);
+    assert_eq!(pop(&store, "k", Some("pop-2"), 1).await, None);
     update("put-2").await;
     assert_eq!(store.dict_len(DICT, 9, 1).await.unwrap(), 1);
 }
@@ -171,8 +186,8 @@ async fn entries_are_set_read_counted_listed_and_cleared() {
     store.dict_update(DICT, entries(&[("a", "changed")]), false, None, 1).await.unwrap();
     store.dict_update("di-2", entries(&[("a", "other")]), false, None, 1).await.unwrap();
     let store = open(folder.path());
-    assert_eq!(store.dict_get(DICT, bytes("a"), 1).await.unwrap(), Some(bytes("changed")));
-    assert_eq!(store.dict_get(DICT, bytes("c"), 1).await.unwrap(), None);
+    assert_eq!(get(&store, "a", 1).await, Some(bytes("changed")));
+    assert_eq!(get(&store, "c", 1).await, None);
     assert!(store.dict_contains(DICT, bytes(""), 1).await.unwrap());
     assert_eq!(store.dict_len(DICT, 100, 1).await.unwrap(), 3);
     assert_eq!(store.dict_len(DICT, 2, 1).await.unwrap(), 2);
@@ -209,7 +224,7 @@ async fn an_entry_is_made_once_and_the_same_request_hears_the_same_again() {
         |request: &str| store.dict_update(DICT, entries(&[("lock", "x")]), true, Some(request.to_owned()), 1_000);
     assert!(again("request-1").await.unwrap().created, "its answer was lost, not its lock");
     assert!(!again("request-2").await.unwrap().created);
-    assert_eq!(store.dict_get(DICT, bytes("lock"), 1_000).await.unwrap(), Some(bytes("mine")));
+    assert_eq!(get(&store, "lock", 1_000).await, Some(bytes("mine")));
 }
 
 #[tokio::test]
@@ -217,17 +232,33 @@ async fn a_value_is_popped_once_and_given_again_to_the_same_request() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     store.dict_update(DICT, entries(&[("a", "1")]), false, None, 1_000).await.unwrap();
-    let pop = |store: ContentsStore, request: &'static str| async move {
-        store.dict_pop(DICT, bytes("a"), Some(request.to_owned()), 1_000).await.unwrap()
-    };
-    assert_eq!(pop(store.clone(), "request-1").await, Some(bytes("1")));
-    assert_eq!(pop(store.clone(), "request-2").await, None);
+    let pop_a =
+        |store: ContentsStore, request: &'static str| async move { pop(&store, "a", Some(request), 1_000).await };
+    assert_eq!(pop_a(store.clone(), "request-1").await, Some(bytes("1")));
+    assert_eq!(pop_a(store.clone(), "request-2").await, None);
     let next = open(folder.path());
-    assert_eq!(pop(next.clone(), "request-1").await, Some(bytes("1")));
+    assert_eq!(pop_a(next.clone(), "request-1").await, Some(bytes("1")));
     next.dict_update(DICT, entries(&[("a", "2")]), false, None, 1_000).await.unwrap();
     assert_eq!(next.sweep(1_001).await.unwrap(), 1);
-    assert_eq!(next.dict_get(DICT, bytes("a"), 1_000).await.unwrap(), Some(bytes("2")));
-    assert_eq!(next.dict_pop(DICT, bytes("a"), None, 1_000).await.unwrap(), Some(bytes("2")));
+    assert_eq!(get(&next, "a", 1_000).await, Some(bytes("2")));
+    assert_eq!(pop(&next, "a", None, 1_000).await, Some(bytes("2")));
+}
+
+#[tokio::test]
+async fn a_value_that_is_larger_than_asked_for_stays_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.dict_update(DICT, entries(&[("a", "12345")]), false, None, 1).await.unwrap();
+    let larger = Some(Found::Larger { bytes: 5 });
+    let pop_up_to = |at_most| store.dict_pop(DICT, bytes("a"), at_most, Some("pop".to_owned()), 1);
+    assert_eq!(store.dict_get(DICT, bytes("a"), 4, 1).await.unwrap(), larger);
+    assert_eq!(pop_up_to(4).await.unwrap(), larger);
+    assert_eq!(get(&store, "a", 1).await, Some(bytes("12345")));
+    assert_eq!(pop_up_to(5).await.unwrap(), Some(Found::Value(bytes("12345"))));
+    assert_eq!(get(&store, "a", 1).await, None);
+    // So it is when the same request asks again.
+    assert_eq!(pop_up_to(4).await.unwrap(), larger);
+    assert_eq!(pop_up_to(5).await.unwrap(), Some(Found::Value(bytes("12345"))));
 }
 
 #[tokio::test]
@@ -237,14 +268,14 @@ async fn an_entry_goes_a_week_after_its_last_use() {
     store.dict_update(DICT, entries(&[("read", "1"), ("idle", "2")]), false, None, 0).await.unwrap();
     assert!(store.dict_contains(DICT, bytes("read"), 6 * DAY).await.unwrap());
     let later = 7 * DAY + 2 * HOUR;
-    assert_eq!(store.dict_get(DICT, bytes("idle"), later).await.unwrap(), None);
-    assert_eq!(store.dict_pop(DICT, bytes("idle"), None, 7 * DAY).await.unwrap(), Some(bytes("2")), "not a day early");
+    assert_eq!(get(&store, "idle", later).await, None);
+    assert_eq!(pop(&store, "idle", None, 7 * DAY).await, Some(bytes("2")), "not a day early");
     store.dict_update(DICT, entries(&[("old", "3")]), false, None, 0).await.unwrap();
     assert!(store.dict_update(DICT, entries(&[("old", "4")]), true, None, later).await.unwrap().created);
     store.dict_update(DICT, entries(&[("dead", "5")]), false, None, 0).await.unwrap();
     store.expire_entries(later).await.unwrap();
     assert_eq!(store.dict_len(DICT, 10, 0).await.unwrap(), 2);
-    assert_eq!(store.dict_get(DICT, bytes("read"), later).await.unwrap(), Some(bytes("1")));
+    assert_eq!(get(&store, "read", later).await, Some(bytes("1")));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! (`apps::decide_departure`, `tasks::decide_ending`).
 
 mod admin;
+mod answer_limit;
 mod apps;
 mod buckets;
 mod build_logs;
@@ -17,6 +18,7 @@ mod collect;
 mod convert;
 mod definition;
 mod deployments;
+mod environment_size;
 mod garbage;
 mod generators;
 mod handles;
@@ -30,6 +32,7 @@ mod objects;
 mod options;
 mod owner;
 mod parameters;
+mod passing_blobs;
 mod queues;
 mod recorder;
 mod restore;
@@ -135,6 +138,7 @@ impl ControlPlane {
             mounts: Default::default(),
             secrets: secrets::Secrets::new(&parts.secret_key),
             objects: Default::default(),
+            passing_blobs: Default::default(),
             shared_files,
             listings: Default::default(),
             queues: queues::Queues::new(contents.clone()),

@@ -5,7 +5,8 @@
 //!
 //! Requests of many megabytes are allowed, thousands of them could come at once, and each is collected in memory before it
 //! is handled. So a large one first takes its length from what all of them share, waits for others if need be (the
-//! transport then stops its sender), and may not fall silent meanwhile. What a waiting one has sent already stays with the
+//! transport then stops its sender), and may not fall silent meanwhile. It keeps that until its handler has answered, not
+//! only until its body is read: a handler may itself wait, with all of the message in its hands. What a waiting one has sent already stays with the
 //! transport and uses up the window that it shares with all calls of its connection, so only so many wait as leave room
 //! in that (see `server.rs`). Small ones touch none of this. What they amount to is bounded by the number of calls that a
 //! connection may have open, not here.
@@ -13,11 +14,13 @@
 //! A request is one message: no call that we serve takes more.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
@@ -107,12 +110,21 @@ impl Room {
     }
 }
 
+/// What a large request has taken of the room. It goes when the request is refused, and otherwise with the last of those who
+/// have this: the body, and whoever handles what was in it.
+#[derive(Clone, Default)]
+pub struct Hold(Arc<Mutex<Option<SemaphorePermit<'static>>>>);
+
 /// A request that needs room.
 enum Large {
     /// `first`: the frame that said how long it is.
-    Waiting { first: Bytes, entry: Entry },
-    /// Until the body is dropped: by then the message is handed on.
-    Inside { _room: SemaphorePermit<'static>, silence: Pin<Box<Sleep>> },
+    Waiting {
+        first: Bytes,
+        entry: Entry,
+    },
+    Inside {
+        silence: Pin<Box<Sleep>>,
+    },
 }
 
 /// A request's body that ends with a refusal, before anything of it is kept, when its message is too long, and that waits
@@ -127,15 +139,18 @@ pub struct Measured<B: Body<Data = Bytes> + Send + Unpin + 'static> {
     /// Bytes of the message that are still to come, once its length is known.
     left: u64,
     large: Option<Large>,
+    hold: Hold,
 }
 
 impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Measured<B> {
-    pub fn new(body: B, method: &str) -> Self {
-        Self::within(&ROOM, body, method)
+    /// `hold` is to be kept by the caller until the request is handled.
+    pub fn new(body: B, method: &str, hold: Hold) -> Self {
+        Self::within(&ROOM, body, method, hold)
     }
 
-    fn within(room: &'static Room, body: B, method: &str) -> Self {
-        Self { body: Some(body), limit: limit_of(method), room, prefix: [0; PREFIX], read: 0, left: 0, large: None }
+    fn within(room: &'static Room, body: B, method: &str, hold: Hold) -> Self {
+        let limit = limit_of(method);
+        Self { body: Some(body), limit, room, prefix: [0; PREFIX], read: 0, left: 0, large: None, hold }
     }
 
     /// The message's length, when these bytes complete what says it.
@@ -163,6 +178,7 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Measured<B> {
     /// The sender is told with the answer that the rest is not wanted.
     fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         (self.body, self.large) = (None, None);
+        *self.hold.0.lock() = None;
         Poll::Ready(Some(Err(status.into())))
     }
 }
@@ -182,11 +198,12 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for Measured<B> {
                 return this.end(Status::unavailable("the server is being stopped"));
             };
             let first = std::mem::take(first);
-            this.large = Some(Large::Inside { _room: room, silence: Box::pin(sleep(SILENCE)) });
+            *this.hold.0.lock() = Some(room);
+            this.large = Some(Large::Inside { silence: Box::pin(sleep(SILENCE)) });
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let polled = Pin::new(body).poll_frame(context);
-        if let Some(Large::Inside { silence, .. }) = &mut this.large {
+        if let Some(Large::Inside { silence }) = &mut this.large {
             match &polled {
                 Poll::Ready(_) => silence.as_mut().reset(Instant::now() + SILENCE),
                 Poll::Pending if silence.as_mut().poll(context).is_ready() => {
@@ -265,7 +282,7 @@ mod tests {
         start.extend(b"content");
         let rest = start.split_off(cut_at);
         let chunks = vec![start.into(), rest.into(), Bytes::from_static(b"more"), Bytes::from_static(b"and more")];
-        Measured::new(Chunks(chunks.into_iter()), method)
+        Measured::new(Chunks(chunks.into_iter()), method, Hold::default())
     }
 
     type Next = Option<Result<Frame<Bytes>, BoxError>>;
@@ -306,9 +323,13 @@ mod tests {
 
     /// A message of which only the length has come.
     fn begun(room: &'static Room, length: u64) -> (mpsc::UnboundedSender<Bytes>, Measured<Arriving>) {
+        begun_with(room, length, Hold::default())
+    }
+
+    fn begun_with(room: &'static Room, length: u64, hold: Hold) -> (mpsc::UnboundedSender<Bytes>, Measured<Arriving>) {
         let (chunks, arriving) = mpsc::unbounded_channel();
         chunks.send([&[0], &(length as u32).to_be_bytes()[..]].concat().into()).unwrap();
-        (chunks, Measured::within(room, Arriving(arriving), "FunctionMap"))
+        (chunks, Measured::within(room, Arriving(arriving), "FunctionMap", hold))
     }
 
     #[tokio::test]
@@ -386,6 +407,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_large_request_keeps_its_room_until_its_handler_has_answered() {
+        let (room, handling) = (room(8), Hold::default());
+        let (chunks, mut first) = begun_with(room, 5 * MIB, handling.clone());
+        chunks.send(vec![7; 5 << 20].into()).unwrap();
+        drop(chunks);
+        read(&mut first).await.unwrap();
+        // The message is decoded, and its handler waits for something.
+        drop(first);
+        let (_b, mut second) = begun(room, 5 * MIB);
+        assert!(next(&mut second).now_or_never().is_none());
+        drop(handling);
+        next(&mut second).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_request_leaves_its_room_at_once() {
+        let (room, handling) = (room(8), Hold::default());
+        let (chunks, mut body) = begun_with(room, 5 * MIB, handling.clone());
+        chunks.send(vec![7; (5 << 20) + 1].into()).unwrap();
+        read(&mut body).await.unwrap_err();
+        assert_eq!(room.free.available_permits(), 8 << 10);
+    }
+
+    #[tokio::test]
     async fn a_request_larger_than_all_the_room_passes_alone() {
         let room = room(2);
         let ((_a, mut first), (_b, mut second)) = (begun(room, 100 * MIB), begun(room, 2 * MIB));
@@ -417,7 +462,8 @@ mod tests {
     async fn requests_that_wait_do_not_stop_the_others_of_their_connection() {
         let room = room(8);
         let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
-            let read = read(&mut Measured::within(room, request.into_body(), "FunctionMap")).await;
+            let mut body = Measured::within(room, request.into_body(), "FunctionMap", Hold::default());
+            let read = read(&mut body).await;
             read.map(|all| http::Response::new(axum::body::Body::from(all.len().to_string())))
         });
         let (here, there) = tokio::io::duplex(1 << 20);

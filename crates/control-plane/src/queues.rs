@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use queues::{Effect, GetId, Item, LookId, Queue, Refusal, Stored, Taking};
 use tokio::sync::{OnceCell, oneshot};
 
-pub use callers::{GetRequest, PutRequest};
+pub use callers::{Answered, GetRequest, PutRequest};
 pub use values::{Held, HeldBytes};
 
 use crate::clock::now_ms;
@@ -35,6 +35,9 @@ pub enum QueueError {
     Store(#[from] ContentsError),
     #[error("the queue was deleted")]
     Gone,
+    /// Nothing was taken.
+    #[error("the server sends as many large answers as it keeps in memory, and waited for room in vain; try again")]
+    Busy,
     /// The same caller asks again on another connection: nobody hears this.
     #[error("the request was repeated, and its repetition is answered")]
     Replaced,
@@ -142,7 +145,7 @@ impl OpenQueue {
             Effect::Take { taking, key, positions } => {
                 let queue = self.clone();
                 let done = move |result| queue.on_take_written(taking, result);
-                jobs.push(Job::take(&self.id, &key, positions, now_ms(), done));
+                jobs.push(Job::take(&self.store, &self.id, &key, positions, now_ms(), done));
             }
             Effect::Untake { key } => jobs.push(Job::untake(&self.store, &key)),
             Effect::Forget { partition, through } => {

@@ -87,6 +87,17 @@ impl Shared {
         Ok(all)
     }
 
+    /// Names of these secrets, or their ids, with the bytes of their variables.
+    pub fn secret_sizes(&self, ids: &[SecretId]) -> Vec<(String, usize)> {
+        let size_of = |id: &SecretId| {
+            let record = self.secrets.get(id)?;
+            let variables = self.secrets.open(&record).ok()?;
+            let bytes = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+            Some((record.name.clone().unwrap_or_else(|| id.to_string()), bytes))
+        };
+        ids.iter().filter_map(size_of).collect()
+    }
+
     /// To the second: a container start must not wait for the disk, nor write more than it must.
     fn note_use(&self, record: &SecretRecord) {
         let now = now_ms();

@@ -22,8 +22,9 @@ use tower::ServiceExt;
 use types::ids::TaskId;
 use worker_protocol::{ContainerApi, ContainerStream};
 
+use crate::answer_limit::{AnswerRoom, Paced};
 use crate::caller::{Caller, ClientVersion, Principal};
-use crate::message_limit::{MAX_MESSAGE, MAX_WAITING, Measured};
+use crate::message_limit::{Hold, MAX_MESSAGE, MAX_WAITING, Measured};
 use crate::rpc::Api;
 use crate::shared::Shared;
 
@@ -106,9 +107,16 @@ impl Server {
             Err(status) => return status.into_http(),
         };
         let mut service = self.service.clone();
-        let request = request.map(|body| Measured::new(body, path.strip_prefix(SERVICE).unwrap_or_default()));
+        // The library lets go of the body as soon as the message is decoded; the message is in memory until it is handled.
+        let hold = Hold::default();
+        let method = path.strip_prefix(SERVICE).unwrap_or_default();
+        let request = request.map(|body| Measured::new(body, method, hold.clone()));
         let answer = tower::Service::call(&mut service, request).await;
+        drop(hold);
         let mut answer = answer.unwrap_or_else(|never| match never {}).map(Body::new);
+        if let Some(room) = answer.extensions_mut().remove::<AnswerRoom>() {
+            answer = answer.map(|body| Body::new(Paced::new(body, room)));
+        }
         name_unimplemented(answer.headers_mut(), &path);
         answer
     }

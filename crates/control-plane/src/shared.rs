@@ -28,6 +28,7 @@ use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
 use crate::mounts::Mounts;
 use crate::objects::Objects;
 use crate::owner::Owner;
+use crate::passing_blobs::PassingBlobs;
 use crate::queues::Queues;
 use crate::rpc::listings::Listings;
 use crate::schedules::Schedules;
@@ -62,6 +63,7 @@ pub struct Shared {
     pub store: MetadataStore,
     pub blobs: DiskBlobs,
     pub blob_key: UrlKey,
+    pub passing_blobs: PassingBlobs,
     pub worker: WorkerHandle,
     pub capacity: CapacityPool,
     pub environments: RwLock<BTreeMap<String, EnvironmentRecord>>,
@@ -442,7 +444,7 @@ const UPLOADS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 impl Shared {
     /// Deletes, at the start and every hour, what has expired: results, uploads that were given up, blobs that no record
-    /// names.
+    /// names, of those that are known to be [passing](crate::passing_blobs) the ones whose time is over.
     pub async fn expiry_loop(self: Arc<Self>) {
         loop {
             // At once: a server that is often restarted has no hour.
@@ -485,7 +487,8 @@ impl Shared {
             self.store.blobs_in_use().await.map_err(|e| text(&e))?.into_iter().collect();
         // A day more than results live: calls that are only in memory are long answered by then.
         let old = self.blobs.blobs_before(now - RESULTS_KEPT - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
-        for blob in expired.blobs.into_iter().chain(old).filter(|b| !in_use.contains(b)) {
+        let passing = self.passing_blobs.take_over(now_ms());
+        for blob in expired.blobs.into_iter().chain(old).chain(passing).filter(|b| !in_use.contains(b)) {
             self.blobs.delete(&blob).await.map_err(|e| text(&e))?;
         }
         // Files that came for volumes, which have their own copy, and for mounts that are no more.

@@ -12,6 +12,7 @@ use worker_protocol::{Descriptor, TaskSpec};
 
 use crate::clock::now_ms;
 use crate::definition::Definition;
+use crate::environment_size;
 use crate::handles;
 use crate::logs::Origin;
 use crate::shared::Shared;
@@ -40,6 +41,10 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
     let buckets = crate::buckets::bucket_mounts(shared, &definition)?;
     let shared_folders = crate::buckets::shared_folders(shared, &definition).await?;
     let secrets = shared.secret_variables(&definition.secrets)?;
+    let env = environment(shared, task, &definition, &built, secrets);
+    environment_size::check(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), || {
+        shared.secret_sizes(&definition.secrets)
+    })?;
     let arguments = container_arguments(shared, task, &definition);
     let (volumes, mounts) = shared.volume_specs(&definition.volumes).await?;
     *task.mounts.lock() = mounts;
@@ -52,7 +57,7 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         function: owner.id.clone(),
         layers,
         argv: argv(&definition, &built, &arguments),
-        env: environment(shared, task, &definition, &built, secrets).into(),
+        env: env.into(),
         cwd: built.config.workdir.clone().unwrap_or_else(|| "/root".to_owned()),
         container_arguments: arguments,
         memory_limit_bytes: Some(resources.memory_mib_max.map_or(ceiling << 20, mib)),

@@ -101,6 +101,10 @@ impl<V> Queue<V> {
     ) -> Result<RangeInclusive<Position>, Refusal> {
         let sizes: Vec<usize> = values.iter().map(|(bytes, _)| *bytes).collect();
         self.expire_partition(partition, now, effects);
+        if self.check_put(partition, &sizes) == Err(Refusal::QueueFull) {
+            // Of those whose time is over and that nobody has asked for.
+            self.expire(now, effects);
+        }
         self.check_put(partition, &sizes)?;
         let mut position = first;
         for (bytes, value) in values {

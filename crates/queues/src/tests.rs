@@ -212,6 +212,11 @@ fn a_queue_has_as_many_partitions_as_documented() {
     assert_eq!(desk.try_put("one more", vec![(1, 1)]), Err(Refusal::QueueFull));
     desk.get("7", 1, false);
     assert!(desk.try_put("one more", vec![(1, 1)]).is_ok());
+    assert_eq!(desk.try_put("and another", vec![(1, 1)]), Err(Refusal::QueueFull));
+    // Those whose time is over do not count.
+    desk.now += DAY;
+    assert!(desk.try_put("and another", vec![(1, 1)]).is_ok());
+    assert_eq!(desk.queue.partitions(), 1);
 }
 
 #[test]

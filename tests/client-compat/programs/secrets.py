@@ -120,6 +120,24 @@ def check_a_secret_that_is_too_large_is_refused_once():
             raise AssertionError("it was accepted")
 
 
+def failure_with(secrets):
+    other = modal.App("too-large-an-environment")
+    nothing = other.function(secrets=secrets, serialized=True, name="nothing")(lambda: None)
+    try:
+        with other.run():
+            nothing.remote()
+    except Exception as error:
+        return str(error)
+    raise AssertionError("it was started")
+
+
+def check_variables_that_no_program_could_be_given_are_named():
+    assert "`LARGE`" in failure_with([modal.Secret.from_dict({"LARGE": "x" * (200 << 10)})])
+    halves = [{f"A{number}": "x" * (125 << 10), f"B{number}": "x" * (125 << 10)} for number in range(8)]
+    together = failure_with([modal.Secret.from_dict(half) for half in halves])
+    assert "KiB together" in together and together.count(" 251 KiB") == 8, together
+
+
 @app.local_entrypoint()
 def main(only: str = ""):
     import checks

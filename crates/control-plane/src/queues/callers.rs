@@ -11,9 +11,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Delivery, OpenQueue, QueueError, Value};
+use crate::answer_limit::{self, AnswerRoom};
 
 /// What one look answers at most: items, and bytes unless the first has more.
 const LOOK: (usize, usize) = (200, 16 << 20);
+
+/// How long values wait for room for their answer. What a get took stays on disk for two minutes only, and goes back before.
+const ROOM_PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct PutRequest {
     /// The same for all tries of a request; without one, each is new.
@@ -34,6 +38,13 @@ pub struct GetRequest {
     pub patience: Duration,
 }
 
+/// Values for a caller, and what they have taken of the room for large answers.
+#[derive(Debug, Default)]
+pub struct Answered<T> {
+    pub values: Vec<T>,
+    pub room: Option<AnswerRoom>,
+}
+
 impl OpenQueue {
     /// Returns when the values are on disk.
     pub async fn put(self: &Arc<Self>, request: PutRequest) -> Result<(), QueueError> {
@@ -44,6 +55,8 @@ impl OpenQueue {
             return Ok(());
         }
         let room = self.store.room(values.iter().map(Bytes::len).sum()).await?;
+        // Before the lock: copying megabytes takes a while.
+        let kept = values.iter().map(|value| (value.len(), self.held.keep(value))).collect();
         let (told, stored) = oneshot::channel();
         self.act(|state, now, effects, jobs| {
             if state.is_gone {
@@ -52,7 +65,6 @@ impl OpenQueue {
             let first = self.store.positions(values.len() as u64);
             let rows = (first..).zip(&values).map(|(position, value)| ItemRow { position, value: value.clone() });
             let rows = rows.collect();
-            let kept = values.iter().map(|value| (value.len(), self.held.keep(value))).collect();
             let positions = state.queue.put(&partition, kept, first, ttl_ms, now, effects)?;
             let queue = self.clone();
             let of = partition.clone();
@@ -72,12 +84,12 @@ impl OpenQueue {
     }
 
     /// The next values, as many as there are up to the wanted number; waits for the first. Nothing when none came in time.
-    pub async fn get(self: &Arc<Self>, request: GetRequest) -> Result<Vec<Bytes>, QueueError> {
+    pub async fn get(self: &Arc<Self>, request: GetRequest) -> Result<Answered<Bytes>, QueueError> {
         let GetRequest { key, is_repeated, partition, wanted, patience } = request;
         if is_repeated {
             self.leave_earlier(&key);
-            if let Some(values) = self.taken_before(&key).await? {
-                return Ok(values);
+            if let Some(answered) = self.taken_before(&key).await? {
+                return Ok(answered);
             }
         }
         let (answer, mut answered) = oneshot::channel();
@@ -97,11 +109,11 @@ impl OpenQueue {
         // Dropped with this request when the caller goes away.
         let _open = OpenGet { queue: self.clone(), id };
         let answer = match got {
-            Got::Nothing => return Ok(Vec::new()),
+            Got::Nothing => return Ok(Answered::default()),
             Got::Items => answered.await,
             Got::Waits => match timeout(patience, &mut answered).await {
                 Ok(answer) => answer,
-                Err(_) if self.act(|state, _, _, _| state.queue.stop_waiting(id)) => return Ok(Vec::new()),
+                Err(_) if self.act(|state, _, _, _| state.queue.stop_waiting(id)) => return Ok(Answered::default()),
                 // It has taken something at the last moment.
                 Err(_) => answered.await,
             },
@@ -120,10 +132,11 @@ impl OpenQueue {
     }
 
     /// What an earlier try of the same request took.
-    async fn taken_before(&self, key: &str) -> Result<Option<Vec<Bytes>>, QueueError> {
+    async fn taken_before(&self, key: &str) -> Result<Option<Answered<Bytes>>, QueueError> {
         let Some(positions) = self.store.taken_by(key.to_owned()).await? else { return Ok(None) };
+        let room = room_for(self.store.item_bytes(positions.clone()).await?).await?;
         let values: Vec<Bytes> = self.store.item_values(positions).await?.into_iter().flatten().collect();
-        Ok(Some(values).filter(|values| !values.is_empty()))
+        Ok(Some(Answered { values, room }).filter(|answered| !answered.values.is_empty()))
     }
 
     /// Values behind a position with their positions, which stay where they are; waits for the first.
@@ -132,11 +145,11 @@ impl OpenQueue {
         partition: &Bytes,
         mut after: Position,
         patience: Duration,
-    ) -> Result<Vec<(Position, Bytes)>, QueueError> {
+    ) -> Result<Answered<(Position, Bytes)>, QueueError> {
         let deadline = Instant::now() + patience;
         loop {
             let (news, told) = oneshot::channel();
-            let (found, look) = self.act(|state, now, _, _| {
+            let (found, bytes, look) = self.act(|state, now, _, _| {
                 if state.is_gone {
                     return Err(QueueError::Gone);
                 }
@@ -144,16 +157,20 @@ impl OpenQueue {
                     return Err(Refusal::TooManyGets.into());
                 }
                 let found = state.queue.look(partition, after, LOOK, now);
-                let found: Vec<_> = found.into_iter().map(|item| (item.position, in_memory(item))).collect();
+                let bytes: usize = found.iter().map(|item| item.bytes).sum();
+                // While it waits for room it keeps nothing that somebody may take: it would not be counted then.
+                let kept = |item| in_memory(item).filter(|_| bytes <= answer_limit::SMALL);
+                let found: Vec<_> = found.into_iter().map(|item| (item.position, kept(item))).collect();
                 let look = LookId(state.new_id());
                 if found.is_empty() {
                     state.queue.wait_to_look(look, partition);
                     state.looks.insert(look, news);
                 }
-                Ok((found, look))
+                Ok((found, bytes, look))
             })?;
             let _open = OpenLook { queue: self, look, partition };
             let last = found.last().map(|(position, _)| *position);
+            let room = room_for(bytes).await?;
             let values = self.with_values(found).await?;
             let is_over = match last {
                 // Gone between the look and the reading.
@@ -165,7 +182,7 @@ impl OpenQueue {
                 None => timeout_at(deadline, told).await.is_err(),
             };
             if is_over {
-                return Ok(values);
+                return Ok(Answered { values, room });
             }
         }
     }
@@ -201,18 +218,23 @@ impl OpenQueue {
     }
 }
 
+async fn room_for(bytes: usize) -> Result<Option<AnswerRoom>, QueueError> {
+    timeout(ROOM_PATIENCE, answer_limit::room_for(bytes)).await.map_err(|_| QueueError::Busy)
+}
+
 fn in_memory(item: &Item<Value>) -> Option<Bytes> {
     item.value.as_ref().map(|held| held.bytes.clone())
 }
 
 impl Delivery {
     /// The values; from here on they are the caller's.
-    async fn into_values(mut self) -> Result<Vec<Bytes>, QueueError> {
+    async fn into_values(mut self) -> Result<Answered<Bytes>, QueueError> {
+        let room = room_for(self.items.iter().map(|item| item.bytes).sum()).await?;
         let found = self.items.iter().map(|item| (item.position, in_memory(item))).collect();
         let values = self.queue.with_values(found).await?;
         self.items.clear();
         self.queue.act(|state, _, _, _| state.queue.on_delivered(self.get));
-        Ok(values.into_iter().map(|(_, value)| value).collect())
+        Ok(Answered { values: values.into_iter().map(|(_, value)| value).collect(), room })
     }
 }
 

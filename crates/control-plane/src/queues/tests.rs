@@ -37,7 +37,7 @@ fn request(key: &str, wanted: usize, patience: Duration) -> GetRequest {
 }
 
 async fn get(queue: &Arc<OpenQueue>, key: &str, wanted: usize, patience: Duration) -> Result<Vec<Bytes>, QueueError> {
-    queue.get(request(key, wanted, patience)).await
+    Ok(queue.get(request(key, wanted, patience)).await?.values)
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_caller_that_goes_away_at_any_moment_takes_nothing_with_it() {
         let asked = queue.get(request(&key, 1, LONG));
         // Dropped before, while or after its taking is written.
         if let Ok(got) = tokio::time::timeout(patience, asked).await {
-            assert_eq!(got.unwrap(), ["one"]);
+            assert_eq!(got.unwrap().values, ["one"]);
             put(&queue, &["one"]).await.unwrap();
         }
     }
@@ -112,7 +112,7 @@ async fn a_repeated_request_happens_once() {
     assert_eq!(queue.len(None), 1);
     assert_eq!(get(&queue, "get", 1, LONG).await.unwrap(), ["one"]);
     let again = GetRequest { is_repeated: true, ..request("get", 1, Duration::ZERO) };
-    assert_eq!(queue.get(again).await.unwrap(), ["one"]);
+    assert_eq!(queue.get(again).await.unwrap().values, ["one"]);
     put_as(&queue, values, Some("never seen"), true).await.unwrap();
     assert_eq!(queue.len(None), 1);
 }
@@ -124,20 +124,41 @@ async fn large_values_come_from_the_disk() {
     let large = Bytes::from(vec![7; MAX_ITEM_BYTES]);
     put_as(&queue, vec![large.clone(), Bytes::from_static(b"small"), large.clone()], None, false).await.unwrap();
     let seen = queue.look(&Bytes::new(), 0, Duration::ZERO).await.unwrap();
-    assert!(seen.iter().map(|(_, value)| value.len()).eq([MAX_ITEM_BYTES, 5, MAX_ITEM_BYTES]));
-    assert_eq!(get(&queue, "get", 9, LONG).await.unwrap(), [large.clone(), Bytes::from_static(b"small"), large]);
+    assert!(seen.room.is_some(), "it shares the room of large answers");
+    assert!(seen.values.iter().map(|(_, value)| value.len()).eq([MAX_ITEM_BYTES, 5, MAX_ITEM_BYTES]));
+    let got = queue.get(request("get", 9, LONG)).await.unwrap();
+    assert_eq!(got.values, [large.clone(), Bytes::from_static(b"small"), large]);
+    assert!(got.room.is_some());
+    let again = GetRequest { is_repeated: true, ..request("get", 9, Duration::ZERO) };
+    let again = queue.get(again).await.unwrap();
+    assert!(again.values == got.values && again.room.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_wait_for_room_in_vain_go_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = open(folder.path()).open(ID).await.unwrap();
+    let values = vec![Bytes::from(vec![7; MAX_ITEM_BYTES]); 2];
+    put_as(&queue, values.clone(), None, false).await.unwrap();
+    let all = crate::answer_limit::room_for(usize::MAX).await;
+    assert!(matches!(get(&queue, "get", 9, LONG).await, Err(QueueError::Busy)));
+    assert!(matches!(queue.look(&Bytes::new(), 0, LONG).await, Err(QueueError::Busy)));
+    drop(all);
+    let again = GetRequest { is_repeated: true, ..request("get", 9, LONG) };
+    assert_eq!(queue.get(again).await.unwrap().values, values);
 }
 
 #[tokio::test]
 async fn a_look_waits_for_news() {
     let folder = tempfile::tempdir().unwrap();
     let queue = open(folder.path()).open(ID).await.unwrap();
-    assert!(queue.look(&Bytes::new(), 0, Duration::from_millis(5)).await.unwrap().is_empty());
+    assert!(queue.look(&Bytes::new(), 0, Duration::from_millis(5)).await.unwrap().values.is_empty());
     let watched = queue.clone();
     let look = tokio::spawn(async move { watched.look(&Bytes::new(), 0, LONG).await });
     tokio::time::sleep(Duration::from_millis(20)).await;
     put(&queue, &["news"]).await.unwrap();
-    assert_eq!(look.await.unwrap().unwrap()[0].1, "news");
+    let seen = look.await.unwrap().unwrap();
+    assert!(seen.values[0].1 == "news" && seen.room.is_none());
     assert!(queue.state.lock().looks.is_empty());
 }
 

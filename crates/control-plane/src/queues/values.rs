@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-use crate::convert::apart;
-
 /// Bytes of all queues' values that are kept in memory. What is beyond is read from the disk when somebody gets it; mostly
 /// it is in the kernel's memory then.
 const MAX_HELD: usize = 256 << 20;
@@ -23,14 +21,16 @@ pub struct Held {
 }
 
 impl HeldBytes {
-    /// Keeps a value, if it is small and there is room.
-    pub fn keep(self: &Arc<Self>, value: &Bytes) -> Option<Held> {
+    /// Keeps a value, if it is small and there is room. In memory of its own: as it comes it is a slice of the buffer that its
+    /// request was read into, and one value that waits would keep all of those megabytes, which are not counted here.
+    pub fn keep(self: &Arc<Self>, value: &[u8]) -> Option<Held> {
         let size = value.len();
-        if size > MAX_VALUE || self.0.load(Ordering::Relaxed) + size > MAX_HELD {
+        if size > MAX_VALUE {
             return None;
         }
-        self.0.fetch_add(size, Ordering::Relaxed);
-        Some(Held { bytes: apart(value.clone()), counter: self.clone() })
+        let has_room = |held: usize| Some(held + size).filter(|held| *held <= MAX_HELD);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, has_room).ok()?;
+        Some(Held { bytes: Bytes::copy_from_slice(value), counter: self.clone() })
     }
 }
 
@@ -47,11 +47,21 @@ mod tests {
     #[test]
     fn values_are_kept_while_there_is_room_and_only_small_ones() {
         let held = Arc::new(HeldBytes::default());
-        assert!(held.keep(&vec![0; MAX_VALUE + 1].into()).is_none());
-        let value = Bytes::from(vec![0; MAX_VALUE]);
+        assert!(held.keep(&vec![0; MAX_VALUE + 1]).is_none());
+        let value = vec![0; MAX_VALUE];
         let mut kept: Vec<Held> = (0..MAX_HELD / MAX_VALUE).map(|_| held.keep(&value).unwrap()).collect();
         assert!(held.keep(&value).is_none());
         kept.pop();
         assert!(held.keep(&value).is_some());
+    }
+
+    #[test]
+    fn a_kept_value_does_not_keep_the_request_that_it_came_in() {
+        let held = Arc::new(HeldBytes::default());
+        for size in [1, 100 << 10, MAX_VALUE] {
+            let mut request = Bytes::from(vec![7; 1 << 20]);
+            let kept = held.keep(&request.split_to(size)).unwrap();
+            assert!(request.is_unique() && kept.bytes == vec![7; size], "{size}");
+        }
     }
 }

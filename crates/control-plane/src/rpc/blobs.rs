@@ -7,12 +7,13 @@ use std::os::unix::fs::FileExt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blob_store::urls::BlobUrls;
-use blob_store::{BlobError, BlobStore, Sha256Digest};
+use blob_store::{BlobError, BlobStore, DiskBlobs, Sha256Digest};
 use bytes::Bytes;
 use client_protocol::wire;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 use tonic::{Request, Response, Status};
+use types::ids::BlobId;
 use wire::blob_create_response::{UploadTypeOneof, UploadTypesOneof};
 
 use crate::caller::{Caller, Principal};
@@ -22,9 +23,9 @@ use crate::rpc::Api;
 
 /// How long a link works. Uploads of many gigabytes on slow lines take hours.
 const LINK_LIFE_SECS: u64 = 24 * 3600;
-/// Where a container reaches the blobs: a port on its own loopback that the worker serves.
 /// Bytes read from disk at a time.
 const PIECE: usize = 256 << 10;
+/// Where a container reaches the blobs: a port on its own loopback that the worker serves.
 const IN_CONTAINER: &str = "127.0.0.1:48999";
 
 impl Api {
@@ -41,14 +42,28 @@ impl Api {
         BlobUrls::new(self.url_base(caller), self.shared.blob_key.clone())
     }
 
-    /// A new blob with a part of a file.
+    /// A new blob with a part of a file, for as long as a download of it may take.
     pub(crate) async fn blob_from_range(&self, file: File, start: u64, length: u64) -> Result<String, Status> {
+        let blob = self.begin_copy(length).await?;
+        let copied = copy_range(&self.shared.blobs, &blob, file, start, length).await;
+        self.end_copy(&blob, copied).await
+    }
+
+    /// A new blob for bytes that are here already. It goes when a link to it does: its client asks for one at once.
+    pub(crate) async fn begin_copy(&self, length: u64) -> Result<BlobId, Status> {
         let upload = self.shared.blobs.create(length, None).await.map_err(|e| blob_status(&e))?;
-        let mut file = tokio::fs::File::from_std(file);
-        file.seek(SeekFrom::Start(start)).await.map_err(|e| unreadable(&e))?;
-        let bytes = ReaderStream::with_capacity(file.take(length), PIECE);
-        self.shared.blobs.put_whole(&upload.blob, Box::pin(bytes)).await.map_err(|e| blob_status(&e))?;
-        Ok(upload.blob.to_string())
+        self.shared.passing_blobs.note(upload.blob.clone(), now_ms() + LINK_LIFE_SECS * 1000);
+        Ok(upload.blob)
+    }
+
+    /// What is to be said of a copy; one that failed leaves nothing behind.
+    pub(crate) async fn end_copy(&self, blob: &BlobId, copied: Result<(), Status>) -> Result<String, Status> {
+        if copied.is_err()
+            && let Err(error) = self.shared.blobs.delete(blob).await
+        {
+            tracing::warn!(%blob, %error, "a copy that failed stays on disk until tomorrow");
+        }
+        copied.map(|()| blob.to_string())
     }
 
     pub(crate) async fn blob_create(
@@ -89,6 +104,14 @@ impl Api {
         let download_url = urls.download(&blob, now_ms() / 1000 + LINK_LIFE_SECS);
         Ok(Response::new(wire::BlobGetResponse { download_url }))
     }
+}
+
+async fn copy_range(blobs: &DiskBlobs, blob: &BlobId, file: File, start: u64, length: u64) -> Result<(), Status> {
+    let mut file = tokio::fs::File::from_std(file);
+    file.seek(SeekFrom::Start(start)).await.map_err(|e| unreadable(&e))?;
+    let bytes = ReaderStream::with_capacity(file.take(length), PIECE);
+    let put = blobs.put_whole(blob, Box::pin(bytes)).await;
+    put.map(drop).map_err(|e| blob_status(&e))
 }
 
 pub(crate) async fn read_range(file: File, start: u64, length: u64) -> Result<Bytes, Status> {

@@ -4,12 +4,13 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use client_protocol::wire;
-use contents_store::ContentsError;
+use contents_store::{ContentsError, Found};
 use futures::{Stream, TryStreamExt, stream};
 use metadata_store::ObjectRecord;
 use tonic::{Request, Response, Status};
 use types::objects::ObjectKind;
 
+use crate::answer_limit::{self, AnswerRoom};
 use crate::caller::Caller;
 use crate::clock::{now_ms, seconds};
 use crate::rpc::Api;
@@ -92,9 +93,10 @@ impl Api {
         request: wire::DictGetRequest,
     ) -> Result<Response<wire::DictGetResponse>, Status> {
         let dict = self.object(ObjectKind::Dict, &request.dict_id)?;
-        let value = self.shared.contents.dict_get(&dict.id, request.key, now_ms()).await;
-        let value = value.map_err(|e| contents_status(&e))?;
-        Ok(Response::new(wire::DictGetResponse { found: value.is_some(), value }))
+        let contents = &self.shared.contents;
+        let read = |at_most| contents.dict_get(&dict.id, request.key.clone(), at_most, now_ms());
+        let (value, room) = value_with_room(read).await?;
+        Ok(answer_limit::respond(wire::DictGetResponse { found: value.is_some(), value }, room))
     }
 
     pub(crate) async fn dict_contains(
@@ -141,9 +143,10 @@ impl Api {
         let key = self.stable_suffix(&caller, "DictPop");
         let request = request.into_inner();
         let dict = self.object(ObjectKind::Dict, &request.dict_id)?;
-        let value = self.shared.contents.dict_pop(&dict.id, request.key, key, now_ms()).await;
-        let value = value.map_err(|e| contents_status(&e))?;
-        Ok(Response::new(wire::DictPopResponse { found: value.is_some(), value }))
+        let contents = &self.shared.contents;
+        let pop = |at_most| contents.dict_pop(&dict.id, request.key.clone(), at_most, key.clone(), now_ms());
+        let (value, room) = value_with_room(pop).await?;
+        Ok(answer_limit::respond(wire::DictPopResponse { found: value.is_some(), value }, room))
     }
 
     /// Entries as they are when their page is read: one that is set meanwhile may be in it or not.
@@ -165,6 +168,25 @@ impl Api {
             }
         });
         Ok(Response::new(Box::pin(pages.try_flatten())))
+    }
+}
+
+/// A value, read by somebody who is told how large it may be: a large one is not read before there is room for its answer.
+async fn value_with_room<R: Future<Output = Result<Option<Found>, ContentsError>>>(
+    read: impl Fn(usize) -> R,
+) -> Result<(Option<Bytes>, Option<AnswerRoom>), Status> {
+    let (mut at_most, mut room) = (answer_limit::SMALL, None);
+    loop {
+        match read(at_most).await.map_err(|e| contents_status(&e))? {
+            None => return Ok((None, None)),
+            Some(Found::Value(value)) => return Ok((Some(value), room)),
+            Some(Found::Larger { bytes }) => {
+                // It was replaced by a larger one. Two that held some room and waited for more could wait for each other.
+                drop(room.take());
+                room = answer_limit::room_for(bytes).await;
+                at_most = bytes;
+            }
+        }
     }
 }
 
@@ -219,6 +241,23 @@ mod tests {
 
     fn entry(key: usize, value: usize) -> wire::DictEntry {
         wire::DictEntry { key: vec![0; key].into(), value: vec![0; value].into() }
+    }
+
+    #[tokio::test]
+    async fn a_large_value_is_read_when_there_is_room_and_again_if_it_has_grown() {
+        let (asked, sizes) = (std::cell::RefCell::new(Vec::new()), [3 << 20, 5 << 20, 5 << 20]);
+        let read = async |at_most: usize| {
+            let bytes = sizes[asked.borrow().len()];
+            asked.borrow_mut().push(at_most);
+            let is_larger = bytes > at_most;
+            Ok(Some(if is_larger { Found::Larger { bytes } } else { Found::Value(vec![0; bytes].into()) }))
+        };
+        let (value, room) = value_with_room(read).await.unwrap();
+        assert!(value.unwrap().len() == 5 << 20 && room.is_some());
+        assert_eq!(*asked.borrow(), [answer_limit::SMALL, 3 << 20, 5 << 20]);
+        let small = async |_| Ok(Some(Found::Value(Bytes::from_static(b"small"))));
+        let (value, room) = value_with_room(small).await.unwrap();
+        assert!(value.unwrap() == "small" && room.is_none());
     }
 
     #[test]

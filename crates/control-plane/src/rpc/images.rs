@@ -23,6 +23,7 @@ use crate::builds::{BuildUse, FunctionRun, layer_key};
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
 use crate::convert;
+use crate::environment_size;
 use crate::images::{Found, Image, Origin};
 use crate::mounts::content_path;
 use crate::rpc::{Api, store_status};
@@ -166,7 +167,11 @@ impl Api {
 
     fn variables_of(&self, secret_ids: &[String]) -> Result<BTreeMap<String, String>, Status> {
         let ids: Result<Vec<_>, Status> = secret_ids.iter().map(|id| Ok(self.secret(id)?.id.clone())).collect();
-        self.shared.secret_variables(&ids?).map_err(Status::failed_precondition)
+        let ids = ids?;
+        let variables = self.shared.secret_variables(&ids).map_err(Status::failed_precondition)?;
+        let pairs = variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        environment_size::check(pairs, || self.shared.secret_sizes(&ids)).map_err(Status::failed_precondition)?;
+        Ok(variables)
     }
 
     fn registry_credentials(&self, config: &wire::ImageRegistryConfig) -> Result<Option<RegistryAuth>, Status> {

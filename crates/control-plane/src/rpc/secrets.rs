@@ -11,6 +11,7 @@ use wire::ObjectCreationType;
 
 use crate::caller::Caller;
 use crate::clock::{seconds, unique_now_ms};
+use crate::environment_size;
 use crate::rpc::{Api, store_status};
 
 /// Names and values of one secret together. What a process gets as its environment must fit into 2 MiB or so, and a
@@ -222,6 +223,7 @@ fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), Status> {
                 name.escape_debug()
             )));
         }
+        environment_size::check_variable(name, value).map_err(Status::invalid_argument)?;
     }
     Ok(())
 }
@@ -251,5 +253,9 @@ mod tests {
             assert!(check_variables(&variables(&[bad])).is_err(), "{bad:?}");
         }
         assert!(check_variables(&variables(&[("A", &"x".repeat(MAX_BYTES))])).is_err());
+        let half = "x".repeat(MAX_BYTES / 2 - 3);
+        assert!(check_variables(&variables(&[("A", &half), ("B", &half)])).is_ok());
+        let refused = check_variables(&variables(&[("A", "1"), ("MODEL", &half)])).unwrap_err();
+        assert!(refused.message().contains("`MODEL`"), "{refused}");
     }
 }

@@ -17,8 +17,9 @@ use wire::file_entry::FileType;
 use wire::shared_volume_get_file_response::DataOneof as Got;
 use wire::shared_volume_put_file_request::DataOneof as Put;
 
+use crate::answer_limit;
 use crate::caller::Caller;
-use crate::clock::seconds;
+use crate::clock::{now_ms, seconds};
 use crate::convert;
 use crate::rpc::Api;
 use crate::rpc::blobs::blob_status;
@@ -33,6 +34,8 @@ const BATCHES: usize = 4;
 /// What a listing in one message may have: old clients ask for it, and it is all in memory.
 const MAX_ENTRIES: usize = 100_000;
 const PIECE: usize = 1 << 20;
+/// An upload stays so long after it was copied into its file system: a client that had no answer puts it again.
+const UPLOAD_KEPT_MS: u64 = 3_600_000;
 
 pub type FileStream = Pin<Box<dyn Stream<Item = Result<wire::SharedVolumeListFilesResponse, Status>> + Send>>;
 
@@ -94,17 +97,23 @@ impl Api {
         request: wire::SharedVolumePutFileRequest,
     ) -> Result<Response<wire::SharedVolumePutFileResponse>, Status> {
         let id = self.object(KIND, &request.shared_volume_id)?.id.clone();
+        let mut uploaded = None;
         let content = match request.data_oneof {
             Some(Put::Data(data)) => Content::Bytes(data),
             Some(Put::DataBlobId(blob)) => {
                 let blob = convert::blob_id(&blob)?;
                 self.shared.blobs.length(&blob).await.map_err(|e| blob_status(&e))?;
-                Content::File(self.shared.blobs.path(&blob))
+                let path = self.shared.blobs.path(&blob);
+                uploaded = Some(blob);
+                Content::File(path)
             }
             None => return Err(Status::invalid_argument(format!("no content is given for `{}`", request.path))),
         };
         let (path, hash) = (request.path, Some(request.sha256_hex).filter(|hash| !hash.is_empty()));
         self.in_files(move |files| files.put(&id, &path, content, hash.as_deref())).await?;
+        if let Some(blob) = uploaded {
+            self.shared.passing_blobs.note(blob, now_ms() + UPLOAD_KEPT_MS);
+        }
         Ok(Response::new(wire::SharedVolumePutFileResponse { exists: true }))
     }
 
@@ -116,18 +125,20 @@ impl Api {
         let path = request.path.clone();
         let (file, length) = self.in_files(move |files| files.get(&id, &path)).await?;
         let file = File::from_std(file);
+        let mut room = None;
         let got = if length <= INLINE {
+            room = answer_limit::room_for(length as usize).await;
             let mut data = Vec::with_capacity(length as usize);
             // It may be written to meanwhile.
             let read = file.take(INLINE).read_to_end(&mut data).await;
             read.map_err(|error| unreadable(&request.path, &error))?;
             Got::Data(data.into())
         } else {
-            let upload = self.shared.blobs.create(length, None).await.map_err(|e| blob_status(&e))?;
-            copy_into(&self.shared.blobs, &upload.blob, file, length, &request.path).await?;
-            Got::DataBlobId(upload.blob.to_string())
+            let blob = self.begin_copy(length).await?;
+            let copied = copy_into(&self.shared.blobs, &blob, file, length, &request.path).await;
+            Got::DataBlobId(self.end_copy(&blob, copied).await?)
         };
-        Ok(Response::new(wire::SharedVolumeGetFileResponse { data_oneof: Some(got) }))
+        Ok(answer_limit::respond(wire::SharedVolumeGetFileResponse { data_oneof: Some(got) }, room))
     }
 
     /// A walk that waits for the client when that is slow.
