@@ -6,10 +6,10 @@
 //! Requests of many megabytes are allowed, thousands of them could come at once, and each is collected in memory before it
 //! is handled. So a large one first takes its length from what all of them share, waits for others if need be (the
 //! transport then stops its sender), and may not fall silent meanwhile. It keeps that until its handler has answered, not
-//! only until its body is read: a handler may itself wait, with all of the message in its hands. What a waiting one has sent already stays with the
-//! transport and uses up the window that it shares with all calls of its connection, so only so many wait as leave room
-//! in that (see `server.rs`). Small ones touch none of this. What they amount to is bounded by the number of calls that a
-//! connection may have open, not here.
+//! only until its body is read: a handler may itself wait, with all of the message in its hands. What a waiting one has
+//! sent already stays with the transport and uses up the window that it shares with all calls of its connection, so only
+//! so many wait as leave room in that (see `server.rs`). Small ones touch none of this. What they amount to is bounded by
+//! the number of calls that a connection may have open, not here.
 //!
 //! A request is one message: no call that we serve takes more.
 
