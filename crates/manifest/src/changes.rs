@@ -123,12 +123,17 @@ struct KnownFolder {
 static NOTHING: Committed = Committed(Vec::new());
 
 /// Looks at a container that moves files about meanwhile, before what is deleted waits or is believed.
-const LOOKS: usize = 2;
+pub const LOOKS: usize = 2;
 
 impl Stamp {
     /// Of nothing that there is.
     const NONE: Self =
         Self { inode: 0, size: 0, modified_ns: 0, changed_ns: i64::MIN, mode: u32::MAX, owner: (u32::MAX, u32::MAX) };
+
+    /// Of the same rights, and never found again.
+    fn of_another_inode(self) -> Self {
+        Self { inode: 0, ..self }
+    }
 }
 
 impl Committed {
@@ -170,6 +175,19 @@ impl Known {
     fn origin(&self) -> Option<&Path> {
         self.folder.as_ref()?.origin.as_deref()
     }
+
+    /// Whether this entry is it. Overlayfs makes all its whiteouts as links of one file, whose change time is that of the
+    /// newest: they are alike.
+    fn is(&self, entry: &Entry) -> bool {
+        self.kind == entry.kind && (self.kind == EntryKind::Whiteout || self.stamp == entry.stamp)
+    }
+
+    /// Whether there is something in the volume that would have to be removed.
+    fn is_published(&self) -> bool {
+        let is_of_inside = |folder: &KnownFolder| folder.inside.0.iter().any(|(_, known)| known.is_published());
+        let is_there = self.stamp != Stamp::NONE && self.kind != EntryKind::Whiteout;
+        is_there || self.folder.as_deref().is_some_and(is_of_inside)
+    }
 }
 
 /// The changes since `committed`, and what will be committed with them.
@@ -178,7 +196,8 @@ impl Known {
 /// one of them has a name that was never committed, deletions wait too: it may be a file that was renamed while it was
 /// open, and must not be gone from where it was before it is where it is now. So does a file that is moved between two
 /// folders, of which one is looked at before and the other after: when folders change during the look, there is another one,
-/// and when they change again, deletions wait with `leave_open`. (Without it, somebody waits for them.)
+/// and when they change again, deletions wait with `leave_open`. (Without it, somebody waits for them.) With
+/// `keeps_deleted` they wait in any case.
 ///
 /// # Errors
 /// Those of `upper`.
@@ -187,14 +206,14 @@ pub fn plan_commit<U: Upper>(
     committed: &Committed,
     below: &impl Below,
     leave_open: bool,
+    mut keeps_deleted: bool,
 ) -> Result<(Vec<Change>, Committed), U::Error> {
     let root = Path::new("");
-    let mut keeps_deleted = false;
     for look in 1.. {
         let seen_at = upper.changed_ns(root);
         let mut planner = Planner { upper, below, leave_open, keeps_deleted, has_left_out: false, changes: Vec::new() };
         let entries = upper.list(root)?.unwrap_or_default();
-        let now_committed = planner.inside(root, Some(root), committed, entries)?;
+        let now_committed = planner.inside(root, Some(root), committed, entries, false)?;
         let removes = planner.changes.iter().any(|change| matches!(change, Change::Remove(_)));
         if !removes || keeps_deleted {
             return Ok((planner.changes, now_committed));
@@ -232,19 +251,31 @@ struct Planner<'a, U, B> {
     changes: Vec<Change>,
 }
 
+/// What became of a folder in a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// What shows in it is what showed before.
+    AsItWas,
+    /// Something else shows in it.
+    Anew,
+    /// The same, but what shows no more is not removed yet.
+    WithoutDeletions,
+}
+
 impl<U: Upper, B: Below> Planner<'_, U, B> {
-    /// Takes what is in a folder, which lies on `origin`.
+    /// Takes what is in a folder, which lies on `origin`; all of it when something else shows in the folder `anew`.
     fn inside(
         &mut self,
         folder: &Path,
         origin: Option<&Path>,
         committed: &Committed,
         entries: Vec<Entry>,
+        anew: bool,
     ) -> Result<Committed, U::Error> {
         let mut known = Vec::with_capacity(entries.len());
         for entry in entries {
             let (path, before) = (folder.join(&entry.name), committed.get(&entry.name));
-            let is_committed = before.is_some_and(|known| known.stamp == entry.stamp && known.kind == entry.kind);
+            let is_committed = !anew && before.is_some_and(|known| known.is(&entry));
             let may_be_open = self.leave_open && !is_committed && matches!(entry.kind, EntryKind::File { .. });
             if may_be_open && self.upper.is_being_written(&path) {
                 // As committed last, if it was.
@@ -256,22 +287,18 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
                 known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
                 continue;
             }
-            let folder = match &entry.kind {
-                EntryKind::Folder { .. } => match self.folder(&path, &entry, is_committed, origin, before)? {
-                    Some(folder) => Some(Box::new(folder)),
-                    // Renamed or deleted since: what is gone with it shows in the next plan.
-                    None => {
-                        known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
-                        continue;
+            let taken = match &entry.kind {
+                EntryKind::Folder { .. } => self.folder(&path, &entry, is_committed, origin, before, anew)?,
+                kind => {
+                    if !is_committed {
+                        self.leaf(path, &entry, origin);
                     }
-                },
-                _ if is_committed => None,
-                _ => {
-                    self.leaf(path, &entry, origin);
-                    None
+                    Some(Known { stamp: entry.stamp, kind: kind.clone(), folder: None })
                 }
             };
-            known.push((entry.name.into_boxed_os_str(), Known { stamp: entry.stamp, kind: entry.kind, folder }));
+            // A folder that was renamed or deleted since: what is gone with it shows in the next plan.
+            let taken = taken.or_else(|| before.cloned());
+            known.extend(taken.map(|taken| (entry.name.into_boxed_os_str(), taken)));
         }
         self.remove_vanished(folder, committed, &mut known);
         Ok(Committed(known))
@@ -284,7 +311,8 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         is_committed: bool,
         around: Option<&Path>,
         before: Option<&Known>,
-    ) -> Result<Option<KnownFolder>, U::Error> {
+        anew: bool,
+    ) -> Result<Option<Known>, U::Error> {
         let origin = match &entry.kind {
             EntryKind::Folder { opaque: false, redirect } => counterpart(around, &entry.name, redirect.as_deref()),
             _ => None,
@@ -293,12 +321,20 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         let before_inside = before.and_then(|known| known.folder.as_ref()).map_or(&NOTHING, |folder| &folder.inside);
         // A folder may have lost what is below it through its parent, and look the same itself.
         let is_where_it_was = before.is_some_and(|known| known.origin() == origin.as_deref());
+        let mut taken = Taken::AsItWas;
         if !(is_committed && is_where_it_was) {
             let names = entries.iter().map(|entry| entry.name.clone()).collect();
-            self.take_folder(path, entry, origin.as_deref(), before, names);
+            taken = self.take_folder(path, entry, origin.as_deref(), before, names);
         }
-        let inside = self.inside(path, origin.as_deref(), before_inside, entries)?;
-        Ok(Some(KnownFolder { origin, inside }))
+        let inside = self.inside(path, origin.as_deref(), before_inside, entries, anew || taken != Taken::AsItWas)?;
+        // What waits is worked out again by the next plan, from what showed before this one.
+        let (stamp, origin) = match taken {
+            Taken::WithoutDeletions => {
+                (entry.stamp.of_another_inode(), before.and_then(Known::origin).map(Path::to_owned))
+            }
+            _ => (entry.stamp, origin),
+        };
+        Ok(Some(Known { stamp, kind: entry.kind.clone(), folder: Some(Box::new(KnownFolder { origin, inside })) }))
     }
 
     fn leaf(&mut self, path: PathBuf, entry: &Entry, around: Option<&Path>) {
@@ -321,7 +357,7 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         origin: Option<&Path>,
         before: Option<&Known>,
         mut stays: BTreeSet<OsString>,
-    ) {
+    ) -> Taken {
         let lies_here = origin == Some(path);
         let is_same = before.is_some_and(|known| {
             known.kind == entry.kind && known.origin() == origin && known.stamp.inode == entry.stamp.inode
@@ -338,7 +374,7 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         }
         // The common case, and no look at what may be a very large folder.
         if is_same || (lies_here && before.is_none_or(|known| known.origin() == origin)) {
-            return;
+            return Taken::AsItWas;
         }
         stays.extend(origin.iter().flat_map(|origin| self.below.names(origin)));
         // What showed before: the names below, and those of a folder that an earlier commit grafted here.
@@ -346,17 +382,22 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         shown.extend(here.iter().flat_map(|_| self.below.names(path)));
         let grafted = before.and_then(Known::origin).filter(|origin| *origin != path);
         shown.extend(grafted.iter().flat_map(|origin| self.below.names(origin)));
-        let hidden = shown.difference(&stays).map(|name| Change::Remove(path.join(name)));
-        self.changes.extend(hidden);
+        let mut hidden = shown.difference(&stays).map(|name| Change::Remove(path.join(name))).peekable();
+        let waits = self.keeps_deleted && hidden.peek().is_some();
+        if !waits {
+            self.changes.extend(hidden);
+        }
         if let Some(from) = origin.filter(|_| !lies_here) {
             self.changes.push(Change::Graft { from: from.to_owned(), to: path.to_owned() });
         }
+        if waits { Taken::WithoutDeletions } else { Taken::Anew }
     }
 
     /// What was committed and is nowhere now. (A name that was below leaves a whiteout; one that was only here does not.)
     fn remove_vanished(&mut self, folder: &Path, committed: &Committed, now: &mut Vec<(Box<OsStr>, Known)>) {
         let is_there = |name: &OsStr| now.binary_search_by(|(known, _)| (**known).cmp(name)).is_ok();
-        let vanished = committed.0.iter().filter(|(name, known)| known.kind != EntryKind::Whiteout && !is_there(name));
+        let is_gone = |name: &OsStr, known: &Known| known.is_published() && !is_there(name);
+        let vanished = committed.0.iter().filter(|(name, known)| is_gone(name, known));
         if self.keeps_deleted {
             let vanished: Vec<_> = vanished.cloned().collect();
             now.extend(vanished);

@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use manifest::changes::{Change, Committed, Data, Entry, EntryKind, Stamp, Upper, plan_commit};
+use manifest::changes::{Change, Committed, Data, Entry, EntryKind, LOOKS, Stamp, Upper, plan_commit};
 
 use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
@@ -35,30 +35,61 @@ pub fn collect(
     taking: Taking,
 ) -> Result<(Option<BuiltLayer>, Committed), VolumeError> {
     let folder = UpperFolder::open(upper)?;
-    let (changes, mut now_committed) = plan_commit(&folder, committed, below, taking == Taking::WithoutOpenFiles)?;
-    if changes.is_empty() {
-        return Ok((None, now_committed));
-    }
-    let mut layer = LayerBuilder::new(contents, building, below)?.over_upper(&folder);
-    for change in &changes {
-        let mut applied = apply(&mut layer, change, &folder, below, taking);
-        let may_be_gone = taking != Taking::Final && !matches!(change, Change::Remove(_));
-        if may_be_gone && applied.as_ref().is_err_and(is_gone) {
-            if !is_there(&folder, change.path()) {
-                // Deleted or renamed since the look at it: the next commit sees that, or finds it there again.
-                now_committed.take_back(change.path(), committed);
-                continue;
-            }
-            // It was away for a moment only, or it is something else that is missing.
-            applied = apply(&mut layer, change, &folder, below, taking);
+    let leave_open = taking == Taking::WithoutOpenFiles;
+    for look in 1.. {
+        // A file that moves on after the look must not be gone from where it was before it is where it is now.
+        let keeps_deleted = look > LOOKS;
+        let (changes, mut now_committed) = plan_commit(&folder, committed, below, leave_open, keeps_deleted)?;
+        if changes.is_empty() {
+            return Ok((None, now_committed));
         }
-        applied?;
+        let mut layer = LayerBuilder::new(contents, building, below)?.over_upper(&folder);
+        let mut is_whole = true;
+        for change in &changes {
+            if !take(&mut layer, change, &folder, below, taking)? {
+                now_committed.take_back(change.path(), committed);
+                is_whole = false;
+            }
+        }
+        let removes = changes.iter().any(|change| matches!(change, Change::Remove(_)));
+        if is_whole || !removes || keeps_deleted {
+            return Ok((layer.finish()?, now_committed));
+        }
     }
-    Ok((layer.finish()?, now_committed))
+    unreachable!("some look is the last")
 }
 
-fn is_there(upper: &UpperFolder, path: &Path) -> bool {
-    upper.entry(path).is_ok_and(|place| fs::symlink_metadata(&*place).is_ok())
+/// False when it was deleted, renamed or replaced since the look at it: the next commit sees that, or finds it there again.
+fn take(
+    layer: &mut LayerBuilder<'_>,
+    change: &Change,
+    upper: &UpperFolder,
+    below: &View,
+    taking: Taking,
+) -> Result<bool, VolumeError> {
+    let applied = apply(layer, change, upper, below, taking);
+    if taking == Taking::Final || !applied.as_ref().is_err_and(is_gone) {
+        return applied.map(|()| true);
+    }
+    if !is_there(upper, change) {
+        return Ok(false);
+    }
+    // It was away for a moment only, or it is something else that is missing.
+    match apply(layer, change, upper, below, taking) {
+        Err(error) if is_gone(&error) && !is_there(upper, change) => Ok(false),
+        applied => applied.map(|()| true),
+    }
+}
+
+/// Whether there is a name of the kind that the change speaks of. A removal speaks of none.
+fn is_there(upper: &UpperFolder, change: &Change) -> bool {
+    let metadata = upper.entry(change.path()).ok().and_then(|place| fs::symlink_metadata(&*place).ok());
+    metadata.is_some_and(|metadata| match change {
+        Change::Folder(_) | Change::Graft { .. } => metadata.is_dir(),
+        Change::File { .. } => metadata.is_file(),
+        Change::Special(_) => metadata.is_symlink() || metadata.file_type().is_fifo(),
+        Change::Remove(_) => true,
+    }) || matches!(change, Change::Remove(_))
 }
 
 fn apply(
@@ -72,9 +103,11 @@ fn apply(
         Change::Folder(path) => layer.folder(path, &Attributes::of(&upper.folder(path)?)?),
         Change::Graft { from, to } => match below.find(from)? {
             Some(node) => {
+                // Before anything is done: it may be gone by now.
+                let attributes = Attributes::of(&upper.folder(to)?)?;
                 layer.graft(below, &node, to)?;
                 // A graft brings its own attributes; the folder's are those that it has now.
-                layer.folder(to, &Attributes::of(&upper.folder(to)?)?)
+                layer.folder(to, &attributes)
             }
             None => Ok(()),
         },

@@ -334,6 +334,33 @@ fn a_file_whose_old_name_looks_like_a_content_is_none() {
 }
 
 #[test]
+fn what_one_program_has_deleted_long_ago_another_may_write_again() {
+    if !is_root() {
+        return;
+    }
+    let folder = folder();
+    let volumes = Volumes::open(&folder.path().join("volumes")).unwrap();
+    let [mut deleting, mut writing] = ["one", "two"].map(|name| Mount::new(&volumes, folder.path().join(name)));
+    for name in ["f", "g", "d/x"] {
+        fs::create_dir_all(writing.root().join("d")).unwrap();
+        fs::write(writing.root().join(name), "old").unwrap();
+    }
+    writing.commit(&volumes, Taking::All);
+    deleting.show_newest(&volumes);
+    fs::remove_file(deleting.root().join("f")).unwrap();
+    fs::remove_file(deleting.root().join("d/x")).unwrap();
+    deleting.commit(&volumes, Taking::WithoutOpenFiles);
+    writing.show_newest(&volumes);
+    fs::write(writing.root().join("f"), "new").unwrap();
+    fs::write(writing.root().join("d/x"), "new").unwrap();
+    writing.commit(&volumes, Taking::All);
+    fs::remove_file(deleting.root().join("g")).unwrap();
+    deleting.commit(&volumes, Taking::WithoutOpenFiles);
+    let names: Vec<_> = read(&volumes).into_keys().collect();
+    assert_eq!(names, ["d", "d/x", "f"].map(PathBuf::from));
+}
+
+#[test]
 fn names_of_one_file_that_get_rights_of_their_own_keep_them() {
     if !is_root() {
         return;

@@ -119,7 +119,7 @@ impl Upper for Busy {
 }
 
 fn plan(written: &[Written], committed: &Committed, below: &Folders, leave_open: bool) -> (Vec<Change>, Committed) {
-    let Ok(planned) = plan_commit(&Looked::at(written), committed, below, leave_open);
+    let Ok(planned) = plan_commit(&Looked::at(written), committed, below, leave_open, false);
     planned
 }
 
@@ -188,7 +188,8 @@ fn a_file_that_moves_during_the_look_is_not_gone() {
     let (_, committed) = first(&before, &below);
     for leave_open in [true, false] {
         // After the root and `a`, before `b`.
-        let Ok((changes, committed)) = plan_commit(&Changing::new(&before, &after, 2), &committed, &below, leave_open);
+        let Ok((changes, committed)) =
+            plan_commit(&Changing::new(&before, &after, 2), &committed, &below, leave_open, false);
         assert_eq!(changes, [put("a/f"), remove("b/f")]);
         assert!(plan(&after, &committed, &below, leave_open).0.is_empty());
     }
@@ -200,7 +201,7 @@ fn a_folder_that_is_renamed_during_the_look_is_not_gone() {
     let before = [changed("a", 1), file("a/x", 1), file("a/y", 1)];
     let after = [changed("z", 1), file("z/x", 1), file("z/y", 1)];
     let (_, committed) = first(&before, &below);
-    let Ok((changes, committed)) = plan_commit(&Changing::new(&before, &after, 1), &committed, &below, true);
+    let Ok((changes, committed)) = plan_commit(&Changing::new(&before, &after, 1), &committed, &below, true, false);
     // The root looks as before here; so it is seen by the next commit, and nothing is gone meanwhile.
     assert_eq!(changes, []);
     let (changes, committed) = plan(&after, &committed, &below, true);
@@ -214,11 +215,68 @@ fn deletions_wait_while_files_are_moved_about_unless_somebody_waits_for_them() {
     let (_, committed) = first(&[file("a", 1), file("b", 1)], &below);
     let now = [file("a", 2)];
     let busy = || Busy(Looked::at(&now), Cell::new(0));
-    let Ok((changes, later)) = plan_commit(&busy(), &committed, &below, true);
+    let Ok((changes, later)) = plan_commit(&busy(), &committed, &below, true, false);
     assert_eq!(changes, [put("a")]);
     assert_eq!(plan(&now, &later, &below, true).0, [remove("b")]);
-    let Ok((changes, _)) = plan_commit(&busy(), &committed, &below, false);
+    let Ok((changes, _)) = plan_commit(&busy(), &committed, &below, false, false);
     assert_eq!(changes, [put("a"), remove("b")]);
+}
+
+#[test]
+fn a_name_that_was_removed_is_not_removed_again() {
+    let below = Folders::of(&[]);
+    let whiteout = |path, change| entry(path, EntryKind::Whiteout, change);
+    let (changes, committed) = first(&[whiteout("f", 1)], &below);
+    assert_eq!(changes, [remove("f")]);
+    // All whiteouts are links of one file: each new one changes them all.
+    let (changes, committed) = plan(&[whiteout("f", 2), whiteout("g", 2)], &committed, &below, false);
+    assert_eq!(changes, [remove("g")]);
+    let (changes, committed) = plan(&[file("f", 3), whiteout("g", 2)], &committed, &below, false);
+    assert_eq!(changes, [put("f")]);
+    assert_eq!(plan(&[whiteout("f", 4), whiteout("g", 4)], &committed, &below, false).0, [remove("f")]);
+}
+
+#[test]
+fn what_comes_to_lie_in_the_place_of_another_folder_is_taken_whole() {
+    let below = Folders::of(&[("a", &["x", "y"]), ("b", &["x", "y"])]);
+    let gone = |path| entry(path, EntryKind::Whiteout, 1);
+    let now = |from: &str| {
+        let mut renamed = folder("new", false, Some(from));
+        renamed.entry.stamp.inode = from.len() as u64 + u64::from(from.as_bytes()[1]);
+        [renamed, gone("new/x"), file("new/z", 1), gone("a"), gone("b")]
+    };
+    let (_, committed) = first(&now("/a"), &below);
+    let (changes, committed) = plan(&now("/b"), &committed, &below, false);
+    let graft = Change::Graft { from: "b".into(), to: "new".into() };
+    assert_eq!(changes, [make("new"), graft, remove("new/x"), put("new/z")]);
+    assert!(plan(&now("/b"), &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn what_a_new_folder_hides_waits_with_the_other_deletions() {
+    let below = Folders::of(&[("d", &["f"])]);
+    let open = Written { is_being_written: true, ..file("e", 1) };
+    let now = [folder("d", true, None), file("d/g", 1), open];
+    let (changes, committed) = plan(&now, &Committed::default(), &below, true);
+    assert_eq!(changes, [make("d"), put("d/g")]);
+    let closed = [folder("d", true, None), file("d/g", 1), file("e", 1)];
+    let (changes, committed) = plan(&closed, &committed, &below, true);
+    assert_eq!(changes, [make("d"), remove("d/f"), put("d/g"), put("e")]);
+    assert!(plan(&closed, &committed, &below, true).0.is_empty());
+}
+
+#[test]
+fn what_was_never_published_is_not_removed() {
+    let below = Folders::of(&[]);
+    let (_, mut committed) = first(&[folder("e", true, None), file("e/x", 1), file("tmp", 1)], &below);
+    let none = Committed::default();
+    for path in ["tmp", "e/x", "e"] {
+        committed.take_back(Path::new(path), &none);
+    }
+    assert_eq!(plan(&[], &committed, &below, false).0, []);
+    let (_, mut committed) = first(&[folder("e", true, None), file("e/x", 1)], &below);
+    committed.take_back(Path::new("e"), &none);
+    assert_eq!(plan(&[], &committed, &below, false).0, [remove("e")], "what was in it had been published");
 }
 
 #[test]
@@ -228,7 +286,9 @@ fn what_could_not_be_taken_is_planned_again() {
     let now = [changed("d", 2), file("d/new", 1), file("d/old", 2), changed("e", 1), file("e/x", 1)];
     let (changes, committed) = plan(&now, &before, &below, false);
     assert_eq!(changes, [put("d/new"), put("d/old"), make("e"), put("e/x")]);
-    for (failed, again) in [("d/new", vec![put("d/new")]), ("d/old", vec![put("d/old")]), ("e", vec![make("e")])] {
+    for (failed, again) in
+        [("d/new", vec![put("d/new")]), ("d/old", vec![put("d/old")]), ("e", vec![make("e"), put("e/x")])]
+    {
         let mut committed = committed.clone();
         committed.take_back(Path::new(failed), &before);
         let (changes, committed) = plan(&now, &committed, &below, false);
