@@ -133,17 +133,6 @@ impl ContentsStore {
         self.read("read items of a queue", query).await
     }
 
-    /// How many bytes [`Self::item_values`] would answer with.
-    pub async fn item_bytes(&self, positions: Vec<u64>) -> Result<usize, ContentsError> {
-        let query = move |connection: &Connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT length(value) FROM queue_items WHERE position = ?1")?;
-            let bytes = |position| statement.query_row([position], |row| row.get::<_, usize>(0)).optional();
-            positions.into_iter().map(bytes).map(|bytes| Ok(bytes?.unwrap_or(0))).sum()
-        };
-        self.read("look for the size of items of a queue", query).await
-    }
-
     /// Ids of the queues and dicts that something is stored of.
     pub async fn owners(&self) -> Result<Vec<String>, ContentsError> {
         self.read("list what dicts and queues there are", |connection| {

@@ -3,8 +3,9 @@
 //! An answer is in memory from when it is read until its caller has taken it, and callers are as slow as they like: a
 //! thousand gets of a dict's entry of 100 MiB, or calls of a container that takes nothing of their answers, would fill the
 //! memory. So whoever reads something large first takes its length from what all such answers share, in the order of asking,
-//! and sends it along with the answer; it goes when the answer is taken, or when its caller has taken nothing for a while.
-//! Small answers touch none of this: what they amount to is bounded by the number of calls that a connection may have open.
+//! and sends it along with the answer; it goes when the answer is taken, or when its caller has taken nothing for a while
+//! and others wait. Small answers touch none of this: what they amount to is bounded by the number of calls that a
+//! connection may have open. Nor does what a get takes of a queue, which could not wait without a claim on it.
 //!
 //! What is in the transport is taken already. It asks for more whenever it may send a byte, so it gets small pieces, each in
 //! memory of its own: a slice would keep the whole answer for as long as the transport has it.
@@ -13,6 +14,7 @@
 //! threads.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -27,28 +29,53 @@ use tonic::Response;
 
 /// Answers up to here are small.
 pub const SMALL: usize = 1 << 20;
-/// Large answers that are in memory at once: ten of the longest.
+/// An answer of up to here does not wait behind larger ones, of which one takes minutes on a slow line.
+const MIDDLING: usize = 16 << 20;
+static MIDDLING_ROOM: Room = Room::new(256 << 20);
+/// Larger answers that are in memory at once: ten of the longest.
 static ROOM: Room = Room::new(1 << 30);
 const PIECE: usize = 64 << 10;
-/// How long a caller may take nothing of a large answer. It has room that others wait for.
+/// How long a caller may take nothing of a large answer while others wait for its room.
 const SILENCE: Duration = Duration::from_secs(60);
+/// When nobody waited, it is soon looked again.
+const LOOKS_AGAIN: Duration = Duration::from_secs(5);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+#[derive(Debug)]
 struct Room {
     kib: u32,
     free: Semaphore,
+    waiting: AtomicUsize,
+}
+
+/// One who waits for room.
+struct Waiting(&'static AtomicUsize);
+
+impl Waiting {
+    fn among(waiting: &'static AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a large answer has taken of the room.
 #[derive(Debug, Clone)]
 pub struct AnswerRoom {
+    room: &'static Room,
     _held: Arc<SemaphorePermit<'static>>,
 }
 
 impl Room {
     const fn new(bytes: u32) -> Self {
-        Self { kib: bytes >> 10, free: Semaphore::const_new((bytes >> 10) as usize) }
+        let kib = bytes >> 10;
+        Self { kib, free: Semaphore::const_new(kib as usize), waiting: AtomicUsize::new(0) }
     }
 
     /// One that is larger than all there is takes all.
@@ -57,14 +84,15 @@ impl Room {
             return None;
         }
         let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.kib);
+        let _waiting = Waiting::among(&self.waiting);
         // Never closed.
-        self.free.acquire_many(kib).await.ok().map(|held| AnswerRoom { _held: Arc::new(held) })
+        self.free.acquire_many(kib).await.ok().map(|held| AnswerRoom { room: self, _held: Arc::new(held) })
     }
 }
 
 /// Room for an answer of so many bytes, which is to be read then; waits for it. A small one needs none.
 pub async fn room_for(bytes: usize) -> Option<AnswerRoom> {
-    ROOM.enter(bytes).await
+    if bytes <= MIDDLING { MIDDLING_ROOM.enter(bytes).await } else { ROOM.enter(bytes).await }
 }
 
 /// An answer that keeps its room until it is taken.
@@ -88,12 +116,12 @@ struct Answer<B> {
     /// Of the last frame.
     rest: Bytes,
     taken: Instant,
-    _room: AnswerRoom,
+    room: AnswerRoom,
 }
 
 impl<B: Send + 'static> Paced<B> {
     pub fn new(body: B, room: AnswerRoom) -> Self {
-        let answer = Answer { body, rest: Bytes::new(), taken: Instant::now(), _room: room };
+        let answer = Answer { body, rest: Bytes::new(), taken: Instant::now(), room };
         let answer = Arc::new(Mutex::new(Some(answer)));
         let watched = Arc::downgrade(&answer);
         let watcher = tokio::spawn(async move {
@@ -107,13 +135,18 @@ impl<B: Send + 'static> Paced<B> {
     }
 }
 
-/// Lets an answer go of which nothing was taken for too long. When to look again, if there is anything left to look after.
+/// Lets an answer go of which nothing was taken for too long, if others wait. When to look again, if there is anything left
+/// to look after.
 fn look_after<B>(answer: &Weak<Mutex<Option<Answer<B>>>>) -> Option<Instant> {
     let answer = answer.upgrade()?;
     let mut answer = answer.lock();
-    let at = answer.as_ref()?.taken + SILENCE;
-    if at > Instant::now() {
-        return Some(at);
+    let now = Instant::now();
+    let held = answer.as_ref()?;
+    if held.taken + SILENCE > now {
+        return Some(held.taken + SILENCE);
+    }
+    if held.room.room.waiting.load(Ordering::Relaxed) == 0 {
+        return Some(now + LOOKS_AGAIN);
     }
     *answer = None;
     None
@@ -240,6 +273,8 @@ mod tests {
         let mut body = paced(room, vec![message.clone()]).await;
         next(&mut body).await.unwrap().unwrap();
         sleep(SILENCE * 2).await;
+        assert_eq!(room.free.available_permits(), 6 << 10, "nobody waits for it");
+        drop(room.enter(8 << 20).await);
         assert_eq!(room.free.available_permits(), 8 << 10);
         assert!(message.is_unique());
         let lost = next(&mut body).await.unwrap().unwrap_err();
@@ -282,6 +317,7 @@ mod tests {
         sleep(SILENCE / 2).await;
         assert_eq!(room.free.available_permits(), 6 << 10);
         sleep(SILENCE).await;
+        drop(room.enter(8 << 20).await);
         assert_eq!(room.free.available_permits(), 8 << 10);
     }
 }

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use queues::{Effect, GetId, Item, LookId, Queue, Refusal, Stored, Taking};
 use tokio::sync::{OnceCell, oneshot};
 
-pub use callers::{Answered, GetRequest, PutRequest};
+pub use callers::{GetRequest, Looked, PutRequest};
 pub use values::{Held, HeldBytes};
 
 use crate::clock::now_ms;
@@ -36,8 +36,6 @@ pub enum QueueError {
     #[error("the queue was deleted")]
     Gone,
     /// Nothing was taken.
-    #[error("the server sends as many large answers as it keeps in memory, and waited for room in vain; try again")]
-    Busy,
     /// The same caller asks again on another connection: nobody hears this.
     #[error("the request was repeated, and its repetition is answered")]
     Replaced,

@@ -489,7 +489,9 @@ impl Shared {
         let old = self.blobs.blobs_before(now - RESULTS_KEPT - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
         let passing = self.passing_blobs.take_over(now_ms());
         for blob in expired.blobs.into_iter().chain(old).chain(passing).filter(|b| !in_use.contains(b)) {
-            self.blobs.delete(&blob).await.map_err(|e| text(&e))?;
+            if let Err(error) = self.blobs.delete(&blob).await {
+                tracing::warn!(%blob, %error, "a blob that nobody needs could not be deleted");
+            }
         }
         // Files that came for volumes, which have their own copy, and for mounts that are no more.
         let mounted = self.mounts.contents();

@@ -16,9 +16,6 @@ use crate::answer_limit::{self, AnswerRoom};
 /// What one look answers at most: items, and bytes unless the first has more.
 const LOOK: (usize, usize) = (200, 16 << 20);
 
-/// How long values wait for room for their answer. What a get took stays on disk for two minutes only, and goes back before.
-const ROOM_PATIENCE: Duration = Duration::from_secs(30);
-
 pub struct PutRequest {
     /// The same for all tries of a request; without one, each is new.
     pub key: Option<String>,
@@ -38,10 +35,10 @@ pub struct GetRequest {
     pub patience: Duration,
 }
 
-/// Values for a caller, and what they have taken of the room for large answers.
-#[derive(Debug, Default)]
-pub struct Answered<T> {
-    pub values: Vec<T>,
+/// What a look found: values with their positions, and what they have taken of the room for large answers.
+#[derive(Debug)]
+pub struct Looked {
+    pub values: Vec<(Position, Bytes)>,
     pub room: Option<AnswerRoom>,
 }
 
@@ -84,12 +81,14 @@ impl OpenQueue {
     }
 
     /// The next values, as many as there are up to the wanted number; waits for the first. Nothing when none came in time.
-    pub async fn get(self: &Arc<Self>, request: GetRequest) -> Result<Answered<Bytes>, QueueError> {
+    ///
+    /// They do not wait for room for their answer, as a look does: what is taken must be with its caller soon, or go back.
+    pub async fn get(self: &Arc<Self>, request: GetRequest) -> Result<Vec<Bytes>, QueueError> {
         let GetRequest { key, is_repeated, partition, wanted, patience } = request;
         if is_repeated {
             self.leave_earlier(&key);
-            if let Some(answered) = self.taken_before(&key).await? {
-                return Ok(answered);
+            if let Some(values) = self.taken_before(&key).await? {
+                return Ok(values);
             }
         }
         let (answer, mut answered) = oneshot::channel();
@@ -109,11 +108,11 @@ impl OpenQueue {
         // Dropped with this request when the caller goes away.
         let _open = OpenGet { queue: self.clone(), id };
         let answer = match got {
-            Got::Nothing => return Ok(Answered::default()),
+            Got::Nothing => return Ok(Vec::new()),
             Got::Items => answered.await,
             Got::Waits => match timeout(patience, &mut answered).await {
                 Ok(answer) => answer,
-                Err(_) if self.act(|state, _, _, _| state.queue.stop_waiting(id)) => return Ok(Answered::default()),
+                Err(_) if self.act(|state, _, _, _| state.queue.stop_waiting(id)) => return Ok(Vec::new()),
                 // It has taken something at the last moment.
                 Err(_) => answered.await,
             },
@@ -132,11 +131,10 @@ impl OpenQueue {
     }
 
     /// What an earlier try of the same request took.
-    async fn taken_before(&self, key: &str) -> Result<Option<Answered<Bytes>>, QueueError> {
+    async fn taken_before(&self, key: &str) -> Result<Option<Vec<Bytes>>, QueueError> {
         let Some(positions) = self.store.taken_by(key.to_owned()).await? else { return Ok(None) };
-        let room = room_for(self.store.item_bytes(positions.clone()).await?).await?;
         let values: Vec<Bytes> = self.store.item_values(positions).await?.into_iter().flatten().collect();
-        Ok(Some(Answered { values, room }).filter(|answered| !answered.values.is_empty()))
+        Ok(Some(values).filter(|values| !values.is_empty()))
     }
 
     /// Values behind a position with their positions, which stay where they are; waits for the first.
@@ -145,7 +143,7 @@ impl OpenQueue {
         partition: &Bytes,
         mut after: Position,
         patience: Duration,
-    ) -> Result<Answered<(Position, Bytes)>, QueueError> {
+    ) -> Result<Looked, QueueError> {
         let deadline = Instant::now() + patience;
         loop {
             let (news, told) = oneshot::channel();
@@ -170,7 +168,7 @@ impl OpenQueue {
             })?;
             let _open = OpenLook { queue: self, look, partition };
             let last = found.last().map(|(position, _)| *position);
-            let room = room_for(bytes).await?;
+            let room = answer_limit::room_for(bytes).await;
             let values = self.with_values(found).await?;
             let is_over = match last {
                 // Gone between the look and the reading.
@@ -182,7 +180,7 @@ impl OpenQueue {
                 None => timeout_at(deadline, told).await.is_err(),
             };
             if is_over {
-                return Ok(Answered { values, room });
+                return Ok(Looked { values, room });
             }
         }
     }
@@ -218,23 +216,18 @@ impl OpenQueue {
     }
 }
 
-async fn room_for(bytes: usize) -> Result<Option<AnswerRoom>, QueueError> {
-    timeout(ROOM_PATIENCE, answer_limit::room_for(bytes)).await.map_err(|_| QueueError::Busy)
-}
-
 fn in_memory(item: &Item<Value>) -> Option<Bytes> {
     item.value.as_ref().map(|held| held.bytes.clone())
 }
 
 impl Delivery {
     /// The values; from here on they are the caller's.
-    async fn into_values(mut self) -> Result<Answered<Bytes>, QueueError> {
-        let room = room_for(self.items.iter().map(|item| item.bytes).sum()).await?;
+    async fn into_values(mut self) -> Result<Vec<Bytes>, QueueError> {
         let found = self.items.iter().map(|item| (item.position, in_memory(item))).collect();
         let values = self.queue.with_values(found).await?;
         self.items.clear();
         self.queue.act(|state, _, _, _| state.queue.on_delivered(self.get));
-        Ok(Answered { values: values.into_iter().map(|(_, value)| value).collect(), room })
+        Ok(values.into_iter().map(|(_, value)| value).collect())
     }
 }
 

@@ -13,7 +13,7 @@ use types::objects::ObjectKind;
 use crate::answer_limit;
 use crate::caller::Caller;
 use crate::clock::{patience, seconds};
-use crate::queues::{Answered, GetRequest, OpenQueue, PutRequest, QueueError};
+use crate::queues::{GetRequest, Looked, OpenQueue, PutRequest, QueueError};
 use crate::rpc::Api;
 use crate::rpc::dicts::{contents_status, too_large};
 use crate::rpc::objects::{ObjectRequest, creation_info};
@@ -113,8 +113,8 @@ impl Api {
             wanted: (request.n_values as usize).min(MAX_ITEMS),
             patience: patience(request.timeout, MAX_WAIT),
         };
-        let Answered { values, room } = queue.get(get).await.map_err(|e| queue_status(&e, &request.queue_id))?;
-        Ok(answer_limit::respond(wire::QueueGetResponse { values }, room))
+        let values = queue.get(get).await.map_err(|e| queue_status(&e, &request.queue_id))?;
+        Ok(Response::new(wire::QueueGetResponse { values }))
     }
 
     pub(crate) async fn queue_next_items(
@@ -129,7 +129,7 @@ impl Api {
         let patience = patience(request.item_poll_timeout, MAX_WAIT);
         let found = queue.look(&partition_key(request.partition_key)?, after, patience).await;
         let item = |(position, value): (u64, Bytes)| wire::QueueItem { value, entry_id: position.to_string() };
-        let Answered { values, room } = found.map_err(|e| queue_status(&e, &request.queue_id))?;
+        let Looked { values, room } = found.map_err(|e| queue_status(&e, &request.queue_id))?;
         let items = values.into_iter().map(item).collect();
         Ok(answer_limit::respond(wire::QueueNextItemsResponse { items }, room))
     }
@@ -193,7 +193,6 @@ fn queue_status(error: &QueueError, id: &str) -> Status {
         QueueError::Refused(refusal) => Status::resource_exhausted(refusal.to_string()),
         QueueError::Store(error) => contents_status(error),
         QueueError::Gone => Status::not_found(format!("Queue with ID '{id}' not found; it was deleted meanwhile")),
-        QueueError::Busy => Status::unavailable(error.to_string()),
         QueueError::Replaced => Status::aborted(error.to_string()),
     }
 }
