@@ -283,7 +283,8 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
                 known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
                 continue;
             }
-            if self.keeps_deleted && !is_committed && entry.kind == EntryKind::Whiteout {
+            // What a graft brings and is deleted there was never seen under this name.
+            if self.keeps_deleted && !is_committed && !anew && entry.kind == EntryKind::Whiteout {
                 known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
                 continue;
             }

@@ -247,8 +247,14 @@ fn what_comes_to_lie_in_the_place_of_another_folder_is_taken_whole() {
     };
     let (_, committed) = first(&now("/a"), &below);
     let (changes, committed) = plan(&now("/b"), &committed, &below, false);
-    let graft = Change::Graft { from: "b".into(), to: "new".into() };
-    assert_eq!(changes, [make("new"), graft, remove("new/x"), put("new/z")]);
+    let graft = || Change::Graft { from: "b".into(), to: "new".into() };
+    let whole = [make("new"), graft(), remove("new/x"), put("new/z")];
+    assert_eq!(changes, whole);
+    assert!(plan(&now("/b"), &committed, &below, false).0.is_empty());
+    // Also when deletions wait, since the graft brings what was deleted in it.
+    let (_, committed) = first(&now("/a"), &below);
+    let Ok((changes, committed)) = plan_commit(&Looked::at(&now("/b")), &committed, &below, true, true);
+    assert_eq!(changes, whole);
     assert!(plan(&now("/b"), &committed, &below, false).0.is_empty());
 }
 
