@@ -35,7 +35,6 @@ pub enum QueueError {
     Store(#[from] ContentsError),
     #[error("the queue was deleted")]
     Gone,
-    /// Nothing was taken.
     /// The same caller asks again on another connection: nobody hears this.
     #[error("the request was repeated, and its repetition is answered")]
     Replaced,

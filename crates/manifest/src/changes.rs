@@ -117,13 +117,15 @@ struct Known {
 struct KnownFolder {
     /// The folder below whose names show in it.
     origin: Option<PathBuf>,
+    /// All folders below whose names show in it in the volume, when there are others: their removal waits.
+    waits: Option<Box<[PathBuf]>>,
     inside: Committed,
 }
 
 static NOTHING: Committed = Committed(Vec::new());
 
 /// Looks at a container that moves files about meanwhile, before what is deleted waits or is believed.
-pub const LOOKS: usize = 2;
+const LOOKS: usize = 2;
 
 impl Stamp {
     /// Of nothing that there is.
@@ -157,23 +159,27 @@ impl Committed {
         let Ok(at) = self.0.binary_search_by(|(known, _)| (**known).cmp(name)) else { return };
         let (known, before) = (&mut self.0[at].1, before.get(name));
         let before_inside = before.and_then(|known| known.folder.as_ref()).map_or(&NOTHING, |folder| &folder.inside);
+        let folder_before = before.and_then(|known| known.folder.as_deref());
         match (deeper.next(), &mut known.folder, before) {
             (Some(name), Some(folder), _) => folder.inside.take_back_in(name, deeper, before_inside),
             (Some(_), None, _) => {}
-            (None, _, Some(before)) => *known = before.clone(),
-            // Taking the name out would move all behind it, and there may be a million.
-            (None, folder, None) => {
-                known.stamp = Stamp::NONE;
-                folder.iter_mut().for_each(|folder| folder.origin = None);
+            // What is in it is spoken of by itself.
+            (None, Some(folder), _) => {
+                known.stamp = before.map_or(Stamp::NONE, |known| known.stamp.of_another_inode());
+                folder.origin = folder_before.and_then(|folder| folder.origin.clone());
+                folder.waits = folder_before.and_then(|folder| folder.waits.clone());
             }
+            (None, None, Some(before)) => *known = before.clone(),
+            // Taking the name out would move all behind it, and there may be a million.
+            (None, None, None) => known.stamp = Stamp::NONE,
         }
     }
 }
 
 impl Known {
-    /// Of a folder, where it lies.
-    fn origin(&self) -> Option<&Path> {
-        self.folder.as_ref()?.origin.as_deref()
+    /// Of a folder: that what shows in it is what is below at `origin`, and nothing else.
+    fn shows_only(&self, origin: Option<&Path>) -> bool {
+        self.folder.as_ref().is_some_and(|folder| folder.waits.is_none() && folder.origin.as_deref() == origin)
     }
 
     /// Whether this entry is it. Overlayfs makes all its whiteouts as links of one file, whose change time is that of the
@@ -213,7 +219,8 @@ pub fn plan_commit<U: Upper>(
         let seen_at = upper.changed_ns(root);
         let mut planner = Planner { upper, below, leave_open, keeps_deleted, has_left_out: false, changes: Vec::new() };
         let entries = upper.list(root)?.unwrap_or_default();
-        let now_committed = planner.inside(root, Some(root), committed, entries, false)?;
+        let around = Around { origin: Some(root), shown: vec![root.to_owned()], grafted: Vec::new() };
+        let now_committed = planner.inside(root, &around, committed, entries)?;
         let removes = planner.changes.iter().any(|change| matches!(change, Change::Remove(_)));
         if !removes || keeps_deleted {
             return Ok((planner.changes, now_committed));
@@ -251,36 +258,39 @@ struct Planner<'a, U, B> {
     changes: Vec<Change>,
 }
 
-/// What became of a folder in a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    /// What shows in it is what showed before.
-    AsItWas,
-    /// Something else shows in it.
-    Anew,
-    /// The same, but what shows no more is not removed yet.
-    WithoutDeletions,
+/// What a folder lies on.
+struct Around<'a> {
+    /// The folder below whose names the container sees in it.
+    origin: Option<&'a Path>,
+    /// Those whose names showed in it in the volume before this plan, or were brought by it.
+    shown: Vec<PathBuf>,
+    /// Those of which this plan brings everything: it lies over whatever was committed there before.
+    grafted: Vec<PathBuf>,
 }
 
 impl<U: Upper, B: Below> Planner<'_, U, B> {
-    /// Takes what is in a folder, which lies on `origin`; all of it when something else shows in the folder `anew`.
+    /// Takes what is in a folder.
     fn inside(
         &mut self,
         folder: &Path,
-        origin: Option<&Path>,
+        around: &Around<'_>,
         committed: &Committed,
         entries: Vec<Entry>,
-        anew: bool,
     ) -> Result<Committed, U::Error> {
+        let anew = !around.grafted.is_empty();
         let mut known = Vec::with_capacity(entries.len());
         for entry in entries {
             let (path, before) = (folder.join(&entry.name), committed.get(&entry.name));
             let is_committed = !anew && before.is_some_and(|known| known.is(&entry));
             let may_be_open = self.leave_open && !is_committed && matches!(entry.kind, EntryKind::File { .. });
             if may_be_open && self.upper.is_being_written(&path) {
-                // As committed last, if it was.
+                // As committed last, if it was, and if nothing was grafted over that.
                 self.has_left_out |= before.is_none();
-                known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before.clone())));
+                let before = before.cloned().map(|known| match anew {
+                    true => Known { stamp: known.stamp.of_another_inode(), ..known },
+                    false => known,
+                });
+                known.extend(before.map(|before| (entry.name.into_boxed_os_str(), before)));
                 continue;
             }
             // What a graft brings and is deleted there was never seen under this name.
@@ -289,10 +299,10 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
                 continue;
             }
             let taken = match &entry.kind {
-                EntryKind::Folder { .. } => self.folder(&path, &entry, is_committed, origin, before, anew)?,
+                EntryKind::Folder { .. } => self.folder(&path, &entry, is_committed, around, before)?,
                 kind => {
                     if !is_committed {
-                        self.leaf(path, &entry, origin);
+                        self.leaf(path, &entry, around.origin);
                     }
                     Some(Known { stamp: entry.stamp, kind: kind.clone(), folder: None })
                 }
@@ -301,7 +311,7 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
             let taken = taken.or_else(|| before.cloned());
             known.extend(taken.map(|taken| (entry.name.into_boxed_os_str(), taken)));
         }
-        self.remove_vanished(folder, committed, &mut known);
+        self.remove_vanished(folder, around, committed, &mut known);
         Ok(Committed(known))
     }
 
@@ -310,32 +320,33 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         path: &Path,
         entry: &Entry,
         is_committed: bool,
-        around: Option<&Path>,
+        around: &Around<'_>,
         before: Option<&Known>,
-        anew: bool,
     ) -> Result<Option<Known>, U::Error> {
         let origin = match &entry.kind {
-            EntryKind::Folder { opaque: false, redirect } => counterpart(around, &entry.name, redirect.as_deref()),
+            EntryKind::Folder { opaque: false, redirect } => {
+                counterpart(around.origin, &entry.name, redirect.as_deref())
+            }
             _ => None,
         };
+        let origin = origin.as_deref();
         let Some(entries) = self.upper.list(path)? else { return Ok(None) };
         let before_inside = before.and_then(|known| known.folder.as_ref()).map_or(&NOTHING, |folder| &folder.inside);
         // A folder may have lost what is below it through its parent, and look the same itself.
-        let is_where_it_was = before.is_some_and(|known| known.origin() == origin.as_deref());
-        let mut taken = Taken::AsItWas;
-        if !(is_committed && is_where_it_was) {
-            let names = entries.iter().map(|entry| entry.name.clone()).collect();
-            taken = self.take_folder(path, entry, origin.as_deref(), before, names);
-        }
-        let inside = self.inside(path, origin.as_deref(), before_inside, entries, anew || taken != Taken::AsItWas)?;
-        // What waits is worked out again by the next plan, from what showed before this one.
-        let (stamp, origin) = match taken {
-            Taken::WithoutDeletions => {
-                (entry.stamp.of_another_inode(), before.and_then(Known::origin).map(Path::to_owned))
+        let (inner, waits) = match is_committed && before.is_some_and(|known| known.shows_only(origin)) {
+            true => {
+                let shown = origin.map(Path::to_owned).into_iter().collect();
+                (Around { origin, shown, grafted: Vec::new() }, false)
             }
-            _ => (entry.stamp, origin),
+            false => {
+                let names = entries.iter().map(|entry| entry.name.clone()).collect();
+                self.take_folder(path, entry, origin, before, around, &names)
+            }
         };
-        Ok(Some(Known { stamp, kind: entry.kind.clone(), folder: Some(Box::new(KnownFolder { origin, inside })) }))
+        let inside = self.inside(path, &inner, before_inside, entries)?;
+        let waits = waits.then(|| inner.shown.into_boxed_slice());
+        let folder = Some(Box::new(KnownFolder { origin: origin.map(Path::to_owned), waits, inside }));
+        Ok(Some(Known { stamp: entry.stamp, kind: entry.kind.clone(), folder }))
     }
 
     fn leaf(&mut self, path: PathBuf, entry: &Entry, around: Option<&Path>) {
@@ -350,55 +361,89 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         });
     }
 
-    /// `stays` are the folder's names in the upper one.
-    fn take_folder(
+    /// `names`: of the folder in the upper one. Answers also whether something waits to be removed.
+    fn take_folder<'a>(
         &mut self,
         path: &Path,
         entry: &Entry,
-        origin: Option<&Path>,
+        origin: Option<&'a Path>,
         before: Option<&Known>,
-        mut stays: BTreeSet<OsString>,
-    ) -> Taken {
-        let lies_here = origin == Some(path);
-        let is_same = before.is_some_and(|known| {
-            known.kind == entry.kind && known.origin() == origin && known.stamp.inode == entry.stamp.inode
-        });
-        let here = self.below.folder(path);
-        let rights_before = match before.filter(|_| is_same) {
-            Some(known) => Some((known.stamp.mode, known.stamp.owner)),
-            None if lies_here => here,
+        around: &Around<'_>,
+        names: &BTreeSet<OsString>,
+    ) -> (Around<'a>, bool) {
+        let is_below = |path: &PathBuf| self.below.folder(path).is_some();
+        let with_parent = |parents: &[PathBuf]| -> BTreeSet<PathBuf> {
+            parents.iter().map(|parent| parent.join(&entry.name)).filter(is_below).collect()
+        };
+        let before = before.filter(|known| known.stamp != Stamp::NONE);
+        let mut grafted = with_parent(&around.grafted);
+        // Whose names show at this path in the volume.
+        let mut shown = match before {
+            None => with_parent(&around.shown),
+            Some(known) => {
+                let folders = known.folder.iter().flat_map(|folder| match &folder.waits {
+                    Some(waits) => waits.iter().cloned().collect(),
+                    None => Vec::from_iter(folder.origin.clone()),
+                });
+                folders.filter(is_below).chain(grafted.iter().cloned()).collect()
+            }
+        };
+        let source = origin.map(Path::to_owned).filter(is_below);
+        let rights_before = match before {
+            None if shown.len() == 1 && source.as_deref() == Some(path) => self.below.folder(path),
+            Some(Known { stamp, folder: Some(_), .. }) if grafted.is_empty() && stamp.inode == entry.stamp.inode => {
+                Some((stamp.mode, stamp.owner))
+            }
             // Whatever had this name may be gone from the volume by now.
-            None => None,
+            _ => None,
         };
         if rights_before != Some((entry.stamp.mode, entry.stamp.owner)) {
             self.changes.push(Change::Folder(path.to_owned()));
         }
-        // The common case, and no look at what may be a very large folder.
-        if is_same || (lies_here && before.is_none_or(|known| known.origin() == origin)) {
-            return Taken::AsItWas;
+        let is_others = |folder: &&PathBuf| Some(*folder) != source.as_ref();
+        // Mostly there are none, and no look at what may be a very large folder.
+        let others: BTreeSet<OsString> =
+            shown.iter().filter(is_others).flat_map(|folder| self.below.names(folder)).collect();
+        let graft = source.clone().filter(|source| !shown.contains(source));
+        let mut waits = false;
+        if !others.is_empty() || graft.is_some() {
+            let from_source: BTreeSet<OsString> = source.iter().flat_map(|folder| self.below.names(folder)).collect();
+            for name in others.difference(names).filter(|name| !from_source.contains(*name)) {
+                waits |= self.keeps_deleted;
+                if !self.keeps_deleted {
+                    self.changes.push(Change::Remove(path.join(name)));
+                }
+            }
+            // Something else comes in the place of these.
+            let inside = before.and_then(|known| known.folder.as_deref()).map_or(&NOTHING, |folder| &folder.inside);
+            let is_replaced =
+                |name: &&OsString| others.contains(*name) || inside.get(name).is_some_and(Known::is_published);
+            if graft.is_some() {
+                let replaced = from_source.difference(names).filter(is_replaced);
+                self.changes.extend(replaced.map(|name| Change::Remove(path.join(name))));
+            }
         }
-        stays.extend(origin.iter().flat_map(|origin| self.below.names(origin)));
-        // What showed before: the names below, and those of a folder that an earlier commit grafted here.
-        let mut shown: BTreeSet<OsString> = BTreeSet::new();
-        shown.extend(here.iter().flat_map(|_| self.below.names(path)));
-        let grafted = before.and_then(Known::origin).filter(|origin| *origin != path);
-        shown.extend(grafted.iter().flat_map(|origin| self.below.names(origin)));
-        let mut hidden = shown.difference(&stays).map(|name| Change::Remove(path.join(name))).peekable();
-        let waits = self.keeps_deleted && hidden.peek().is_some();
-        if !waits {
-            self.changes.extend(hidden);
+        if let Some(from) = graft {
+            self.changes.push(Change::Graft { from: from.clone(), to: path.to_owned() });
+            grafted.insert(from);
         }
-        if let Some(from) = origin.filter(|_| !lies_here) {
-            self.changes.push(Change::Graft { from: from.to_owned(), to: path.to_owned() });
-        }
-        if waits { Taken::WithoutDeletions } else { Taken::Anew }
+        shown.extend(source);
+        (Around { origin, shown: shown.into_iter().collect(), grafted: grafted.into_iter().collect() }, waits)
     }
 
     /// What was committed and is nowhere now. (A name that was below leaves a whiteout; one that was only here does not.)
-    fn remove_vanished(&mut self, folder: &Path, committed: &Committed, now: &mut Vec<(Box<OsStr>, Known)>) {
+    fn remove_vanished(
+        &mut self,
+        folder: &Path,
+        around: &Around<'_>,
+        committed: &Committed,
+        now: &mut Vec<(Box<OsStr>, Known)>,
+    ) {
         let is_there = |name: &OsStr| now.binary_search_by(|(known, _)| (**known).cmp(name)).is_ok();
         let is_gone = |name: &OsStr, known: &Known| known.is_published() && !is_there(name);
-        let vanished = committed.0.iter().filter(|(name, known)| is_gone(name, known));
+        // Something else has come in its place.
+        let brought: BTreeSet<OsString> = around.grafted.iter().flat_map(|grafted| self.below.names(grafted)).collect();
+        let vanished = committed.0.iter().filter(|(name, known)| is_gone(name, known) && !brought.contains(&**name));
         if self.keeps_deleted {
             let vanished: Vec<_> = vanished.cloned().collect();
             now.extend(vanished);

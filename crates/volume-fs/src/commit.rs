@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use manifest::changes::{Change, Committed, Data, Entry, EntryKind, LOOKS, Stamp, Upper, plan_commit};
+use manifest::changes::{Change, Committed, Data, Entry, EntryKind, Stamp, Upper, plan_commit};
 
 use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
@@ -37,8 +37,9 @@ pub fn collect(
     let folder = UpperFolder::open(upper)?;
     let leave_open = taking == Taking::WithoutOpenFiles;
     for look in 1.. {
-        // A file that moves on after the look must not be gone from where it was before it is where it is now.
-        let keeps_deleted = look > LOOKS;
+        // A file that moves on after the look must not be gone from where it was before it is where it is now, unless
+        // somebody waits for what is deleted.
+        let keeps_deleted = look > 1 && leave_open;
         let (changes, mut now_committed) = plan_commit(&folder, committed, below, leave_open, keeps_deleted)?;
         if changes.is_empty() {
             return Ok((None, now_committed));
@@ -52,7 +53,7 @@ pub fn collect(
             }
         }
         let removes = changes.iter().any(|change| matches!(change, Change::Remove(_)));
-        if is_whole || !removes || keeps_deleted {
+        if is_whole || !removes || look > 1 {
             return Ok((layer.finish()?, now_committed));
         }
     }

@@ -180,9 +180,14 @@ impl<'a> LayerBuilder<'a> {
             return Ok(());
         }
         if !self.folders.contains(path) {
+            let was_removed = fs::symlink_metadata(self.place(path)).is_ok_and(|found| sys::is_whiteout(&found));
             let place = self.prepare(path)?;
             fs::create_dir(&place).doing("make folder", &place)?;
             self.folders.insert(path.to_owned());
+            if was_removed {
+                // What is below stays removed.
+                self.make_opaque(path)?;
+            }
         }
         attributes.apply(&self.place(path), false)
     }

@@ -182,7 +182,7 @@ fn act(random: &mut StdRng, root: &Path) {
     let (one, two) = (name(), name());
     let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
     // What cannot be done is not: the program gets its error as anywhere.
-    let _ = match random.random_range(0..12) {
+    let _ = match random.random_range(0..14) {
         0..3 => {
             let size = [0, 10, 5000, 70_000, 200_000][random.random_range(0..5)];
             fs::write(&one, vec![random.random_range(b'a'..=b'z'); size])
@@ -195,6 +195,10 @@ fn act(random: &mut StdRng, root: &Path) {
         8 => fs::set_permissions(&one, fs::Permissions::from_mode([0o700, 0o755, 0o640][random.random_range(0..3)])),
         9 => symlink("../a", &one),
         10 => fs::hard_link(&one, &two),
+        11 if is_folder(&one) => fs::remove_dir_all(&one).and_then(|()| fs::create_dir(&one)),
+        12 if is_folder(&one) && is_folder(&two) && !one.starts_with(&two) && !two.starts_with(&one) => {
+            fs::remove_dir_all(&two).and_then(|()| fs::rename(&one, &two))
+        }
         _ => {
             fs::File::options().append(true).open(&one).and_then(|mut file| std::io::Write::write_all(&mut file, b"+"))
         }

@@ -248,7 +248,7 @@ fn what_comes_to_lie_in_the_place_of_another_folder_is_taken_whole() {
     let (_, committed) = first(&now("/a"), &below);
     let (changes, committed) = plan(&now("/b"), &committed, &below, false);
     let graft = || Change::Graft { from: "b".into(), to: "new".into() };
-    let whole = [make("new"), graft(), remove("new/x"), put("new/z")];
+    let whole = [make("new"), remove("new/y"), graft(), remove("new/x"), put("new/z")];
     assert_eq!(changes, whole);
     assert!(plan(&now("/b"), &committed, &below, false).0.is_empty());
     // Also when deletions wait, since the graft brings what was deleted in it.
@@ -267,8 +267,93 @@ fn what_a_new_folder_hides_waits_with_the_other_deletions() {
     assert_eq!(changes, [make("d"), put("d/g")]);
     let closed = [folder("d", true, None), file("d/g", 1), file("e", 1)];
     let (changes, committed) = plan(&closed, &committed, &below, true);
-    assert_eq!(changes, [make("d"), remove("d/f"), put("d/g"), put("e")]);
+    assert_eq!(changes, [remove("d/f"), put("e")]);
     assert!(plan(&closed, &committed, &below, true).0.is_empty());
+}
+
+#[test]
+fn what_waits_to_be_removed_is_removed_whatever_comes_in_its_place() {
+    let below = Folders::of(&[("a", &["g", "h"]), ("b", &["y"]), ("c", &["h"])]);
+    let gone = |path| entry(path, EntryKind::Whiteout, 1);
+    let later = |now: &[Written], committed: &Committed| {
+        let Ok(planned) = plan_commit(&Looked::at(now), committed, &below, true, true);
+        planned
+    };
+    let graft = |from: &str| Change::Graft { from: from.into(), to: "b".into() };
+    let renamed = [gone("a"), folder("b", false, Some("/a")), file("b/g", 1)];
+    let (changes, committed) = later(&renamed, &Committed::default());
+    assert_eq!(changes, [make("b"), graft("a"), put("b/g")]);
+    let (changes, committed) = later(&renamed, &committed);
+    assert_eq!(changes, [], "nothing is brought twice");
+    let (changes, ended) = plan(&renamed, &committed, &below, true);
+    assert_eq!(changes, [remove("a"), remove("b/y")]);
+    assert!(plan(&renamed, &ended, &below, true).0.is_empty());
+    let anew = [gone("a"), gone("c"), changed("b", 2)];
+    let (changes, ended) = plan(&anew, &committed, &below, true);
+    assert_eq!(changes, [remove("a"), remove("b/g"), remove("b/h"), remove("b/y"), remove("b/g"), remove("c")]);
+    assert!(plan(&anew, &ended, &below, true).0.is_empty());
+    let other = [gone("a"), folder("b", false, Some("/c")), gone("c")];
+    let (changes, ended) = plan(&other, &committed, &below, true);
+    let removed = [remove("b/g"), remove("b/y"), remove("b/h")];
+    assert_eq!(changes, [&[remove("a")], &removed[..], &[graft("c"), remove("b/g"), remove("c")]].concat());
+    assert!(plan(&other, &ended, &below, true).0.is_empty());
+}
+
+#[test]
+fn a_folder_that_comes_back_to_its_name_is_there_again() {
+    let below = Folders::of(&[("d", &["x"])]);
+    let away = [entry("d", EntryKind::Whiteout, 1), folder("e", false, Some("/d"))];
+    let (changes, committed) = first(&away, &below);
+    let graft = |to: &str| Change::Graft { from: "d".into(), to: to.into() };
+    assert_eq!(changes, [remove("d"), make("e"), graft("e")]);
+    let back = [folder("d", false, Some("/d"))];
+    let (changes, committed) = plan(&back, &committed, &below, false);
+    assert_eq!(changes, [make("d"), graft("d"), remove("e")]);
+    assert!(plan(&back, &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn a_folder_that_is_made_anew_in_a_renamed_one_hides_what_that_brings() {
+    let below = Folders::of(&[("d", &["s"]), ("d/s", &["x", "y"])]);
+    let now = [folder("e", false, Some("/d")), folder("e/s", true, None), file("e/s/y", 1)];
+    let graft = Change::Graft { from: "d".into(), to: "e".into() };
+    let (changes, committed) = first(&now, &below);
+    assert_eq!(changes, [make("e"), graft, make("e/s"), remove("e/s/x"), put("e/s/y")]);
+    assert!(plan(&now, &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn what_a_graft_brings_is_not_removed_as_what_had_its_name_before() {
+    let below = Folders::of(&[("b", &[]), ("c", &["c"]), ("c/c", &[])]);
+    let (_, committed) = first(&[folder("b", false, None), file("b/c", 1)], &below);
+    let now = [folder("b", false, Some("/c")), entry("c", EntryKind::Whiteout, 1)];
+    let (changes, committed) = plan(&now, &committed, &below, false);
+    let graft = Change::Graft { from: "c".into(), to: "b".into() };
+    assert_eq!(changes, [remove("b/c"), graft, remove("c")]);
+    assert!(plan(&now, &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn a_folder_in_one_that_is_made_anew_hides_what_was_in_it() {
+    let below = Folders::of(&[("a", &["b", "c"]), ("a/b", &["x"])]);
+    // In a folder that hides what is below, overlayfs marks nothing.
+    let now = [folder("a", true, None), folder("a/b", false, None)];
+    let (changes, committed) = first(&now, &below);
+    assert_eq!(changes, [make("a"), remove("a/c"), make("a/b"), remove("a/b/x")]);
+    assert!(plan(&now, &committed, &below, false).0.is_empty());
+}
+
+#[test]
+fn a_file_that_is_written_to_while_its_folder_is_replaced_is_taken_later() {
+    let below = Folders::of(&[("a", &["f"]), ("b", &["f"])]);
+    let at = |from: &str, open| {
+        let file = Written { is_being_written: open, ..file("n/f", 1) };
+        [folder("n", false, Some(from)), file]
+    };
+    let (_, committed) = first(&at("/a", false), &below);
+    let (changes, committed) = plan(&at("/b", true), &committed, &below, true);
+    assert_eq!(changes, [Change::Graft { from: "b".into(), to: "n".into() }]);
+    assert_eq!(plan(&at("/b", false), &committed, &below, true).0, [put("n/f")]);
 }
 
 #[test]
@@ -292,9 +377,7 @@ fn what_could_not_be_taken_is_planned_again() {
     let now = [changed("d", 2), file("d/new", 1), file("d/old", 2), changed("e", 1), file("e/x", 1)];
     let (changes, committed) = plan(&now, &before, &below, false);
     assert_eq!(changes, [put("d/new"), put("d/old"), make("e"), put("e/x")]);
-    for (failed, again) in
-        [("d/new", vec![put("d/new")]), ("d/old", vec![put("d/old")]), ("e", vec![make("e"), put("e/x")])]
-    {
+    for (failed, again) in [("d/new", vec![put("d/new")]), ("d/old", vec![put("d/old")]), ("e", vec![make("e")])] {
         let mut committed = committed.clone();
         committed.take_back(Path::new(failed), &before);
         let (changes, committed) = plan(&now, &committed, &below, false);
