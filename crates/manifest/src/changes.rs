@@ -371,24 +371,9 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         around: &Around<'_>,
         names: &BTreeSet<OsString>,
     ) -> (Around<'a>, bool) {
-        let is_below = |path: &PathBuf| self.below.folder(path).is_some();
-        let with_parent = |parents: &[PathBuf]| -> BTreeSet<PathBuf> {
-            parents.iter().map(|parent| parent.join(&entry.name)).filter(is_below).collect()
-        };
         let before = before.filter(|known| known.stamp != Stamp::NONE);
-        let mut grafted = with_parent(&around.grafted);
-        // Whose names show at this path in the volume.
-        let mut shown = match before {
-            None => with_parent(&around.shown),
-            Some(known) => {
-                let folders = known.folder.iter().flat_map(|folder| match &folder.waits {
-                    Some(waits) => waits.iter().cloned().collect(),
-                    None => Vec::from_iter(folder.origin.clone()),
-                });
-                folders.filter(is_below).chain(grafted.iter().cloned()).collect()
-            }
-        };
-        let source = origin.map(Path::to_owned).filter(is_below);
+        let (mut shown, mut grafted) = self.shown_before(&entry.name, before, around);
+        let source = origin.map(Path::to_owned).filter(|origin| self.below.folder(origin).is_some());
         let rights_before = match before {
             None if shown.len() == 1 && source.as_deref() == Some(path) => self.below.folder(path),
             Some(Known { stamp, folder: Some(_), .. }) if grafted.is_empty() && stamp.inode == entry.stamp.inode => {
@@ -400,27 +385,16 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         if rights_before != Some((entry.stamp.mode, entry.stamp.owner)) {
             self.changes.push(Change::Folder(path.to_owned()));
         }
+        let graft = source.clone().filter(|source| !shown.contains(source));
         let is_others = |folder: &&PathBuf| Some(*folder) != source.as_ref();
         // Mostly there are none, and no look at what may be a very large folder.
-        let others: BTreeSet<OsString> =
-            shown.iter().filter(is_others).flat_map(|folder| self.below.names(folder)).collect();
-        let graft = source.clone().filter(|source| !shown.contains(source));
+        let others = shown.iter().filter(is_others).flat_map(|folder| self.below.names(folder)).collect();
         let mut waits = false;
-        if !others.is_empty() || graft.is_some() {
-            let from_source: BTreeSet<OsString> = source.iter().flat_map(|folder| self.below.names(folder)).collect();
-            for name in others.difference(names).filter(|name| !from_source.contains(*name)) {
-                waits |= self.keeps_deleted;
-                if !self.keeps_deleted {
-                    self.changes.push(Change::Remove(path.join(name)));
-                }
-            }
-            // Something else comes in the place of these.
-            let inside = before.and_then(|known| known.folder.as_deref()).map_or(&NOTHING, |folder| &folder.inside);
-            let is_replaced =
-                |name: &&OsString| others.contains(*name) || inside.get(name).is_some_and(Known::is_published);
+        if !BTreeSet::is_empty(&others) || graft.is_some() {
+            let brought = source.iter().flat_map(|folder| self.below.names(folder)).collect();
+            waits = self.hide(path, &others, names, &brought);
             if graft.is_some() {
-                let replaced = from_source.difference(names).filter(is_replaced);
-                self.changes.extend(replaced.map(|name| Change::Remove(path.join(name))));
+                self.make_way(path, &others, names, &brought, before);
             }
         }
         if let Some(from) = graft {
@@ -429,6 +403,58 @@ impl<U: Upper, B: Below> Planner<'_, U, B> {
         }
         shown.extend(source);
         (Around { origin, shown: shown.into_iter().collect(), grafted: grafted.into_iter().collect() }, waits)
+    }
+
+    /// The folders below whose names show in this one in the volume; and which of them were brought with the folder around it.
+    fn shown_before(
+        &self,
+        name: &OsStr,
+        before: Option<&Known>,
+        around: &Around<'_>,
+    ) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
+        let is_below = |path: &PathBuf| self.below.folder(path).is_some();
+        let with_parent = |parents: &[PathBuf]| -> BTreeSet<PathBuf> {
+            parents.iter().map(|parent| parent.join(name)).filter(is_below).collect()
+        };
+        let grafted = with_parent(&around.grafted);
+        let Some(known) = before else { return (with_parent(&around.shown), grafted) };
+        let folders = known.folder.iter().flat_map(|folder| match &folder.waits {
+            Some(waits) => waits.to_vec(),
+            None => Vec::from_iter(folder.origin.clone()),
+        });
+        (folders.filter(is_below).chain(grafted.iter().cloned()).collect(), grafted)
+    }
+
+    /// Removes from a folder those of the `others` that show in it no more; answers whether that waits.
+    fn hide(
+        &mut self,
+        path: &Path,
+        others: &BTreeSet<OsString>,
+        names: &BTreeSet<OsString>,
+        brought: &BTreeSet<OsString>,
+    ) -> bool {
+        let mut hidden = others.difference(names).filter(|name| !brought.contains(*name)).peekable();
+        if self.keeps_deleted {
+            return hidden.peek().is_some();
+        }
+        self.changes.extend(hidden.map(|name| Change::Remove(path.join(name))));
+        false
+    }
+
+    /// Removes what a graft brings something else in the place of.
+    fn make_way(
+        &mut self,
+        path: &Path,
+        others: &BTreeSet<OsString>,
+        names: &BTreeSet<OsString>,
+        brought: &BTreeSet<OsString>,
+        before: Option<&Known>,
+    ) {
+        let inside = before.and_then(|known| known.folder.as_deref()).map_or(&NOTHING, |folder| &folder.inside);
+        let is_replaced =
+            |name: &&OsString| others.contains(*name) || inside.get(name).is_some_and(Known::is_published);
+        let replaced = brought.difference(names).filter(is_replaced);
+        self.changes.extend(replaced.map(|name| Change::Remove(path.join(name))));
     }
 
     /// What was committed and is nowhere now. (A name that was below leaves a whiteout; one that was only here does not.)

@@ -82,15 +82,15 @@ fn take(
     }
 }
 
-/// Whether there is a name of the kind that the change speaks of. A removal speaks of none.
+/// Whether there is a name of the kind that the change speaks of. A removal needs none.
 fn is_there(upper: &UpperFolder, change: &Change) -> bool {
-    let metadata = upper.entry(change.path()).ok().and_then(|place| fs::symlink_metadata(&*place).ok());
-    metadata.is_some_and(|metadata| match change {
-        Change::Folder(_) | Change::Graft { .. } => metadata.is_dir(),
-        Change::File { .. } => metadata.is_file(),
-        Change::Special(_) => metadata.is_symlink() || metadata.file_type().is_fifo(),
+    let kind = || Some(fs::symlink_metadata(&*upper.entry(change.path()).ok()?).ok()?.file_type());
+    match change {
+        Change::Folder(_) | Change::Graft { .. } => kind().is_some_and(|kind| kind.is_dir()),
+        Change::File { .. } => kind().is_some_and(|kind| kind.is_file()),
+        Change::Special(_) => kind().is_some_and(|kind| kind.is_symlink() || kind.is_fifo()),
         Change::Remove(_) => true,
-    }) || matches!(change, Change::Remove(_))
+    }
 }
 
 fn apply(
