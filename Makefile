@@ -1,7 +1,9 @@
 # Every target sets up what it needs on a fresh Debian machine, says what it installs, and may be run again.
 #
 #   make demo         build the release binary and run examples/hello.py on the embedded server
-#   make test         everything: cargo's tests, wire-check, the real clients against a real server
+#   make test         cargo's tests, wire-check, the real clients against a real server: every promise with the newest
+#                     client, and of the older ones what they do differently
+#   make test-all     the same with everything for every client, for before a release; takes twice as long
 #   make lint         rustfmt, clippy with warnings as errors, and tidy
 #   make tidy         the crates use each other as docs/layers.txt says; documents point at what exists
 #   make wire-check   our .proto files against the descriptors inside the installed clients
@@ -32,7 +34,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 # Nextest runs each test in a process of its own and prints one closing line; plain `cargo test` serves as well.
 CARGO_TEST := $(if $(shell command -v cargo-nextest),cargo nextest run,cargo test)
 
-.PHONY: help demo test unit-test end-to-end lint tidy wire-check bench autoscaling-table setup clean clean-state
+.PHONY: help demo test test-all unit-test end-to-end lint tidy wire-check bench autoscaling-table setup clean clean-state
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -74,11 +76,16 @@ autoscaling-table:
 
 test: unit-test wire-check end-to-end
 
+test-all: export DORIAN_TEST_MATRIX := all
+test-all: test
+
 unit-test:
 	$(SETUP) build
 	$(SETUP) run
+	$(SETUP) registry
 	@[ -z "$(AS_ROOT)" ] || echo "tests that make containers need root, and skip themselves without: run as root for all"
 	$(CARGO_TEST) --workspace
+	@python3 scripts/slowest
 
 wire-check:
 	$(SETUP) build

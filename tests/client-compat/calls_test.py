@@ -10,6 +10,7 @@ from program_checks import assert_check, ended_of, for_each_check
 BIG = {"CHECK_BIG": "1", "CHECK_LIMIT_S": "240"}
 
 
+@pytest.mark.older_clients("their runners take inputs and answer in other ways")
 @for_each_check("calls.py")
 def calls(clients, version, check):
     ended = assert_check(clients, "calls.py", version, check)

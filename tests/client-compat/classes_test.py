@@ -13,6 +13,7 @@ def classes(clients, version, check):
     assert_check(clients, "classes.py", version, check)
 
 
+@pytest.mark.older_clients("the spellings are theirs")
 @for_each_check("old_classes.py", OLD)
 def classes_in_old_spellings(clients, version, check):
     assert_check(clients, "old_classes.py", version, check)

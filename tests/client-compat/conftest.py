@@ -1,7 +1,7 @@
 """Fixtures: one server for the whole session, a client per version, and the programs' own checks as tests."""
 
 import pytest
-from harness import NEWEST, VERSIONS, Client, Server
+from harness import MATRIX, NEWEST, VERSIONS, Client, Server
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +49,25 @@ def pytest_runtest_makereport(item, call):
         with server.log.open(errors="replace") as log:
             log.seek(start)
             report.sections.append(("server log", log.read()[-4000:]))
+
+
+def _version_of(item):
+    """The one client version that a test runs with, or `None`."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters.get("version") or parameters.get("client")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Every promise runs with the newest client. Older ones run what `older_clients` marks: what they do differently, and
+    a program for each area. `DORIAN_TEST_MATRIX=all` runs everything with each."""
+    if MATRIX == "all":
+        return
+    chosen, left = [], []
+    for item in items:
+        is_older = _version_of(item) not in (None, NEWEST)
+        (left if is_older and not item.get_closest_marker("older_clients") else chosen).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = chosen
 
 
 def pytest_pycollect_makeitem(collector, name, obj):

@@ -25,6 +25,7 @@ def _call(client, name, function="code", *arguments):
     return ended.out
 
 
+@pytest.mark.older_clients("they publish with other calls")
 def a_call_runs_what_was_deployed_last(client):
     name = f"last-{client.version}-{RUN}"
     _deploy(client, name, "one")

@@ -11,11 +11,13 @@ from program_checks import assert_check, for_each_check
 READY_AGAIN_S = 60
 
 
+@pytest.mark.older_clients("they send and page dicts with other calls")
 @for_each_check("dicts.py")
 def dicts(clients, version, check):
     assert_check(clients, "dicts.py", version, check, 300)
 
 
+@pytest.mark.older_clients("a program of this area")
 @for_each_check("queues.py")
 def queues(clients, version, check):
     assert_check(clients, "queues.py", version, check, 300)

@@ -47,16 +47,19 @@ def packages(clients, version, check):
     _assert_ran(clients, "image_packages.py", version, check)
 
 
+@pytest.mark.older_clients("they send files as mounts")
 @for_each_check("image_files.py")
 def files(clients, version, check):
     _assert_ran(clients, "image_files.py", version, check)
 
 
+@pytest.mark.older_clients("their methods make other Dockerfiles")
 @for_each_check("image_commands.py")
 def commands(clients, version, check):
     _assert_ran(clients, "image_commands.py", version, check)
 
 
+@pytest.mark.older_clients("a program of this area")
 @for_each_check("image_secrets.py")
 def secrets(clients, version, check):
     _assert_ran(clients, "image_secrets.py", version, check)

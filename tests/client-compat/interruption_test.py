@@ -6,6 +6,7 @@ import pytest
 from harness import NEWEST, best_of, still_there, wait_for
 
 
+@pytest.mark.older_clients("they say goodbye in other ways")
 def ctrl_c_ends_the_containers_within_five_seconds(client, server):
     def seconds_until_gone():
         before = server.container_namespaces()

@@ -26,6 +26,7 @@ def lines_arrive_within_100_ms(client):
     assert best_of(3, 0.1, median_delay) <= 0.1
 
 
+@pytest.mark.older_clients("they follow logs with another call")
 def every_kind_of_output_arrives(client):
     ended = client.run("output.py::kinds")
     assert ended.code == 0, ended

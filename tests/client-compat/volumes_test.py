@@ -1,13 +1,16 @@
 """Volumes, from outside and from inside of containers, by command, and through a crash of the server."""
 
+import pytest
 from program_checks import assert_check, for_each_check
 
 
+@pytest.mark.older_clients("they upload with other calls")
 @for_each_check("volumes.py")
 def volumes(clients, version, check):
     assert_check(clients, "volumes.py", version, check, 300)
 
 
+@pytest.mark.older_clients("their runners commit and reload in other ways")
 @for_each_check("volume_mounts.py")
 def mounts(clients, version, check):
     assert_check(clients, "volume_mounts.py", version, check, 600)
