@@ -12,6 +12,7 @@ mod open_files;
 mod output;
 mod person;
 mod run;
+mod running_server;
 mod schedules;
 mod up;
 
