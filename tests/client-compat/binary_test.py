@@ -126,6 +126,17 @@ def _address_towards_the_world():
         return probe.getsockname()[0]
 
 
+def a_python_that_is_asked_for_is_never_another(tmp_path):
+    # As an earlier run leaves it: a client that was installed with whatever Python was there.
+    installed = tmp_path / "client" / NEWEST
+    (installed / "bin").mkdir(parents=True)
+    (installed / "bin" / "python").symlink_to("/bin/true")
+    (installed / "complete").write_text("")
+    program = REPOSITORY / "examples" / "hello.py"
+    said = dorian("run", "--data", tmp_path, "--python", "/bin/false", program)
+    assert said.returncode == 1 and "`/bin/false` is not a Python" in said.stderr, said
+
+
 def login_writes_a_profile_that_every_client_reads_and_keeps_the_others(server, client, tmp_path):
     config = tmp_path / "modal.toml"
     config.write_text('# mine\n[work]\ntoken_id = "ak-work"\ntoken_secret = "as-work"\nactive = true\n')
