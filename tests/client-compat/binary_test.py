@@ -54,6 +54,15 @@ def env_speaks_json_too(server):
     assert json.loads(said.stdout)["MODAL_SERVER_URL"].endswith(str(server.port))
 
 
+def up_says_what_to_type_next_and_where_its_log_is(server):
+    said = dict(line.rstrip("\n").split(": ", 1) for line in server.lines if ": " in line)
+    assert said["log"] == str(server.log), server.lines
+    point, _, program = said["next, in another shell"].partition(" && ")
+    assert program == "modal run hello.py", server.lines
+    typed = subprocess.run(["sh", "-c", f"{point} && env"], stdout=subprocess.PIPE, text=True, check=True)
+    assert f"MODAL_SERVER_URL=http://127.0.0.1:{server.port}\n" in typed.stdout, typed
+
+
 def env_waits_for_a_server_that_is_starting_and_refuses_when_none_runs(tmp_path):
     server = Server(tmp_path / "data", free_port())
     config = tmp_path / "modal.toml"

@@ -6,6 +6,7 @@ mod config;
 mod data_dir;
 mod env;
 mod gc;
+mod greeting;
 mod layers;
 mod login;
 mod open_files;
