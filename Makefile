@@ -9,6 +9,7 @@
 #   make wire-check   our .proto files against the descriptors inside the installed clients
 #   make bench        how fast it is, next to the floor, to Ray and to buildah; writes bench/results/
 #   make autoscaling-table  the table of docs/autoscaling.md, from the simulation
+#   make check-bare   README's commands and `make test` in a fresh Debian that has nothing but what README asks for; needs root
 #   make setup        only the set-up
 #   make clean        remove what was built; `make clean-state` also what the tests keep (images, clients)
 #
@@ -34,7 +35,8 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 # Nextest runs each test in a process of its own and prints one closing line; plain `cargo test` serves as well.
 CARGO_TEST := $(if $(shell command -v cargo-nextest),cargo nextest run,cargo test)
 
-.PHONY: help demo test test-all unit-test end-to-end lint tidy wire-check bench autoscaling-table setup clean clean-state
+.PHONY: help demo test test-all unit-test end-to-end lint tidy wire-check bench autoscaling-table check-bare setup \
+	clean clean-state
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -102,6 +104,10 @@ end-to-end: setup
 bench: setup
 	cargo build --release
 	$(AS_ROOT) bench/run
+
+# `ONLY=demo` or `ONLY=test` for a part of it.
+check-bare:
+	scripts/check-bare $(if $(ONLY),--only $(ONLY))
 
 clean:
 	cargo clean

@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import time
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from harness import (
@@ -48,6 +52,98 @@ def env_speaks_json_too(server):
     said = dorian("env", "--data", server.data, "--json")
     assert said.returncode == 0, said
     assert json.loads(said.stdout)["MODAL_SERVER_URL"].endswith(str(server.port))
+
+
+def up_says_what_to_type_next_and_where_its_log_is(server):
+    said = dict(line.rstrip("\n").split(": ", 1) for line in server.lines if ": " in line)
+    assert said["log"] == str(server.log), server.lines
+    point, _, program = said["next, in another shell"].partition(" && ")
+    assert program == "modal run hello.py", server.lines
+    typed = subprocess.run(["sh", "-c", f"{point} && env"], stdout=subprocess.PIPE, text=True, check=True)
+    assert f"MODAL_SERVER_URL=http://127.0.0.1:{server.port}\n" in typed.stdout, typed
+
+
+def env_waits_for_a_server_that_is_starting_and_refuses_when_none_runs(tmp_path):
+    server = Server(tmp_path / "data", free_port())
+    config = tmp_path / "modal.toml"
+
+    def refuses_where_nothing_runs():
+        for command in ("env", "login"):
+            said = dorian(command, "--data", server.data, env={**os.environ, "MODAL_CONFIG_PATH": str(config)})
+            assert said.returncode == 1 and said.stdout == "", said
+            assert f"dorian up --data {server.data}" in said.stderr, said
+        assert not config.exists()
+
+    refuses_where_nothing_runs()
+    for end in (server.kill, server.stop):
+        # Never the address of the time before, nor the default one.
+        server.port = free_port()
+        said = _env_while_it_starts(server)
+        assert f"MODAL_SERVER_URL=http://127.0.0.1:{server.port}\n" in said, said
+        end()
+        refuses_where_nothing_runs()
+
+
+def _env_while_it_starts(server):
+    """What `dorian env` prints that was asked after the server took its data directory and before it was ready."""
+    server.begin()
+    files = Path(f"/proc/{server.process.pid}/fd")
+    lock = str(server.data / "lock")
+    wait_for(lambda: lock in _targets(files), 30, "a server that holds its data directory")
+    server.process.send_signal(signal.SIGSTOP)
+    said = server.data.parent / "env-said"
+    with said.open("w") as out:
+        asked = subprocess.Popen([binary(), "env", "--data", server.data], stdout=out, stderr=subprocess.STDOUT)
+        # Should the server have been faster than the signal, then it is ready, and there is nothing to wait for.
+        wait_for(lambda: asked.poll() is not None or "waiting for" in said.read_text(), 30, "a word about the wait")
+        server.process.send_signal(signal.SIGCONT)
+        assert asked.wait(60) == 0, said.read_text()
+    return said.read_text()
+
+
+def _targets(folder):
+    found = set()
+    for entry in folder.iterdir():
+        try:
+            found.add(os.readlink(entry))
+        except OSError:
+            pass
+    return found
+
+
+def a_server_on_all_interfaces_is_told_by_an_address_that_other_machines_can_use(tmp_path):
+    server = Server(tmp_path / "data", free_port(), host="0.0.0.0").start()
+    try:
+        client = Client(NEWEST, server, tmp_path)
+        host = urlsplit(client.variables["MODAL_SERVER_URL"]).hostname
+        assert host == _address_towards_the_world(), client.variables
+        assert client.modal("app", "list").code == 0
+        named = dorian("env", "--data", server.data, "--host", "gpu1.example.org:8080").stdout
+        assert "export MODAL_SERVER_URL=http://gpu1.example.org:8080\n" in named, named
+        refused = dorian("env", "--data", server.data, "--host", "$(id)")
+        assert refused.returncode == 1 and refused.stdout == "" and "`$(id)`" in refused.stderr, refused
+    finally:
+        server.stop()
+
+
+def _address_towards_the_world():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return probe.getsockname()[0]
+
+
+def a_python_that_is_asked_for_is_never_another(tmp_path):
+    # As an earlier run leaves it: a client that was installed with whatever Python was there.
+    installed = tmp_path / "client" / NEWEST
+    (installed / "bin").mkdir(parents=True)
+    (installed / "bin" / "python").symlink_to("/bin/true")
+    (installed / "complete").write_text("")
+    program = REPOSITORY / "examples" / "hello.py"
+    said = dorian("run", "--data", tmp_path, "--python", "/bin/false", program)
+    assert said.returncode == 1 and "`/bin/false` is not a Python" in said.stderr, said
 
 
 def login_writes_a_profile_that_every_client_reads_and_keeps_the_others(server, client, tmp_path):

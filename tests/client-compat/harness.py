@@ -83,16 +83,23 @@ def best_of(tries, bound, measure):
 class Server:
     """`dorian up` in a process of its own; may be killed and started again on the same data and port."""
 
-    def __init__(self, data=DATA, port=None):
+    def __init__(self, data=DATA, port=None, host="127.0.0.1"):
         self.data = Path(data)
+        self.host = host
         self.port = port or free_port()
         self.process = None
         self.lines = []
         self.log = self.data.parent / f"{self.data.name}.log"
 
     def start(self, within_s=FIRST_READY_S):
+        self.begin()
+        wait_for(self._is_ready, within_s, f"a `ready` line from `dorian up`; see {self.log}")
+        return self
+
+    def begin(self):
+        """As `start`, without waiting until it is ready."""
         self.data.mkdir(parents=True, exist_ok=True)
-        command = [str(binary()), "up", "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
+        command = [str(binary()), "up", "--data", str(self.data), "--listen", f"{self.host}:{self.port}"]
         log = open(self.log, "a")
         log.write(f"--- {shlex.join(command)}\n")
         log.flush()
@@ -102,8 +109,6 @@ class Server:
         )
         self.lines = []
         threading.Thread(target=self._read, args=(self.process, log), daemon=True).start()
-        wait_for(self._is_ready, within_s, f"a `ready` line from `dorian up`; see {self.log}")
-        return self
 
     def _read(self, process, log):
         for line in process.stdout:

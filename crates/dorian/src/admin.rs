@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use control_plane::ADMIN_SOCKET;
 
+use crate::{data_dir, running_server};
+
 /// The lines of an answer, as they come.
 pub type Lines = std::io::Lines<BufReader<UnixStream>>;
 
@@ -30,16 +32,19 @@ pub fn ask(data: &Path, request: &str) -> Result<Lines> {
 }
 
 fn connect(data: &Path) -> Result<UnixStream> {
-    let absent =
-        || format!("no server runs on the data directory `{}`; start one with `dorian up --data {0}`", data.display());
     let folder = match std::fs::File::open(data) {
-        Err(error) if error.kind() == ErrorKind::NotFound => bail!(absent()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(data_dir::nothing_runs(data)),
         folder => folder.with_context(|| format!("cannot open the data directory `{}`", data.display()))?,
     };
     // A socket's name has room for a hundred bytes, and a folder's may be longer.
     let short = format!("/proc/self/fd/{}/{ADMIN_SOCKET}", folder.as_raw_fd());
-    match UnixStream::connect(short) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => bail!(absent()),
+    let is_absent = |error: &std::io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+    let stream = match UnixStream::connect(&short) {
+        // The socket is there before the server is ready.
+        Err(error) if is_absent(&error) => running_server::find(data).map(|_| UnixStream::connect(&short))?,
+        stream => stream,
+    };
+    match stream {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             bail!("only root may ask the server of `{}`; try again with `sudo`", data.display())
         }

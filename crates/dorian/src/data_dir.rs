@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ impl DataDir {
         })?;
         let path = path.canonicalize().with_context(|| format!("cannot resolve `{}`", path.display()))?;
         let lock = lock(&path)?;
+        // What a server that was killed has left there is not where this one will listen.
+        forget_address(&path);
         let identity = match read_identity(&path)? {
             Some(identity) => identity,
             None => make_identity(&path)?,
@@ -51,13 +54,58 @@ impl DataDir {
     }
 }
 
-/// Reads what a client needs from a data directory that a server has used.
-pub fn client_settings(path: &Path) -> Result<(Identity, String)> {
-    let identity = read_identity(path)?.with_context(|| {
-        format!("no server has used the data directory `{}` yet; start one with `dorian up --data {0}`", path.display())
-    })?;
-    let address = fs::read_to_string(path.join("address")).unwrap_or_else(|_| DEFAULT_LISTEN.to_owned());
-    Ok((identity, address))
+impl Drop for DataDir {
+    /// Before the lock goes, so that nobody takes this server's address for the next one's.
+    fn drop(&mut self) {
+        forget_address(&self.path);
+    }
+}
+
+fn forget_address(path: &Path) {
+    let _ = fs::remove_file(path.join("address"));
+}
+
+/// Where the server of this directory said last that it listens; see `running_server` for when to believe it. A damaged
+/// file is none: whoever is about to start writes it anew.
+pub fn address(path: &Path) -> Option<SocketAddr> {
+    fs::read_to_string(path.join("address")).ok()?.trim().parse().ok()
+}
+
+/// What a client needs to be let in by the server of this directory.
+pub fn identity(path: &Path) -> Result<Identity> {
+    read_identity(path)?.ok_or_else(|| nothing_runs(path))
+}
+
+/// Who holds a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// A server, ready or not.
+    Server,
+    Nobody,
+    /// The lock is root's, and this process may not look at it.
+    Unknown,
+}
+
+/// The lock is tried, not asked for, because `flock` cannot be asked: a server that starts in the same microsecond would be
+/// told that the directory is in use, and says so.
+pub fn holder(path: &Path) -> Holder {
+    let lock = match OpenOptions::new().read(true).open(path.join("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Holder::Nobody,
+        Err(_) => return Holder::Unknown,
+    };
+    // SAFETY: flock only reads the descriptor, which `lock` keeps open; closing it gives the lock back.
+    let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) != 0 };
+    if taken { Holder::Server } else { Holder::Nobody }
+}
+
+/// The error for a command that needs a server where there is none.
+pub fn nothing_runs(path: &Path) -> anyhow::Error {
+    let place = if path == Path::new(DEFAULT) { String::new() } else { format!(" --data {}", path.display()) };
+    anyhow::anyhow!(
+        "no server runs on the data directory `{}`; start one with `dorian up{place}`, then try again",
+        path.display()
+    )
 }
 
 fn lock(path: &Path) -> Result<File> {

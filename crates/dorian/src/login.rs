@@ -6,14 +6,14 @@
 mod config_file;
 mod profiles;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use crate::client_settings::{ClientSettings, is_in_use};
+use crate::client_settings::ClientSettings;
 use crate::data_dir;
 use crate::output::{print, say};
 
@@ -21,17 +21,20 @@ use crate::output::{print, say};
 ///
 /// Writes the server's address and token as a profile into the modal client's own configuration file, and makes that
 /// profile the active one. Other profiles, comments and the order of the file stay as they are; `modal profile activate`
-/// changes back.
+/// changes back. Waits for a server that is just starting; changes nothing and fails when there is none.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  dorian login                              then `modal run hello.py` in any shell
-  dorian login --profile home               another name for the profile
-  dorian login --config /tmp/modal.toml     another file; use it with MODAL_CONFIG_PATH=/tmp/modal.toml")]
+  sudo dorian login                             then `modal run hello.py` in any shell
+  sudo dorian login --profile home              another name for the profile
+  sudo dorian login --config /tmp/modal.toml    another file; use it with MODAL_CONFIG_PATH=/tmp/modal.toml")]
 pub struct LoginArgs {
     /// Folder of the server's state
     #[arg(long, value_name = "DIR", default_value = data_dir::DEFAULT, env = "DORIAN_DATA")]
     data: PathBuf,
+    /// Name or address by which clients reach this machine [default: where the server listens]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    host: Option<String>,
     /// Name of the profile
     #[arg(long, value_name = "NAME", default_value = "dorian")]
     profile: String,
@@ -57,7 +60,7 @@ pub fn run(args: &LoginArgs) -> Result<ExitCode> {
     if args.profile.trim().is_empty() {
         bail!("a profile needs a name; leave `--profile` out for `dorian`");
     }
-    let settings = ClientSettings::read(&args.data)?;
+    let settings = ClientSettings::for_others(&args.data, args.host.as_deref())?;
     let config = config_file::locate(args.config.as_deref())?;
     let before = config_file::read(&config)?;
     let (after, previous) = profiles::with_active(&before, &args.profile, &settings)
@@ -70,7 +73,7 @@ pub fn run(args: &LoginArgs) -> Result<ExitCode> {
     } else {
         print(&in_words(&done));
     }
-    for warning in warnings(&args.data, &done) {
+    for warning in warnings(&done) {
         say(&warning);
     }
     Ok(ExitCode::SUCCESS)
@@ -87,16 +90,13 @@ fn in_words(done: &Done) -> String {
 }
 
 /// What would make the next `modal` command surprise.
-fn warnings(data: &Path, done: &Done) -> Vec<String> {
+fn warnings(done: &Done) -> Vec<String> {
     let mut warnings = Vec::new();
     for name in ["MODAL_PROFILE", "MODAL_SERVER_URL", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"] {
         let overrides = std::env::var(name).is_ok_and(|value| name != "MODAL_PROFILE" || value != done.profile);
         if overrides {
             warnings.push(format!("{name} is set in this shell and wins over the profile; `unset {name}` to use it"));
         }
-    }
-    if !is_in_use(data) {
-        warnings.push(format!("no server is running on `{}` now; start it with `dorian up`", data.display()));
     }
     warnings
 }

@@ -6,12 +6,14 @@ mod config;
 mod data_dir;
 mod env;
 mod gc;
+mod greeting;
 mod layers;
 mod login;
 mod open_files;
 mod output;
 mod person;
 mod run;
+mod running_server;
 mod schedules;
 mod up;
 

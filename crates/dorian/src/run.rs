@@ -43,7 +43,7 @@ pub struct RunArgs {
     /// Version of the modal client
     #[arg(long, value_name = "VERSION", default_value = NEWEST_CLIENT)]
     client: String,
-    /// The Python for the client, 3.10 to 3.14 [default: the best on PATH]
+    /// The Python for the client and your program, 3.10 to 3.14; each gets a client of its own [default: the best on PATH]
     #[arg(long, value_name = "PROGRAM", env = "DORIAN_PYTHON")]
     python: Option<PathBuf>,
     /// Show the program's output only

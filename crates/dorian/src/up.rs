@@ -22,6 +22,7 @@ use worker::WorkerConfig;
 
 use crate::config;
 use crate::data_dir::{self, DataDir};
+use crate::greeting::greeting;
 use crate::open_files;
 
 /// Events from the worker that may wait. Output comes in chunks of up to 64 KiB, so this bounds it to a few MiB; a
@@ -83,7 +84,7 @@ fn bind_error(listen: SocketAddr, error: std::io::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot listen on {listen}: {error}; {hint}")
 }
 
-/// Logs go to standard error; standard output has the one line that others wait for.
+/// Logs go to standard error; standard output has the line that others wait for.
 fn start_logging() {
     let filter = EnvFilter::try_from_env("DORIAN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -136,7 +137,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
     endpoint.open(control.server.clone());
     let admin = control.serve_admin().context("cannot make the socket for the operator's commands")?;
     data.write_address(&address.to_string())?;
-    println!("ready http://{address}");
+    print!("{}", greeting(&address, &data.path));
     std::io::stdout().flush()?;
 
     tokio::select! {

@@ -31,8 +31,8 @@ pub fn with_active(text: &str, profile: &str, settings: &ClientSettings) -> Resu
     set(section, "server_url", value(settings.server_url()));
     set(section, "token_id", value(&settings.token_id));
     set(section, "token_secret", value(&settings.token_secret));
-    if settings.address.ip().is_loopback() {
-        // Newer clients would send even loopback traffic through a proxy; older ones ignore the key.
+    if settings.is_never_behind_a_proxy() {
+        // Older clients ignore the key.
         set(section, "disable_api_proxy", value(true));
     }
     set(section, "active", value(true));
@@ -69,10 +69,12 @@ fn new_section(text: &str) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client_settings::Host;
 
     fn settings() -> ClientSettings {
         ClientSettings {
-            address: "127.0.0.1:9900".parse().unwrap(),
+            host: Host::Own(std::net::Ipv4Addr::LOCALHOST.into()),
+            port: 9900,
             token_id: "ak-1".into(),
             token_secret: "as-1".into(),
         }

@@ -20,10 +20,16 @@ pub struct ManagedClient {
 }
 
 impl ManagedClient {
-    /// The client of this version, installed if it is not there.
+    /// The client of this version, installed if it is not there. With a Python that was asked for, in an environment of
+    /// that Python's own; otherwise in whichever was made first.
     pub fn ensure(data: &Path, version: &str, python: Option<&Path>) -> Result<Self> {
         let requirements = requirements(version)?;
-        let home = data.join("client").join(version);
+        let asked = python.map(|program| python::choose(Some(program))).transpose()?;
+        let name = match &asked {
+            Some(python) => format!("{version}-{}", python.label()),
+            None => version.to_owned(),
+        };
+        let home = data.join("client").join(name);
         let client = Self { bin: home.join("bin") };
         if client.is_complete(&home) {
             return Ok(client);
@@ -33,7 +39,8 @@ impl ManagedClient {
         let _lock = lock(&beside(&home, "lock"))?;
         // Another run may have made it meanwhile.
         if !client.is_complete(&home) {
-            install(&home, &requirements, &python::choose(python)?)?;
+            let python = asked.map_or_else(|| python::choose(None), Ok)?;
+            install(&home, &requirements, &python)?;
         }
         Ok(client)
     }

@@ -70,7 +70,7 @@ impl Program {
         // What the program starts in turn should find the same Python and the same `modal`.
         command.env("VIRTUAL_ENV", self.client.bin.parent().unwrap_or(&self.client.bin));
         command.env("PATH", prepended(&self.client.bin, std::env::var_os("PATH")));
-        let host = self.settings.address.ip().to_string();
+        let host = self.settings.host.to_string();
         for name in ["NO_PROXY", "no_proxy"] {
             command.env(name, with_host(std::env::var(name).ok().as_deref(), &host));
         }

@@ -7,17 +7,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
+use sha2::{Digest, Sha256};
 
 /// In order of preference; the first two have base images without a registry.
 const VERSIONS: [(u32, u32); 5] = [(3, 11), (3, 13), (3, 12), (3, 10), (3, 14)];
-/// Prints the version, or fails where an environment could not be made.
-const PROBE: &str = "import sys, venv, ensurepip; print(*sys.version_info[:2])";
+/// Prints the version and the interpreter itself, or fails where an environment could not be made. Links, shims and
+/// environments are looked through: an environment made by any of them is the interpreter's.
+const PROBE: &str =
+    "import os, sys, venv, ensurepip; print(*sys.version_info[:2], os.path.realpath(sys._base_executable))";
 
 /// A Python that can make environments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Python {
     pub program: PathBuf,
     pub version: (u32, u32),
+    /// Where `program` leads.
+    interpreter: String,
+}
+
+impl Python {
+    /// Tells this interpreter from every other, in the name of a folder.
+    pub fn label(&self) -> String {
+        let (major, minor) = self.version;
+        let digest = Sha256::digest(&self.interpreter);
+        format!("python{major}.{minor}-{}", hex::encode(&digest[..4]))
+    }
 }
 
 /// The Python that was asked for, or the best on PATH.
@@ -53,8 +67,9 @@ fn probe(program: &Path) -> Option<Python> {
     command.args(["-c", PROBE]).stdin(Stdio::null()).stderr(Stdio::null());
     let output = command.output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?;
-    let (major, minor) = text.trim().split_once(' ')?;
-    Some(Python { program: program.to_owned(), version: (major.parse().ok()?, minor.parse().ok()?) })
+    let mut words = text.trim().splitn(3, ' ');
+    let version = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(Python { program: program.to_owned(), version, interpreter: words.next()?.to_owned() })
 }
 
 #[cfg(test)]
@@ -62,13 +77,24 @@ mod tests {
     use super::*;
 
     fn python(major: u32, minor: u32) -> Python {
-        Python { program: format!("python{major}.{minor}").into(), version: (major, minor) }
+        let program = format!("python{major}.{minor}");
+        Python { interpreter: format!("/usr/bin/{program}"), program: program.into(), version: (major, minor) }
     }
 
     #[test]
     fn a_version_with_a_base_image_of_our_own_comes_first() {
         assert_eq!(best(vec![python(3, 14), python(3, 13), python(3, 12)]), Some(python(3, 13)));
         assert_eq!(best(vec![python(3, 13), python(3, 11)]), Some(python(3, 11)));
+    }
+
+    #[test]
+    fn interpreters_of_one_version_are_told_apart() {
+        let usual = python(3, 12);
+        let other = Python { interpreter: "/opt/python/bin/python3.12".to_owned(), ..usual.clone() };
+        assert_ne!(usual.label(), other.label());
+        let by_another_name = Python { program: "python3".into(), ..usual.clone() };
+        assert_eq!(usual.label(), by_another_name.label());
+        assert!(usual.label().starts_with("python3.12-"), "{}", usual.label());
     }
 
     #[test]

@@ -14,19 +14,14 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::client_settings::{ClientSettings, forget_address, is_in_use};
+use crate::client_settings::ClientSettings;
+use crate::data_dir::{self, Holder};
 use crate::output::{progress, say, step};
-use crate::person;
+use crate::{person, running_server};
 use embedded::Embedded;
-
-/// A server that another process has begun to start: a restart with much to recover takes seconds.
-const START_LIMIT: Duration = Duration::from_secs(120);
-/// Between two tries to connect to a server that is about to start. This is not on a call's way.
-const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// The right to use the server of a data directory.
 pub struct Membership {
@@ -42,15 +37,15 @@ pub fn require_rights(data: &Path) -> Result<()> {
         return Ok(());
     }
     // With a server that runs and tokens that can be read, nothing more is needed.
-    match ClientSettings::read(data) {
-        Ok(settings) if settings.is_reachable() => Ok(()),
-        Err(error) if data.join("identity.json").exists() => Err(error),
-        _ => bail!(
-            "no server runs on the data directory `{}`, and starting one takes root's rights, since it makes containers; \
-             try `sudo dorian run`",
-            data.display()
-        ),
+    let identity = data_dir::identity(data);
+    if running_server::is_ready(data) || (identity.is_err() && data.join("identity.json").exists()) {
+        return identity.map(|_| ());
     }
+    bail!(
+        "no server runs on the data directory `{}`, and starting one takes root's rights, since it makes containers; \
+         try `sudo dorian run`",
+        data.display()
+    )
 }
 
 impl Membership {
@@ -59,8 +54,8 @@ impl Membership {
             return Ok(Self { data: data.to_owned(), users: None, own: None });
         }
         let deciding = lock(data, "run.lock", libc::LOCK_EX, "waiting for another `dorian run`")?;
-        let own = if is_in_use(data) {
-            wait_until_reachable(data)?;
+        let own = if data_dir::holder(data) == Holder::Server {
+            running_server::find(data)?;
             None
         } else {
             Some(step("starting the server", || Embedded::start(data))?)
@@ -71,7 +66,7 @@ impl Membership {
     }
 
     pub fn settings(&self) -> Result<ClientSettings> {
-        ClientSettings::read(&self.data)
+        ClientSettings::of_running_server(&self.data)
     }
 
     /// Gives the server up, and stops it if it was started for us. The program has ended: what goes wrong here is said,
@@ -86,7 +81,6 @@ impl Membership {
                 own.stop();
             }
         }
-        forget_address(&self.data);
     }
 
     /// Both locks, once nobody else uses the server. They are asked for in the order in which `enter` takes them, and the
@@ -103,26 +97,6 @@ impl Membership {
             take(&users, libc::LOCK_EX);
         }
     }
-}
-
-fn wait_until_reachable(data: &Path) -> Result<()> {
-    let reachable = || ClientSettings::read(data).is_ok_and(|settings| settings.is_reachable());
-    if reachable() {
-        return Ok(());
-    }
-    step("waiting for the server to start", || {
-        let started = Instant::now();
-        while started.elapsed() < START_LIMIT {
-            std::thread::sleep(TRY_AGAIN);
-            if reachable() {
-                return Ok(());
-            }
-        }
-        bail!(
-            "a server uses the data directory `{}` but takes no connections; look at its log, or stop it",
-            data.display()
-        )
-    })
 }
 
 /// Takes a lock, saying what it waits for if it has to.
