@@ -1,6 +1,6 @@
 //! From what a container wrote to a layer.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, FileType, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,9 @@ pub fn collect(
     unreachable!("some look is the last")
 }
 
+/// Times that a name is taken which is gone when it is read, and there again when it is looked for.
+const TRIES: usize = 20;
+
 /// False when it was deleted, renamed or replaced since the look at it: the next commit sees that, or finds it there again.
 fn take(
     layer: &mut LayerBuilder<'_>,
@@ -68,18 +71,17 @@ fn take(
     below: &View,
     taking: Taking,
 ) -> Result<bool, VolumeError> {
-    let applied = apply(layer, change, upper, below, taking);
-    if taking == Taking::Final || !applied.as_ref().is_err_and(is_gone) {
-        return applied.map(|()| true);
+    for _ in 1..TRIES {
+        let applied = apply(layer, change, upper, below, taking);
+        if taking == Taking::Final || !applied.as_ref().is_err_and(is_gone) {
+            return applied.map(|()| true);
+        }
+        if !is_there(upper, change) {
+            return Ok(false);
+        }
+        // It was away for a moment only, or it is something else that is missing.
     }
-    if !is_there(upper, change) {
-        return Ok(false);
-    }
-    // It was away for a moment only, or it is something else that is missing.
-    match apply(layer, change, upper, below, taking) {
-        Err(error) if is_gone(&error) && !is_there(upper, change) => Ok(false),
-        applied => applied.map(|()| true),
-    }
+    apply(layer, change, upper, below, taking).map(|()| true)
 }
 
 /// Whether there is a name of the kind that the change speaks of. A removal needs none.
@@ -117,11 +119,11 @@ fn apply(
             // A program may have handed an open file to another container, which can still write to it.
             let may_take = taking == Taking::Final && !upper.is_being_written(path);
             let source = if may_take { Source::Take(&from) } else { Source::Copy(&from) };
-            layer.file(path, source, &Attributes::of(&from)?)
+            layer.file(path, source, &Attributes::of_kind(&from, FileType::is_file)?)
         }
         Change::File { path, data: Data::Below(from) } => {
             let stub = upper.entry(path)?;
-            let attributes = Attributes::of(&stub)?;
+            let attributes = Attributes::of_kind(&stub, FileType::is_file)?;
             match below.find(from)? {
                 Some(node) => layer.file_like(path, &node, &attributes),
                 None => from_stub(layer, path, &stub, &attributes),
@@ -142,6 +144,10 @@ fn from_stub(
     let size = fs::symlink_metadata(stub).doing("look at", stub)?.len();
     match content_of(stub).doing("read", stub)? {
         Some(id) => layer.file(path, Source::Content(&id, size), attributes),
+        // Somebody has opened it for writing since the look, and it has bytes of its own now.
+        None if sys::xattr(stub, sys::METACOPY).doing("read", stub)?.is_none() => {
+            layer.file(path, Source::Copy(stub), attributes)
+        }
         None => Err(VolumeError::NotFound(path.to_owned())),
     }
 }
@@ -214,5 +220,135 @@ fn stamp(metadata: &Metadata) -> Stamp {
         changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         mode: metadata.mode() & 0o7777,
         owner: (metadata.uid(), metadata.gid()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        contents: ContentStore,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+            let contents = ContentStore::open(&folder.path().join("volumes")).unwrap();
+            fs::create_dir_all(folder.path().join("building")).unwrap();
+            fs::create_dir_all(folder.path().join("upper")).unwrap();
+            Self { folder, contents }
+        }
+
+        fn upper(&self) -> PathBuf {
+            self.folder.path().join("upper")
+        }
+
+        /// Whether the change is taken, and of what kind it is in the layer.
+        fn take(&self, change: &Change) -> (bool, Option<FileType>) {
+            let (upper, below) = (UpperFolder::open(&self.upper()).unwrap(), View::of([].into_iter()));
+            let building = self.folder.path().join("building");
+            let mut layer = LayerBuilder::new(&self.contents, &building, &below).unwrap().over_upper(&upper);
+            let is_taken = take(&mut layer, change, &upper, &below, Taking::All).unwrap();
+            let Some(built) = layer.finish().unwrap() else { return (is_taken, None) };
+            let found = fs::symlink_metadata(built.folder.join("diff").join(change.path()));
+            (is_taken, found.ok().map(|metadata| metadata.file_type()))
+        }
+    }
+
+    const KINDS: [&str; 6] = ["folder", "file", "link", "pipe", "deletion", "nothing"];
+
+    fn make(kind: &str, place: &Path) {
+        match kind {
+            "folder" => fs::create_dir(place).unwrap(),
+            "file" => fs::write(place, "x").unwrap(),
+            "link" => symlink("/etc", place).unwrap(),
+            "pipe" => sys::make_fifo(place).unwrap(),
+            "deletion" => sys::make_whiteout(place).unwrap(),
+            _ => {}
+        }
+    }
+
+    fn changes(path: &str) -> [(&'static [&'static str], Change); 4] {
+        let path = PathBuf::from(path);
+        let file = |data| Change::File { path: path.clone(), data };
+        [
+            (&["folder"], Change::Folder(path.clone())),
+            (&["file"], file(Data::Upper)),
+            (&["file"], file(Data::Below(PathBuf::from("elsewhere")))),
+            (&["link", "pipe"], Change::Special(path.clone())),
+        ]
+    }
+
+    #[test]
+    fn what_has_become_something_else_since_the_look_is_left_for_the_next_commit() {
+        for kind in KINDS {
+            for (own_kinds, change) in changes("name") {
+                let bench = Bench::new();
+                make(kind, &bench.upper().join("name"));
+                let (is_taken, in_layer) = bench.take(&change);
+                assert_eq!(is_taken, own_kinds.contains(&kind), "{change:?} with a {kind} in its place");
+                assert_eq!(in_layer.is_some(), is_taken, "{change:?} with a {kind} in its place");
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_in_a_folder_that_has_become_something_else_is_left_for_the_next_commit() {
+        for kind in KINDS.into_iter().filter(|kind| *kind != "folder") {
+            for (_, change) in changes("folder/name") {
+                let bench = Bench::new();
+                make(kind, &bench.upper().join("folder"));
+                assert_eq!(bench.take(&change), (false, None), "{change:?} with a {kind} for its folder");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_that_has_become_a_folder_after_the_look_at_it_is_not_found() {
+        let bench = Bench::new();
+        let error = sys::read_link(&bench.upper()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_name_that_never_stops_changing_fails_no_commit() {
+        let bench = Bench::new();
+        let (upper, is_over) = (bench.upper(), AtomicBool::new(false));
+        let (restless, twins) = (upper.join("restless"), [upper.join("twin"), upper.join("other")]);
+        let restless_program = || {
+            for kind in KINDS.iter().filter(|kind| **kind != "nothing").cycle() {
+                make(kind, &restless);
+                make(kind, &twins[0]);
+                if *kind == "file" {
+                    fs::hard_link(&twins[0], &twins[1]).unwrap();
+                }
+                for place in [&restless, &twins[0], &twins[1]] {
+                    let _ = fs::remove_file(place).or_else(|_| fs::remove_dir(place));
+                }
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        };
+        std::thread::scope(|threads| {
+            threads.spawn(restless_program);
+            let (building, below) = (bench.folder.path().join("building"), View::of([].into_iter()));
+            let mut committed = Committed::default();
+            let commits: Vec<_> = (0..100)
+                .map(|_| {
+                    let (layer, now) = collect(&bench.contents, &building, &upper, &below, &committed, Taking::All)?;
+                    committed = now;
+                    Ok::<_, VolumeError>(layer)
+                })
+                .collect();
+            is_over.store(true, Ordering::Relaxed);
+            let failed = commits.iter().find_map(|commit| commit.as_ref().err().map(|e| types::errors::with_causes(e)));
+            assert_eq!(failed, None);
+        });
     }
 }

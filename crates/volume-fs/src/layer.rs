@@ -1,9 +1,9 @@
 //! Writing one layer.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use manifest::content::ContentId;
@@ -49,7 +49,15 @@ impl Attributes {
     }
 
     pub(crate) fn of(path: &Path) -> Result<Self, VolumeError> {
+        Self::of_kind(path, |_| true)
+    }
+
+    /// What has become something of another kind in the meantime is not found.
+    pub(crate) fn of_kind(path: &Path, is_kind: impl Fn(&FileType) -> bool) -> Result<Self, VolumeError> {
         let metadata = fs::symlink_metadata(path).doing("look at", path)?;
+        if !is_kind(&metadata.file_type()) {
+            return Err(io::Error::from(io::ErrorKind::NotFound)).doing("look at", path);
+        }
         Ok(Self {
             mode: metadata.permissions().mode() & 0o7777,
             owner: (metadata.uid(), metadata.gid()),
@@ -215,10 +223,11 @@ impl<'a> LayerBuilder<'a> {
                 if may_be_linked && let Some(first) = self.linked.get(&inode) {
                     return fs::hard_link(first, &place).doing("link", &place);
                 }
+                self.put_bytes(source, from, metadata.len(), &place)?;
+                // Only now: a file that was gone before it was read has no first name.
                 if may_be_linked {
                     self.linked.insert(inode, place.clone());
                 }
-                self.put_bytes(source, from, metadata.len(), &place)?;
             }
         }
         attributes.apply(&place, false)
@@ -276,14 +285,14 @@ impl<'a> LayerBuilder<'a> {
 
     /// A symbolic link or a named pipe, as it is at `from`.
     pub fn special(&mut self, path: &Path, from: &Path) -> Result<(), VolumeError> {
-        let attributes = Attributes::of(from)?;
+        let attributes = Attributes::of_kind(from, |kind| kind.is_symlink() || kind.is_fifo())?;
         let is_link = fs::symlink_metadata(from).doing("look at", from)?.is_symlink();
+        // Read before anything is made: it may have become something else after the look.
+        let target = if is_link { Some(sys::read_link(from).doing("read link", from)?) } else { None };
         let place = self.prepare(path)?;
-        if is_link {
-            let target = fs::read_link(from).doing("read link", from)?;
-            symlink(target, &place).doing("make link", &place)?;
-        } else {
-            sys::make_fifo(&place).doing("make pipe", &place)?;
+        match &target {
+            Some(target) => symlink(target, &place).doing("make link", &place)?,
+            None => sys::make_fifo(&place).doing("make pipe", &place)?,
         }
         attributes.apply(&place, is_link)
     }

@@ -85,6 +85,14 @@ pub fn is_whiteout(metadata: &Metadata) -> bool {
     metadata.file_type().is_char_device() && metadata.rdev() == 0
 }
 
+/// Where a symbolic link leads. What has become something else in the meantime is not found.
+pub fn read_link(path: &Path) -> io::Result<PathBuf> {
+    match std::fs::read_link(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(io::ErrorKind::NotFound.into()),
+        read => read,
+    }
+}
+
 pub fn make_whiteout(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0)?)
 }
