@@ -7,6 +7,16 @@ import pytest
 from program_checks import assert_check, for_each_check
 
 
+# What a check's function prints, and how often it should run.
+RUNS = {
+    "code_that_cancels_itself_has_failed": ("cancels itself", 1),
+    "code_that_cancels_itself_is_tried_again_as_often_as_the_user_says": ("cancels itself with a retry", 2),
+    "code_that_cancels_itself_fails_alone_among_others": ("cancels itself beside others", 1),
+    "code_that_interrupts_itself_has_failed": ("interrupts itself", 1),
+    "code_that_raises_system_exit_has_failed": ("leaves by exception", 1),
+}
+
+
 @pytest.mark.older_clients("their runners report failures in other ways")
 @for_each_check("failures.py")
 def failures(clients, version, check):
@@ -16,6 +26,11 @@ def failures(clients, version, check):
         assert "sync code saw InputCancellation" in said, said[-3000:]
     if check == "cancel_reaches_async_code":
         assert "async code saw CancelledError" in said, said[-3000:]
+    if check == "a_sleeping_function_is_stopped_at_its_timeout":
+        assert "`sleeps_past_its_timeout`: input `in-" in said and "ran into timeout=2 s" in said, said[-3000:]
+    runs = RUNS.get(check)
+    if runs is not None:
+        assert said.count(f"runs: {runs[0]}\n") == runs[1], said[-3000:]
     if check == "death_with_retries_starts_again_and_then_reports":
         assert ended.out.count("leaving with 5") == 2, said[-3000:]
 

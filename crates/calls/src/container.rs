@@ -14,14 +14,33 @@ pub(crate) struct Container {
     /// Inputs that ended for their caller by cancellation, with the time at which the container is stopped if it
     /// still works on them.
     pub(crate) abandoned: BTreeMap<InputId, Millis>,
+    /// Running inputs that a cancellation told to this container may have interrupted along with its own.
+    pub(crate) disturbed: BTreeSet<InputId>,
+    /// Until then, a cancellation may still reach whatever the container is handed next.
+    pub(crate) disturbed_until: Millis,
+    /// Running inputs of which `silent` have ended without a report. Which ones shows as the others report.
+    pub(crate) suspects: BTreeSet<InputId>,
+    pub(crate) silent: usize,
     /// Waiting requests: name, and how many inputs each takes.
     pub(crate) polls: VecDeque<(u64, usize)>,
     /// It gets no more inputs.
     pub(crate) draining: bool,
-    /// [`crate::Effect::StopTask`] was said.
+    /// It was told to stop: by [`crate::Effect::StopTask`], or by the shell for reasons of its own.
     pub(crate) stopping: bool,
     /// When it last became idle, for the autoscaler.
     pub(crate) idle_since: Option<Millis>,
     /// Grows with each input it finishes; the container with the highest gets the next input.
     pub(crate) rank: u64,
+}
+
+impl Container {
+    /// A suspect is gone without having spoken: it may have been one that ended silently.
+    pub(crate) fn drop_suspect(&mut self, id: &InputId) {
+        if self.suspects.remove(id) {
+            self.silent -= 1;
+        }
+        if self.silent == 0 {
+            self.suspects.clear();
+        }
+    }
 }

@@ -21,6 +21,8 @@ pub enum Effect {
     Record { call: FunctionCallId, output: FinishedOutput },
     /// Tell the container to stop working on these inputs.
     CancelInputs { task: TaskId, inputs: Vec<InputId> },
+    /// Write a line to the app's log, about this input on this container.
+    Tell { task: TaskId, call: FunctionCallId, input: InputId, text: String },
     /// End the container: what it runs can no longer be used. Said once for each container.
     StopTask { task: TaskId, why: String },
 }

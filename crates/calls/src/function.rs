@@ -1,7 +1,8 @@
 //! The state machine of one function's calls. See the crate's header for the picture and the invariants.
 //!
 //! `callers` holds what callers do, `containers` what containers do, `attempts` the life of one input between them,
-//! `durability` what becomes of calls that last, and `time` what only the clock brings about.
+//! `silence` what follows from what containers do not say, `durability` what becomes of calls that last, and `time` what
+//! only the clock brings about.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -10,7 +11,7 @@ use types::ids::{FunctionCallId, InputId, TaskId};
 use crate::Millis;
 use crate::container::Container;
 use crate::effect::Load;
-use crate::input::{CallSpec, FinishedOutput, NewInput, OnDisk, Payload};
+use crate::input::{CallSpec, FinishedOutput, NewInput, OnDisk, Outcome, Payload};
 use crate::policy::Policy;
 use crate::ready::{ReadyKey, ReadyQueue};
 use crate::recent::Recent;
@@ -19,6 +20,7 @@ mod attempts;
 mod callers;
 mod containers;
 mod durability;
+mod silence;
 mod time;
 
 #[cfg(test)]
@@ -101,9 +103,31 @@ enum Stage {
     Running {
         task: TaskId,
         deadline: Millis,
+        /// Its container asked for more without a word on it. Unless one comes by this time, it has failed.
+        last_word: Option<Millis>,
+    },
+    /// The attempt is over, but its container is still being stopped and may write. What becomes of the input is settled
+    /// when the container has ended, or at `limit`.
+    Stopping {
+        task: TaskId,
+        limit: Millis,
+        ran_ms: Millis,
+        /// `None` when the container was interrupted in the middle: then the attempt is lost.
+        outcome: Option<Box<Outcome>>,
     },
     /// Decided, waiting for the disk.
     Recording(Box<FinishedOutput>),
+}
+
+impl Stage {
+    /// The container that has the input, and when time does something about that.
+    fn held_by(&self) -> Option<(&TaskId, Millis)> {
+        match self {
+            Self::Running { task, deadline, last_word } => Some((task, last_word.unwrap_or(*deadline))),
+            Self::Stopping { task, limit, .. } => Some((task, *limit)),
+            Self::Ready(_) | Self::Delayed(..) | Self::Recording(_) => None,
+        }
+    }
 }
 
 impl FunctionCalls {

@@ -107,6 +107,8 @@ struct Outside {
     begin_recording: bool,
     cancels: Vec<(TaskId, Vec<InputId>)>,
     stops: Vec<(TaskId, String)>,
+    /// Lines for the app's log, each about an input on a container.
+    told: Vec<(TaskId, (FunctionCallId, InputId), String)>,
     /// A container has stopped taking inputs: another may be due.
     look: bool,
 }
@@ -251,6 +253,10 @@ impl Owner {
         for (task, inputs) in outside.cancels {
             shared.tasks.cancel_inputs(&task, inputs);
         }
+        for (task, call, text) in outside.told {
+            let origin = Origin { task: Some(task), call: Some(call), ..self.origin() };
+            shared.say_from(self, origin, &text);
+        }
         for (task, why) in outside.stops {
             shared.stop_task(&task, self.stop_grace_ms(), why);
         }
@@ -306,6 +312,11 @@ impl Owner {
         if !matches!(before, Some(TaskPhase::Draining)) {
             tokio::spawn(see_out(self.clone(), shared.clone(), task.clone()));
         }
+    }
+
+    /// From here on the container is on its way to its end, whatever it still says.
+    pub fn on_stop(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
+        self.apply(shared, |calls, _, effects| calls.stop(task, effects));
     }
 
     pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, end: &TaskEnd) {
@@ -567,14 +578,14 @@ impl State {
     fn perform(&mut self, effect: Effect, now: Millis, more: &mut Vec<Effect>, outside: &mut Outside) {
         match effect {
             Effect::Deliver { task, poll, inputs } => {
-                let ids: Vec<InputId> = inputs.iter().map(|i| i.input.clone()).collect();
+                let attempts = attempts_of(&inputs);
                 let sent = self.polls.remove(&poll).is_some_and(|p| p.send(PollReply::Inputs(inputs)).is_ok());
                 if self.calls.policy().single_use {
                     self.tasks.insert(task.clone(), TaskPhase::Draining);
                     outside.look = true;
                 }
                 if !sent {
-                    self.calls.on_undelivered(&task, &ids, now, more);
+                    self.calls.on_undelivered(&task, &attempts, now, more);
                 }
             }
             Effect::Drain { poll, .. } => {
@@ -595,6 +606,7 @@ impl State {
             // would break it off before its exit hooks.
             Effect::CancelInputs { .. } if self.closed => {}
             Effect::CancelInputs { task, inputs } => outside.cancels.push((task, inputs)),
+            Effect::Tell { task, call, input, text } => outside.told.push((task, (call, input), text)),
             Effect::StopTask { task, why } => {
                 self.tasks.insert(task.clone(), TaskPhase::Draining);
                 outside.stops.push((task, why));
@@ -625,6 +637,10 @@ impl State {
     }
 }
 
+fn attempts_of(inputs: &[Assignment]) -> Vec<(InputId, u32)> {
+    inputs.iter().map(|i| (i.input.clone(), i.attempt)).collect()
+}
+
 /// A container's waiting request. Dropping it (the connection broke) takes back what was assigned but not sent.
 pub struct PendingPoll {
     owner: Arc<Owner>,
@@ -647,8 +663,8 @@ impl Drop for PendingPoll {
         owner.state.lock().polls.remove(number);
         match receiver.try_recv() {
             Ok(PollReply::Inputs(inputs)) => {
-                let ids: Vec<InputId> = inputs.iter().map(|i| i.input.clone()).collect();
-                owner.apply(shared, |calls, now, effects| calls.on_undelivered(task, &ids, now, effects));
+                let attempts = attempts_of(&inputs);
+                owner.apply(shared, |calls, now, effects| calls.on_undelivered(task, &attempts, now, effects));
             }
             Ok(PollReply::Leave) | Err(oneshot::error::TryRecvError::Closed) => {}
             Err(oneshot::error::TryRecvError::Empty) => owner.state.lock().calls.cancel_poll(task, *number),

@@ -194,6 +194,7 @@ impl Shared {
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
         let Some(task) = self.tasks.get(id) else { return };
         task.stop_reason.lock().get_or_insert(why);
+        task.owner.on_stop(self, id);
         let (shared, task) = (self.clone(), id.clone());
         tokio::spawn(async move {
             let _ = shared.worker.commands.send(WorkerCommand::Stop { task, grace_ms }).await;
@@ -293,11 +294,14 @@ impl Shared {
     }
 
     pub fn say_of_function(&self, owner: &Owner, task: Option<TaskId>, text: &str) {
+        self.say_from(owner, Origin { task, ..owner.origin() }, text);
+    }
+
+    pub fn say_from(&self, owner: &Owner, origin: Origin, text: &str) {
         let line = format!("[dorian] function `{}`: {text}\n", owner.tag);
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        let origin = Origin { task, ..owner.origin() };
         owner.app.log.append(now_ms(), origin, Descriptor::System, line);
     }
 

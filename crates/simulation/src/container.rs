@@ -10,6 +10,8 @@ use types::ids::InputId;
 pub(crate) enum InputEnd {
     Success,
     Failure,
+    /// Its own code cancels it: reported as an interruption, or not at all.
+    OwnCancellation,
     /// It takes the container with it.
     Crash,
 }

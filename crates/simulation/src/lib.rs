@@ -6,7 +6,8 @@
 //!
 //! - no accepted input of a durable call is lost, whenever the server is killed;
 //! - an input has one output, the same for everyone who asks, and it was made by an attempt that was handed out;
-//! - attempts never exceed the policy; a container never holds more inputs than its slots;
+//! - attempts never exceed the policy, and none begins while an earlier one still runs; a container never holds more
+//!   inputs than its slots;
 //! - no more containers than the maximum, and the minimum once it is quiet;
 //! - every caller gets its outputs, or learns that its call is gone; in the end nothing is left over.
 //!

@@ -160,6 +160,7 @@ impl Server {
             Effect::Record { call, output } => {
                 self.write(Write::Output(call, output.clone()), AfterWrite::Recorded(output.input), out);
             }
+            Effect::Tell { .. } => {}
             Effect::CancelInputs { task, inputs } => out.push(Out::Interrupt { task, inputs }),
             Effect::StopTask { task, .. } => {
                 self.tasks.insert(task.clone(), TaskPhase::Draining);

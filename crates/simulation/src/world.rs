@@ -68,7 +68,7 @@ enum Event {
     NotHanded {
         epoch: usize,
         task: TaskId,
-        inputs: Vec<InputId>,
+        attempts: Vec<(InputId, u32)>,
     },
     ToldToLeave {
         task: TaskId,
@@ -339,9 +339,9 @@ impl World {
                 }
             }
             Event::Handed { epoch, task, poll, inputs } => self.container_is_handed(epoch, &task, poll, inputs),
-            Event::NotHanded { epoch, task, inputs } => {
+            Event::NotHanded { epoch, task, attempts } => {
                 if self.epoch == epoch {
-                    self.with_server(|s, now, out| s.on_undelivered(&task, &inputs, now, out));
+                    self.with_server(|s, now, out| s.on_undelivered(&task, &attempts, now, out));
                 }
             }
             Event::ToldToLeave { task, poll } => {

@@ -20,6 +20,12 @@ IN_ONE_CONTAINER = {"max_containers": 1} if NEW_NAMES else {"concurrency_limit":
 attempts = []
 
 
+def side_by_side(function):
+    if hasattr(modal, "concurrent"):
+        return app.function(**IN_ONE_CONTAINER)(modal.concurrent(max_inputs=3)(function))
+    return app.function(allow_concurrent_inputs=3, **IN_ONE_CONTAINER)(function)
+
+
 @app.function()
 def healthy(x=1):
     return x
@@ -149,6 +155,42 @@ def succeeds_at_with_backoff(attempt):
 def leaves_with_retry(code):
     print(f"leaving with {code}", flush=True)
     os._exit(code)
+
+
+# Each says that it runs: the test counts how often.
+@app.function()
+async def cancels_itself():
+    print("runs: cancels itself", flush=True)
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+@app.function(retries=1)
+async def cancels_itself_with_a_retry():
+    print("runs: cancels itself with a retry", flush=True)
+    raise asyncio.CancelledError
+
+
+@side_by_side
+async def may_cancel_itself_beside_others(cancels):
+    if cancels:
+        print("runs: cancels itself beside others", flush=True)
+        raise asyncio.CancelledError
+    await asyncio.sleep(3)
+    return "done"
+
+
+@app.function()
+def interrupts_itself():
+    print("runs: interrupts itself", flush=True)
+    raise KeyboardInterrupt
+
+
+@app.function()
+def leaves_by_exception():
+    print("runs: leaves by exception", flush=True)
+    raise SystemExit(3)
 
 
 @app.function(**IN_ONE_CONTAINER)
@@ -306,6 +348,35 @@ def check_retries_with_backoff_wait_longer_each_time():
 
 def check_retries_serve_spawned_calls_too():
     assert len(succeeds_at_with_backoff.spawn(2).get()) == 2
+
+
+# --- what user code does to itself is its own failure: once, or as often as `retries=` says
+
+
+def check_code_that_cancels_itself_has_failed():
+    raised = fails_with(Exception, cancels_itself.remote)
+    assert "cancellederror" in words_of(raised), raised
+
+
+def check_code_that_cancels_itself_is_tried_again_as_often_as_the_user_says():
+    raised = fails_with(Exception, cancels_itself_with_a_retry.remote)
+    assert "cancellederror" in words_of(raised), raised
+
+
+def check_code_that_cancels_itself_fails_alone_among_others():
+    calls = [may_cancel_itself_beside_others.spawn(cancels) for cancels in (False, True, False)]
+    assert [calls[0].get(timeout=60), calls[2].get(timeout=60)] == ["done", "done"]
+    raised = fails_with(Exception, calls[1].get, 60)
+    assert "cancellederror" in words_of(raised), raised
+
+
+def check_code_that_interrupts_itself_has_failed():
+    raised = fails_with(Exception, interrupts_itself.remote)
+    assert "keyboardinterrupt" in words_of(raised), raised
+
+
+def check_code_that_raises_system_exit_has_failed():
+    fails_with(BaseException, leaves_by_exception.remote)
 
 
 # --- cancellation: the test looks for what the functions print

@@ -218,6 +218,22 @@ def check_a_container_that_dies_commits_what_it_wrote():
         assert content(volume, name) == b"written"
 
 
+@app.function(volumes=MOUNTED, timeout=4, retries=modal.Retries(max_retries=1, initial_delay=0.0))
+def resumes(name):
+    kept = Path("/v") / name
+    if kept.exists():
+        return int(kept.read_text())
+    for count in range(1, 1000):
+        kept.write_text(str(count))
+        time.sleep(0.25)
+
+
+def check_a_retry_after_a_timeout_finds_the_last_commit():
+    found = resumes.remote("resumed")
+    # It wrote four times a second, and commits by itself every five: what is found was committed at the end.
+    assert found >= 8, found
+
+
 KINDS_OF_FILES = """
 import socket, stat
 folder = v / "kinds"

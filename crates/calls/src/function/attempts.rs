@@ -6,7 +6,19 @@ use super::{FunctionCalls, InputState, Stage};
 use crate::Millis;
 use crate::effect::Effect;
 use crate::input::{Assignment, FinishedOutput, OnDisk, Outcome, OutcomeStatus};
-use crate::policy::MAX_SYSTEM_RETRIES;
+use crate::policy::{MAX_SYSTEM_RETRIES, Policy};
+
+/// A container that was told to stop is killed after a grace, and its last commit takes as long as its writes are large.
+/// One that has not ended by then never will, and callers wait for it no longer.
+pub(super) const STOP_LIMIT_MS: Millis = 600_000;
+
+/// What becomes of an attempt.
+pub(super) enum AttemptEnd {
+    /// The user's code answers for it.
+    Outcome(Box<Outcome>),
+    /// The platform does; why.
+    Lost(String),
+}
 
 impl FunctionCalls {
     /// Hands a ready input to a container.
@@ -17,11 +29,14 @@ impl FunctionCalls {
         let Stage::Ready(key) = state.stage else { return None };
         self.ready.remove(&state.input.method_name, key);
         let deadline = now.saturating_add(self.policy.timeout_ms);
-        state.stage = Stage::Running { task: task_id.clone(), deadline };
+        state.stage = Stage::Running { task: task_id.clone(), deadline, last_word: None };
         self.deadlines.insert((deadline, task_id.clone(), id.clone()));
         self.running_count += 1;
         let task = self.tasks.entry(task_id.clone()).or_default();
         task.running.insert(id.clone());
+        if now < task.disturbed_until {
+            task.disturbed.insert(id.clone());
+        }
         task.last_alone = (task.running.len() == 1).then(|| (state.call.clone(), id.clone()));
         Some(Assignment {
             input: id.clone(),
@@ -54,9 +69,10 @@ impl FunctionCalls {
                 self.delayed.remove(&(*due, *sequence, id.clone()));
                 None
             }
-            Stage::Running { task, deadline } => {
+            stage @ (Stage::Running { .. } | Stage::Stopping { .. }) => {
+                let (task, due) = stage.held_by()?;
                 let task = task.clone();
-                self.deadlines.remove(&(*deadline, task.clone(), id.clone()));
+                self.deadlines.remove(&(due, task.clone(), id.clone()));
                 self.running_count -= 1;
                 self.release_slot(&task, id, now);
                 Some(task)
@@ -67,6 +83,8 @@ impl FunctionCalls {
     fn release_slot(&mut self, task_id: &TaskId, id: &InputId, now: Millis) {
         let Some(task) = self.tasks.get_mut(task_id) else { return };
         task.running.remove(id);
+        task.disturbed.remove(id);
+        task.drop_suspect(id);
         if task.running.is_empty() {
             task.idle_since = Some(now);
         }
@@ -144,6 +162,32 @@ impl FunctionCalls {
         self.make_ready_first(id, now, now);
     }
 
+    /// The attempt is over, and its container on its way to its end: until then nobody may start where this one wrote, nor
+    /// be told of its outcome.
+    pub(super) fn hold(&mut self, id: &InputId, outcome: Option<Outcome>, now: Millis) {
+        let Some(state) = self.inputs.get_mut(id) else { return };
+        let Stage::Running { deadline, .. } = &state.stage else { return };
+        let Some((task, due)) = state.stage.held_by() else { return };
+        let (task, deadline) = (task.clone(), *deadline);
+        let limit = now.saturating_add(STOP_LIMIT_MS);
+        let ran_ms = ran_ms(deadline, &self.policy, now);
+        state.stage = Stage::Stopping { task: task.clone(), limit, ran_ms, outcome: outcome.map(Box::new) };
+        self.deadlines.remove(&(due, task.clone(), id.clone()));
+        self.deadlines.insert((limit, task, id.clone()));
+    }
+
+    /// The container of an attempt is gone: what was held back is settled, and what was in the middle by `otherwise`.
+    pub(super) fn release(&mut self, id: &InputId, otherwise: AttemptEnd, now: Millis, effects: &mut Vec<Effect>) {
+        let held = match self.inputs.get_mut(id).map(|state| &mut state.stage) {
+            Some(Stage::Stopping { outcome, .. }) => outcome.take(),
+            _ => None,
+        };
+        match (held, otherwise) {
+            (Some(outcome), _) | (None, AttemptEnd::Outcome(outcome)) => self.settle(id, *outcome, now, effects),
+            (None, AttemptEnd::Lost(why)) => self.retry_lost(id, &why, now, effects),
+        }
+    }
+
     /// Makes an outcome final. The output of a call that the store has is recorded before anybody sees it. Answers with the container
     /// that ran it.
     pub(super) fn finish(
@@ -157,7 +201,8 @@ impl FunctionCalls {
             return None;
         }
         let ran_ms = match &self.inputs.get(id)?.stage {
-            Stage::Running { deadline, .. } => now.saturating_add(self.policy.timeout_ms).saturating_sub(*deadline),
+            Stage::Running { deadline, .. } => ran_ms(*deadline, &self.policy, now),
+            Stage::Stopping { ran_ms, .. } => *ran_ms,
             _ => 0,
         };
         let task = self.detach(id, now);
@@ -203,4 +248,9 @@ impl FunctionCalls {
         }
         task
     }
+}
+
+/// How long an attempt with this deadline has been running.
+fn ran_ms(deadline: Millis, policy: &Policy, now: Millis) -> Millis {
+    now.saturating_add(policy.timeout_ms).saturating_sub(deadline)
 }

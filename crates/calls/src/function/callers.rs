@@ -166,8 +166,8 @@ impl FunctionCalls {
         let done = call.published.iter().map(|o| (o.input.clone(), Some(o.outcome.status), o.task.clone()));
         let open = call.unfinished.values().map(|id| {
             let task = match self.inputs.get(id).map(|i| &i.stage) {
-                Some(Stage::Running { task, .. }) => Some(task.clone()),
-                _ => None,
+                Some(stage) => stage.held_by().map(|(task, _)| task.clone()),
+                None => None,
             };
             (id.clone(), None, task)
         });
@@ -192,7 +192,9 @@ impl FunctionCalls {
             ..report(&output.input, ReportedStage::Finished(output.outcome.status), output.task.clone())
         });
         let open = call.unfinished.values().map(|input| match self.inputs.get(input).map(|i| &i.stage) {
-            Some(Stage::Running { task, .. }) => report(input, ReportedStage::Running, Some(task.clone())),
+            Some(Stage::Running { task, .. } | Stage::Stopping { task, .. }) => {
+                report(input, ReportedStage::Running, Some(task.clone()))
+            }
             Some(Stage::Recording(output)) => InputReport {
                 started_at: output.outcome.started_at,
                 ended_at: output.outcome.created_at,
@@ -227,6 +229,11 @@ impl FunctionCalls {
         self.calls.get(call).is_none_or(|c| c.unfinished.is_empty() && c.inputs_complete)
     }
 
+    /// How many calls lack results that they will have.
+    pub fn open_calls(&self) -> usize {
+        self.calls.values().filter(|call| !call.unfinished.is_empty()).count()
+    }
+
     pub fn has_unfinished_calls(&self) -> bool {
         !self.inputs.is_empty()
     }
@@ -238,7 +245,8 @@ impl FunctionCalls {
         self.forgotten.remember(id);
         let mut interrupted = BTreeMap::new();
         for input in call.unfinished.into_values() {
-            if let Some(task) = self.discard(&input, now) {
+            let goes_on = self.can_be_interrupted(&input);
+            if let Some(task) = self.discard(&input, now).filter(|_| goes_on) {
                 self.abandon(&task, &input, now);
                 interrupted.entry(task).or_insert_with(Vec::new).push(input);
             }
@@ -256,7 +264,8 @@ impl FunctionCalls {
         let unfinished: Vec<InputId> = call.unfinished.values().cloned().collect();
         let mut interrupted = BTreeMap::new();
         for input in unfinished {
-            if let Some(task) = self.finish(&input, cancelled_outcome(), now, effects) {
+            let goes_on = self.can_be_interrupted(&input);
+            if let Some(task) = self.finish(&input, cancelled_outcome(), now, effects).filter(|_| goes_on) {
                 self.abandon(&task, &input, now);
                 interrupted.entry(task).or_insert_with(Vec::new).push(input);
             }

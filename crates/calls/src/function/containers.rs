@@ -2,7 +2,9 @@
 
 use types::ids::{InputId, TaskId};
 
-use super::FunctionCalls;
+use super::attempts::AttemptEnd;
+use super::silence::{cancelled_itself, left_its_container};
+use super::{FunctionCalls, Stage};
 use crate::Millis;
 use crate::effect::{Effect, TaskEnd};
 use crate::input::{Outcome, OutcomeStatus, Payload};
@@ -21,7 +23,8 @@ impl FunctionCalls {
             effects.push(Effect::Drain { task: task_id.clone(), poll });
             return;
         }
-        self.excuse_abandoned(task_id, max.max(1), now, effects);
+        self.excuse_abandoned(task_id, max.max(1));
+        self.notice_silence(task_id, max.max(1), now, effects);
         let task = self.tasks.entry(task_id.clone()).or_default();
         task.polls.push_back((poll, max.max(1)));
         if task.running.is_empty() && task.idle_since.is_none() {
@@ -29,29 +32,6 @@ impl FunctionCalls {
         }
         self.idle.insert((task.rank, task_id.clone()));
         self.dispatch(now, effects);
-    }
-
-    /// A container asks only while it has room for `max` more. If it has no room for that beside what it runs and what
-    /// was cancelled on it, some of the cancelled has ended without a word, as it does with clients before 0.70. A
-    /// batch ends as a whole: what else was in it goes to another attempt.
-    fn excuse_abandoned(&mut self, task_id: &TaskId, max: usize, now: Millis, effects: &mut Vec<Effect>) {
-        let slots = self.policy.slots_per_container;
-        let Some(task) = self.tasks.get_mut(task_id).filter(|_| slots > 0) else { return };
-        let may_remain = slots.saturating_sub(max);
-        let mut excused = false;
-        while !task.abandoned.is_empty() && task.abandoned.len() + task.running.len() > may_remain {
-            let oldest = task.abandoned.iter().min_by_key(|(_, deadline)| **deadline).map(|(id, _)| id.clone());
-            let Some((id, deadline)) = oldest.and_then(|id| task.abandoned.remove_entry(&id)) else { return };
-            self.deadlines.remove(&(deadline, task_id.clone(), id));
-            excused = true;
-        }
-        if max == 1 || !excused || task.running.len() <= may_remain {
-            return;
-        }
-        let companions: Vec<InputId> = task.running.iter().cloned().collect();
-        for input in companions.iter().rev() {
-            self.retry_lost(input, "its batch was interrupted", now, effects);
-        }
     }
 
     /// The container's request was answered empty or its connection broke.
@@ -64,12 +44,20 @@ impl FunctionCalls {
     }
 
     /// A delivery did not reach the container (its connection broke between decision and reply): take it back. The
-    /// attempt keeps its number: it never began.
-    pub fn on_undelivered(&mut self, task_id: &TaskId, inputs: &[InputId], now: Millis, effects: &mut Vec<Effect>) {
+    /// attempts keep their numbers: they never began. The word of it may be late, and another attempt on the same
+    /// container be under way.
+    pub fn on_undelivered(
+        &mut self,
+        task_id: &TaskId,
+        attempts: &[(InputId, u32)],
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) {
         // Each goes to the front, so the last goes first.
-        for id in inputs.iter().rev() {
+        for (id, attempt) in attempts.iter().rev() {
             self.end_abandoned(task_id, id);
-            if self.is_running_on(id, task_id) {
+            let is_current = self.inputs.get(id).is_some_and(|state| state.attempt == *attempt);
+            if is_current && self.is_running_on(id, task_id) {
                 self.take_back(id, now);
             }
         }
@@ -149,15 +137,31 @@ impl FunctionCalls {
         if !self.is_running_on(input, task_id) || attempt.is_some_and(|a| Some(a) != current) {
             return false;
         }
-        if outcome.status == OutcomeStatus::Terminated {
-            // Nobody cancelled it, or it would not be running any more. A container that runs synchronous inputs
-            // side by side can only interrupt all of them to cancel one.
-            self.retry_lost(input, "the container was interrupted", now, effects);
-        } else {
-            self.settle(input, outcome, now, effects);
-        }
+        self.clear_suspect(task_id, input);
+        self.on_report(task_id, input, outcome, now, effects);
+        self.judge_silence(task_id, now, effects);
         self.dispatch(now, effects);
         true
+    }
+
+    /// A container's word that it was interrupted means something only when it was told to stop or to cancel something:
+    /// user code can raise the same exceptions. (Nobody cancelled this input, or it would not be running any more; but to
+    /// cancel one of a batch, or of synchronous inputs side by side, a container interrupts them all.) On a container that
+    /// is being stopped, whatever is to be tried again or to be told waits for its end, and so for its last commit.
+    fn on_report(&mut self, task_id: &TaskId, id: &InputId, outcome: Outcome, now: Millis, effects: &mut Vec<Effect>) {
+        let task = self.tasks.get(task_id);
+        let stopping = task.is_some_and(|t| t.stopping);
+        let disturbed = task.is_some_and(|t| t.disturbed.contains(id));
+        match outcome.status {
+            OutcomeStatus::Success => self.settle(id, outcome, now, effects),
+            OutcomeStatus::Terminated if stopping => self.hold(id, None, now),
+            _ if stopping => self.hold(id, Some(outcome), now),
+            OutcomeStatus::Terminated if disturbed => {
+                self.retry_lost(id, "the container was interrupted", now, effects);
+            }
+            OutcomeStatus::Terminated => self.settle(id, cancelled_itself(outcome), now, effects),
+            _ => self.settle(id, outcome, now, effects),
+        }
     }
 
     /// A container is gone. Its inputs are settled by the cause.
@@ -171,17 +175,19 @@ impl FunctionCalls {
         for (input, deadline) in std::mem::take(&mut task.abandoned) {
             self.deadlines.remove(&(deadline, task_id.clone(), input));
         }
-        let running: Vec<InputId> = task.running.iter().cloned().collect();
+        let interrupted = |id: &InputId| task.stopping || task.disturbed.contains(id);
+        let running: Vec<(InputId, bool)> = task.running.iter().map(|id| (id.clone(), interrupted(id))).collect();
         // Lost inputs go to the front, so the last goes first.
-        for input in running.iter().rev() {
-            match end {
+        for (input, interrupted) in running.iter().rev() {
+            let end = match end {
                 TaskEnd::Crashed(text) => {
-                    let outcome = Outcome::of(OutcomeStatus::Failure, text.clone());
-                    self.settle(input, outcome, now, effects);
+                    AttemptEnd::Outcome(Box::new(Outcome::of(OutcomeStatus::Failure, text.clone())))
                 }
-                TaskEnd::Lost(why) => self.retry_lost(input, why, now, effects),
-                TaskEnd::Left => self.retry_lost(input, "the container left before it answered", now, effects),
-            }
+                TaskEnd::Lost(why) => AttemptEnd::Lost(why.clone()),
+                TaskEnd::Left if *interrupted => AttemptEnd::Lost("the container left before it answered".to_owned()),
+                TaskEnd::Left => left_its_container(),
+            };
+            self.release(input, end, now, effects);
         }
         self.tasks.remove(task_id);
         self.dispatch(now, effects);
@@ -209,11 +215,29 @@ impl FunctionCalls {
         self.idle.remove(&(task.rank, task_id.clone()));
     }
 
-    /// From now on the container has a grace for an input that nobody waits for.
+    /// The shell stops the container, for a reason of its own. What the container says from now on is heard with that in
+    /// mind, and what it runs is settled when it has ended.
+    pub fn stop(&mut self, task_id: &TaskId, effects: &mut Vec<Effect>) {
+        self.drain(task_id, effects);
+        if let Some(task) = self.tasks.get_mut(task_id) {
+            task.stopping = true;
+        }
+    }
+
+    /// A running input of a container that is not on its way to its end: only such a one is told to stop singly.
+    pub(super) fn can_be_interrupted(&self, id: &InputId) -> bool {
+        let Some(Stage::Running { task, .. }) = self.inputs.get(id).map(|state| &state.stage) else { return false };
+        self.tasks.get(task).is_some_and(|t| !t.stopping)
+    }
+
+    /// From now on the container has a grace for an input that nobody waits for. The word of it may reach what else runs
+    /// there, or what it is handed next: the runner interrupts a process, not an input.
     pub(super) fn abandon(&mut self, task_id: &TaskId, input: &InputId, now: Millis) {
         let Some(task) = self.tasks.get_mut(task_id) else { return };
         let deadline = now.saturating_add(CANCEL_GRACE_MS);
         task.abandoned.insert(input.clone(), deadline);
+        task.disturbed = task.running.clone();
+        task.disturbed_until = deadline;
         self.deadlines.insert((deadline, task_id.clone(), input.clone()));
     }
 

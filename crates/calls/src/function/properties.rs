@@ -1,4 +1,4 @@
-//! The four invariants of the crate's header, over random histories. A second, much simpler account of the same
+//! The five invariants of the crate's header, over random histories. A second, much simpler account of the same
 //! history is kept beside the state machine: who was handed what, and what was published.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use types::ids::{FunctionCallId, InputId, TaskId};
 
+use super::attempts::STOP_LIMIT_MS;
 use super::{FunctionCalls, Stage};
 use crate::*;
 
@@ -52,6 +53,10 @@ enum Step {
         end: TaskEnd,
     },
     Drain {
+        task: usize,
+    },
+    /// The shell stops a container.
+    Stop {
         task: usize,
     },
     Cancel {
@@ -106,7 +111,8 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(task, which, status, says_attempt)| Step::Output { task, which, status, says_attempt }),
         2 => (task.clone(), 0usize..20).prop_map(|(task, which)| Step::Undelivered { task, which }),
         2 => (task.clone(), any_end()).prop_map(|(task, end)| Step::End { task, end }),
-        1 => task.prop_map(|task| Step::Drain { task }),
+        1 => task.clone().prop_map(|task| Step::Drain { task }),
+        1 => task.prop_map(|task| Step::Stop { task }),
         1 => call.clone().prop_map(|call| Step::Cancel { call }),
         1 => call.prop_map(|call| Step::Forget { call }),
         1 => Just(Step::FailWaiting),
@@ -118,10 +124,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How long a batch lingers (not, short, longer than everything else), and when calls become durable.
-fn any_delays() -> impl Strategy<Value = (Millis, Option<Millis>)> {
+/// How long a batch lingers (not, short, longer than everything else), when calls become durable, and how many slots a
+/// container is known to have.
+fn any_policy() -> impl Strategy<Value = (Millis, Option<Millis>, usize)> {
     let linger = prop_oneof![2 => Just(0u64), 2 => 1u64..200, 1 => Just(5_000u64)];
-    (linger, prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))])
+    (linger, prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))], prop_oneof![2 => Just(0usize), 1 => 3usize..6])
 }
 
 fn call_id(n: usize) -> FunctionCallId {
@@ -149,6 +156,8 @@ struct Account {
     /// Everything a container was ever handed.
     handed: HashMap<usize, Vec<(InputId, u32)>>,
     records: Vec<(InputId, FinishedOutput)>,
+    /// Containers that were told to stop and have not ended, with the time of that.
+    stopped: HashMap<TaskId, Millis>,
     /// Calls on their way to the disk.
     calls_to_record: Vec<FunctionCallId>,
     highest_attempt: HashMap<InputId, u32>,
@@ -166,10 +175,17 @@ struct World {
 }
 
 impl World {
-    fn new((batch_linger_ms, durable_after_ms): (Millis, Option<Millis>)) -> Self {
+    fn new((batch_linger_ms, durable_after_ms, slots_per_container): (Millis, Option<Millis>, usize)) -> Self {
         let retry = RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() };
-        let policy =
-            Policy { retry, timeout_ms: 3_000, max_inputs: 40, batch_linger_ms, durable_after_ms, ..Policy::default() };
+        let policy = Policy {
+            retry,
+            timeout_ms: 3_000,
+            max_inputs: 40,
+            batch_linger_ms,
+            durable_after_ms,
+            slots_per_container,
+            ..Policy::default()
+        };
         Self {
             calls: FunctionCalls::new(policy),
             account: Account::default(),
@@ -218,7 +234,7 @@ impl World {
                     let id = self.task(task);
                     if self.account.holder.get(&input) == Some(&(id.clone(), attempt)) {
                         self.account.holder.remove(&input);
-                        self.calls.on_undelivered(&id, &[input], now, &mut effects);
+                        self.calls.on_undelivered(&id, &[(input, attempt)], now, &mut effects);
                     }
                 }
             }
@@ -228,8 +244,14 @@ impl World {
                 self.account.holder.retain(|_, (holder, _)| *holder != id);
                 self.generation[task] += 1;
                 self.account.handed.remove(&task);
+                self.account.stopped.remove(&id);
             }
             Step::Drain { task } => self.calls.drain(&self.task(task), &mut effects),
+            Step::Stop { task } => {
+                let id = self.task(task);
+                self.calls.stop(&id, &mut effects);
+                self.account.stopped.entry(id).or_insert(now);
+            }
             Step::Cancel { call } => self.calls.cancel_call(&call_id(call), now, &mut effects),
             Step::Forget { call } => {
                 self.calls.forget_call(&call_id(call), now, &mut effects);
@@ -297,7 +319,8 @@ impl World {
         let holder = self.account.holder.get(&input);
         let is_holder = holder.is_some_and(|(task, current)| *task == id && (!says || *current == attempt));
         assert!(!taken || is_holder, "`{input}` was finished by `{id}`, but {holder:?} has it");
-        if taken {
+        let may_still_write = status != OutcomeStatus::Success && self.account.stopped.contains_key(&id);
+        if taken && !may_still_write {
             self.account.holder.remove(&input);
         }
     }
@@ -314,6 +337,7 @@ impl World {
                     }
                 }
                 Effect::RecordCall(restored) => self.goes_to_disk(*restored),
+                Effect::StopTask { task, .. } => _ = self.account.stopped.entry(task).or_insert(self.now),
                 Effect::Record { output, .. } => self.account.records.push((output.input.clone(), output)),
                 _ => {}
             }
@@ -340,6 +364,13 @@ impl World {
         assert!(*attempt >= *highest, "attempt numbers of `{input}` go back");
         assert!(*attempt <= RETRIES + MAX_SYSTEM_RETRIES, "too many attempts of `{input}`");
         *highest = *attempt;
+        // Where slots are counted, a container's silence ends attempts that this account does not know of.
+        if self.calls.policy().slots_per_container == 0
+            && let Some((earlier, _)) = self.account.holder.get(input)
+            && let Some(since) = self.account.stopped.get(earlier)
+        {
+            assert!(self.now >= since + STOP_LIMIT_MS, "`{input}` runs again while `{earlier}` may still write");
+        }
         self.account.holder.insert(input.clone(), (task.clone(), *attempt));
         let n = (0..TASKS).find(|n| self.task(*n) == *task).expect("a delivery to a container that ended");
         self.account.handed.entry(n).or_default().push((input.clone(), *attempt));
@@ -372,10 +403,11 @@ impl FunctionCalls {
             match &state.stage {
                 Stage::Ready(_) => ready += 1,
                 Stage::Delayed(due, sequence) => _ = delayed.insert((*due, *sequence, id.clone())),
-                Stage::Running { task, deadline } => {
+                stage @ (Stage::Running { .. } | Stage::Stopping { .. }) => {
+                    let (task, due) = stage.held_by().unwrap();
                     running += 1;
                     assert!(self.tasks[task].running.contains(id));
-                    deadlines.insert((*deadline, task.clone(), id.clone()));
+                    deadlines.insert((due, task.clone(), id.clone()));
                 }
                 Stage::Recording(_) => {}
             }
@@ -386,6 +418,9 @@ impl FunctionCalls {
             let is_idle = self.idle.contains(&(task.rank, id.clone()));
             assert_eq!(is_idle, !task.polls.is_empty(), "`{id}` is in the wrong place");
             assert!(!task.draining || task.polls.is_empty());
+            assert!(task.draining || !task.stopping);
+            assert!(task.disturbed.is_subset(&task.running) && task.suspects.is_subset(&task.running));
+            assert!(task.silent <= task.suspects.len() && (task.silent > 0 || task.suspects.is_empty()));
             // A container's requests are answered in their order.
             if let Some((_, max)) = task.polls.front() {
                 let due = self.ready.due_batch(*max, self.policy.batch_linger_ms, now);
@@ -412,8 +447,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_history_breaks_an_invariant(delays in any_delays(), steps in prop::collection::vec(any_step(), 1..150)) {
-        let mut world = World::new(delays);
+    fn no_history_breaks_an_invariant(policy in any_policy(), steps in prop::collection::vec(any_step(), 1..150)) {
+        let mut world = World::new(policy);
         for step in &steps {
             world.step(step);
         }
@@ -421,10 +456,10 @@ proptest! {
 
     #[test]
     fn whatever_happened_every_input_can_still_be_finished(
-        delays in any_delays(),
+        policy in any_policy(),
         steps in prop::collection::vec(any_step(), 1..80),
     ) {
-        let mut world = World::new(delays);
+        let mut world = World::new(policy);
         for step in &steps {
             world.step(step);
         }

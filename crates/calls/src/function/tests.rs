@@ -8,6 +8,7 @@ use crate::*;
 
 mod batches;
 mod durability;
+mod endings;
 
 fn call_id(n: usize) -> FunctionCallId {
     FunctionCallId::parse(&format!("fc-{n}")).unwrap()
@@ -175,9 +176,9 @@ fn what_an_older_attempt_or_another_container_sends_is_refused() {
 fn an_undelivered_input_keeps_its_attempt_its_place_and_its_waiting_time() {
     let mut bench = Bench::new(Policy::default(), 3, false);
     let got = bench.poll(1, 2, 50);
-    let ids: Vec<InputId> = got.iter().map(|a| a.input.clone()).collect();
+    let attempts: Vec<_> = got.iter().map(|a| (a.input.clone(), a.attempt)).collect();
     bench.effects.clear();
-    bench.calls.on_undelivered(&task_id(1), &ids, 60, &mut bench.effects);
+    bench.calls.on_undelivered(&task_id(1), &attempts, 60, &mut bench.effects);
     assert_eq!(bench.calls.load().oldest_ready_at, Some(0));
     let again = bench.poll(2, 3, 70);
     assert_eq!(again.iter().map(|a| (a.idx, a.attempt)).collect::<Vec<_>>(), [(0, 0), (1, 0), (2, 0)]);
@@ -188,7 +189,7 @@ fn an_undelivered_input_that_was_cancelled_meanwhile_does_not_cost_the_container
     let mut bench = Bench::new(Policy::default(), 1, false);
     bench.poll(1, 1, 0);
     bench.calls.cancel_call(&call_id(0), 1, &mut bench.effects);
-    bench.calls.on_undelivered(&task_id(1), &[input_id(0)], 2, &mut bench.effects);
+    bench.calls.on_undelivered(&task_id(1), &[(input_id(0), 0)], 2, &mut bench.effects);
     assert_eq!(bench.calls.next_due(), None);
     assert_eq!(bench.calls.idle_since(&task_id(1)), Some(1));
 }
@@ -251,10 +252,13 @@ fn a_timeout_stops_the_container_once_and_tries_again() {
     bench.tick(1_000);
     let stops = bench.effects.iter().filter(|e| matches!(e, Effect::StopTask { .. })).count();
     assert_eq!(stops, 1);
-    assert_eq!(bench.calls.load().ready, 3);
     assert!(bench.poll(1, 1, 1_001).is_empty(), "a container that is being stopped gets nothing");
-    assert_eq!(bench.poll(2, 3, 1_002).len(), 3);
-    bench.tick(2_002);
+    assert_eq!(bench.poll(2, 3, 1_002).len(), 0, "the first attempts may still write");
+    bench.end(1, TaskEnd::Lost("it was stopped".to_owned()), 1_500);
+    assert_eq!(bench.delivered(), [(task_id(2), 3)]);
+    bench.tick(2_500);
+    assert!(bench.statuses().is_empty());
+    bench.end(2, TaskEnd::Lost("it was stopped".to_owned()), 2_600);
     assert_eq!(bench.statuses(), [OutcomeStatus::Timeout; 3]);
 }
 
@@ -264,6 +268,9 @@ fn ten_thousand_inputs_may_time_out_in_the_same_moment() {
     let mut bench = Bench::new(policy, 10_000, false);
     bench.poll(1, 10_000, 0);
     bench.tick(1_000);
+    let told = bench.effects.iter().filter(|e| matches!(e, Effect::Tell { .. })).count();
+    assert_eq!((told, bench.calls.load().running), (1, 10_000));
+    bench.end(1, TaskEnd::Lost("it was stopped".to_owned()), 1_001);
     assert_eq!(bench.calls.load().ready, 10_000);
 }
 
@@ -310,15 +317,6 @@ fn inputs_added_to_a_cancelled_call_end_at_once() {
     assert_eq!(bench.calls.add_inputs(&call_id(0), vec![input(1)], true, 2, &mut bench.effects), Accepted::Yes);
     assert_eq!(bench.statuses(), [OutcomeStatus::Terminated; 2]);
     assert!(bench.calls.is_finished(&call_id(0)));
-}
-
-#[test]
-fn an_interruption_that_nobody_asked_for_is_repeated() {
-    let mut bench = Bench::new(Policy::default(), 1, false);
-    bench.poll(1, 1, 0);
-    assert!(bench.output(1, 0, Some(0), Outcome::of(OutcomeStatus::Terminated, ""), 1));
-    assert_eq!(bench.poll(1, 1, 2)[0].attempt, 1);
-    assert_eq!(bench.calls.next_due(), Some(2 + bench.calls.policy().timeout_ms));
 }
 
 #[test]
@@ -443,14 +441,6 @@ fn a_draining_container_gets_nothing_more_and_may_finish_what_it_runs() {
 }
 
 #[test]
-fn what_a_leaving_container_left_undone_is_done_again() {
-    let mut bench = Bench::new(Policy::default(), 1, false);
-    bench.poll(1, 1, 0);
-    bench.end(1, TaskEnd::Left, 4);
-    assert_eq!(bench.poll(2, 1, 5)[0].attempt, 1);
-}
-
-#[test]
 fn a_restored_call_runs_what_is_pending_and_shows_what_is_finished() {
     let mut calls = FunctionCalls::new(Policy::default());
     let finished = FinishedOutput { input: input_id(0), idx: 0, task: None, outcome: success() };
@@ -507,7 +497,6 @@ fn the_backlog_is_timed_from_the_moment_it_began() {
 
 /// Not a measurement, only a guard against something quadratic: a hundred thousand inputs through one container, with
 /// the facts read at each step as the shell does, take well under a second even unoptimised.
-
 #[test]
 fn a_hundred_thousand_queued_inputs_are_no_burden() {
     const COUNT: usize = 100_000;

@@ -2,8 +2,10 @@
 
 use types::ids::{InputId, TaskId};
 
-use super::FunctionCalls;
+use super::attempts::AttemptEnd;
 use super::containers::CANCEL_GRACE_MS;
+use super::silence::said_nothing;
+use super::{FunctionCalls, InputState};
 use crate::Millis;
 use crate::effect::Effect;
 use crate::input::{Outcome, OutcomeStatus};
@@ -25,17 +27,46 @@ impl FunctionCalls {
     }
 
     fn on_deadline(&mut self, task_id: &TaskId, input: &InputId, now: Millis, effects: &mut Vec<Effect>) {
+        if self.waits_for_last_word(input) && self.is_running_on(input, task_id) {
+            return self.settle(input, said_nothing(), now, effects);
+        }
         // The container leaves, so nothing must be handed to it while its input is settled.
         self.drain(task_id, effects);
-        let why = if self.end_abandoned(task_id, input) {
-            format!("input `{input}` went on {} s after it was cancelled", CANCEL_GRACE_MS / 1000)
+        if self.end_abandoned(task_id, input) {
+            let why = format!("input `{input}` went on {} s after it was cancelled", CANCEL_GRACE_MS / 1000);
+            self.stop_for(task_id, why, effects);
+        } else if self.is_running_on(input, task_id) {
+            self.on_timeout(task_id, input, now, effects);
         } else {
-            let seconds = self.policy.timeout_ms as f64 / 1000.0;
-            let text = format!("the input ran longer than its timeout of {seconds} s; its container was stopped");
-            self.settle(input, Outcome::of(OutcomeStatus::Timeout, text), now, effects);
-            format!("input `{input}` exceeded its timeout of {seconds} s")
-        };
+            let why = AttemptEnd::Lost("the container did not end when it was stopped".to_owned());
+            self.release(input, why, now, effects);
+        }
+    }
+
+    /// The attempt is over; what becomes of the input waits for the container's end.
+    fn on_timeout(&mut self, task_id: &TaskId, input: &InputId, now: Millis, effects: &mut Vec<Effect>) {
+        let seconds = self.policy.timeout_ms as f64 / 1000.0;
         // One container, one word: several of its inputs may be late at once.
+        if !self.tasks.get(task_id).is_some_and(|t| t.stopping)
+            && let Some(state) = self.inputs.get(input)
+        {
+            let text = format!("input `{input}` ran into timeout={seconds} s{}", self.what_follows(state));
+            effects.push(Effect::Tell { task: task_id.clone(), call: state.call.clone(), input: input.clone(), text });
+        }
+        let text = format!("the input ran longer than its timeout of {seconds} s; its container was stopped");
+        self.hold(input, Some(Outcome::of(OutcomeStatus::Timeout, text)), now);
+        self.stop_for(task_id, format!("input `{input}` exceeded its timeout of {seconds} s"), effects);
+    }
+
+    fn what_follows(&self, state: &InputState) -> String {
+        match self.policy.retry.retries {
+            0 => String::new(),
+            retries if state.user_failures >= retries => ", no retries left".to_owned(),
+            retries => format!(", retrying ({} of {retries})", state.user_failures + 1),
+        }
+    }
+
+    fn stop_for(&mut self, task_id: &TaskId, why: String, effects: &mut Vec<Effect>) {
         let Some(task) = self.tasks.get_mut(task_id).filter(|t| !t.stopping) else { return };
         task.stopping = true;
         effects.push(Effect::StopTask { task: task_id.clone(), why });

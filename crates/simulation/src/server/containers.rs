@@ -29,8 +29,14 @@ impl Server {
         self.polls.remove(&poll).is_some()
     }
 
-    pub(crate) fn on_undelivered(&mut self, task: &TaskId, inputs: &[InputId], now: Millis, out: &mut Vec<Out>) {
-        self.apply(now, out, |calls, effects| calls.on_undelivered(task, inputs, now, effects));
+    pub(crate) fn on_undelivered(
+        &mut self,
+        task: &TaskId,
+        attempts: &[(InputId, u32)],
+        now: Millis,
+        out: &mut Vec<Out>,
+    ) {
+        self.apply(now, out, |calls, effects| calls.on_undelivered(task, attempts, now, effects));
     }
 
     pub(crate) fn on_output(

@@ -50,17 +50,29 @@ impl World {
         let slots = self.scenario.settings.concurrency as usize;
         let Some(container) = self.containers.get_mut(task).filter(|c| c.poll == Some(poll)) else {
             // The connection was gone already.
-            let inputs = inputs.into_iter().map(|i| i.input).collect();
-            self.after(0, Event::NotHanded { epoch, task: task.clone(), inputs });
+            let attempts = inputs.into_iter().map(|i| (i.input, i.attempt)).collect();
+            self.after(0, Event::NotHanded { epoch, task: task.clone(), attempts });
             return;
         };
         container.poll = None;
         let fresh = container.take_in(inputs, slots, self.scenario.batch);
         for assignment in fresh {
             self.ledger.on_handed(epoch, &assignment, &self.scenario.policy);
+            self.check_that_nothing_runs_twice(task, &assignment);
             self.begin_input(task, assignment);
         }
         self.container_acts(task);
+    }
+
+    /// No attempt begins while an earlier one still runs, except where nobody can know: on a worker that was believed lost.
+    fn check_that_nothing_runs_twice(&self, task: &TaskId, Assignment { input, attempt, .. }: &Assignment) {
+        if self.containers.get(task).is_none_or(|c| c.zombie) {
+            return;
+        }
+        for (other, container) in self.containers.iter().filter(|(other, c)| *other != task && !c.zombie) {
+            let runs = container.running.get(input);
+            assert!(runs.is_none(), "attempt {attempt} of `{input}` begins while `{other}` runs attempt {runs:?}");
+        }
     }
 
     pub(super) fn begin_input(&mut self, task: &TaskId, assignment: Assignment) {
@@ -71,7 +83,7 @@ impl World {
         let end = if self.fault(faults.crashing_input) {
             InputEnd::Crash
         } else if self.fault(faults.failing_input) {
-            InputEnd::Failure
+            if self.random.chance(0.3) { InputEnd::OwnCancellation } else { InputEnd::Failure }
         } else {
             InputEnd::Success
         };
@@ -88,6 +100,11 @@ impl World {
         }
         let status = match end {
             InputEnd::Crash => return self.container_ends(task, TaskEnd::Crashed("exit code 139".to_owned())),
+            InputEnd::OwnCancellation if self.scenario.client.silent => {
+                container.running.remove(input);
+                return self.container_acts(task);
+            }
+            InputEnd::OwnCancellation => OutcomeStatus::Terminated,
             InputEnd::Failure => OutcomeStatus::Failure,
             InputEnd::Success => OutcomeStatus::Success,
         };

@@ -58,10 +58,10 @@ impl World {
     /// Answers a container's request. If that is lost both sides notice, in their own time.
     pub(super) fn hand(&mut self, epoch: usize, task: TaskId, poll: u64, inputs: Vec<Assignment>) {
         if self.fault(self.scenario.faults.lost_message) {
-            let ids = inputs.into_iter().map(|i| i.input).collect();
+            let attempts = inputs.into_iter().map(|i| (i.input, i.attempt)).collect();
             let (theirs, ours) = (self.random.between(1, PATIENCE_MS), self.random.between(1, PATIENCE_MS));
             self.after(theirs, Event::PollBreaks { task: task.clone(), poll });
-            self.after(ours, Event::NotHanded { epoch, task, inputs: ids });
+            self.after(ours, Event::NotHanded { epoch, task, attempts });
         } else {
             let latency = self.random.between(0, self.scenario.latency_ms);
             self.after(latency, Event::Handed { epoch, task, poll, inputs });
