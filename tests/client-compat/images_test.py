@@ -1,6 +1,9 @@
 """Images: steps, caching, build logs, failures, and a registry."""
 
 import ast
+import io
+import json
+import tarfile
 import time
 
 import pytest
@@ -62,6 +65,36 @@ def an_image_comes_from_a_registry(newest, registry, tag):
         "changed": "new",
         "variable": "yes",
     }
+
+
+def _layer_owned_by(owners):
+    """Below 2^21 the header of an entry holds the number itself, above it stands in an extended header."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for owner in owners:
+            member = tarfile.TarInfo(f"owned/by-{owner}")
+            member.uid, member.gid, member.mode, member.size = owner, owner, 0o600, 4
+            tar.addfile(member, io.BytesIO(b"seen"))
+    return packed.getvalue()
+
+
+def a_layer_of_a_registry_may_have_large_owners(newest, registry):
+    owners = [100_500, 1_000_650_000, 2_147_483_647]
+    reference = registry.push_on_top("owners", _layer_owned_by(owners))
+    commands = json.dumps(["RUN cat /owned/by-1000650000 && rm /owned/by-1000650000"])
+    say = "stat -c %n:%u:%g /owned/*; cat /owned/* && chown 0 /owned/by-100500 && rm -r /owned && echo removed"
+    ended = newest.run("from_commands.py", within_s=400, CHECK_BASE=reference, CHECK_COMMANDS=commands, CHECK_SAY=say)
+    assert ended.code == 0, ended
+    said = ast.literal_eval(next(line for line in ended.out.splitlines() if line.startswith("says "))[5:])
+    kept = [owner for owner in owners if owner != 1_000_650_000]
+    assert said == "".join(f"/owned/by-{o}:{o}:{o}\n" for o in kept) + "seenseenremoved\n", said
+
+
+def an_owner_that_no_container_has_is_refused_with_its_file(newest, registry):
+    reference = registry.push_on_top("beyond", _layer_owned_by([4_294_967_294]))
+    ended = newest.run("from_registry.py", within_s=400, CHECK_REFERENCE=reference)
+    said = ended.out + ended.err
+    assert ended.code != 0 and "`owned/by-4294967294`" in said and "above 2147483647" in said, ended
 
 
 def an_image_that_is_not_there_is_one_clear_sentence(newest, registry):

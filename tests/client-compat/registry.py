@@ -177,6 +177,16 @@ class Registry:
             self.push_manifest(name, "indexed", INDEX, {"manifests": [ours]})
         return f"{self.address}/{name}"
 
+    def push_on_top(self, tag, layer, name="sample/image"):
+        """The image that is there as `single`, with one more layer, under a tag of its own."""
+        content = json.loads(self._ask("GET", f"/v2/{name}/manifests/single", Accept=MANIFEST)[2])
+        config = json.loads(self._ask("GET", f"/v2/{name}/blobs/{content['config']['digest']}")[2])
+        config["rootfs"]["diff_ids"].append(digest(layer))
+        content["config"] |= self.push_blob(name, json.dumps(config).encode())
+        content["layers"].append({"mediaType": LAYER + "gzip", **self.push_blob(name, gzip.compress(layer))})
+        self.push_manifest(name, tag, MANIFEST, {key: content[key] for key in ("config", "layers")})
+        return f"{self.address}/{name}:{tag}"
+
     def corrupt(self):
         """Changes one byte of the largest blob behind the registry's back."""
         blobs = sorted((self.root / "storage").rglob("data"), key=lambda p: p.stat().st_size)

@@ -24,10 +24,6 @@ pub struct RuntimeConfig {
     /// Whether containers get user namespaces of their own where the machine can do it. Without, root inside is root
     /// outside with fewer rights; only for machines or filesystems that get in the way.
     pub user_namespaces: bool,
-    /// Host user id that is root inside containers.
-    pub uid_base: u32,
-    /// How many ids a container has, from 0.
-    pub uid_count: u32,
     /// Name servers for containers; by default those of this machine.
     pub resolvers: Vec<IpAddr>,
     /// How many half-made containers (cgroup, namespaces, network link) wait ready. They cost about 0.15 MB each
@@ -50,9 +46,6 @@ impl RuntimeConfig {
             bridge: None,
             cgroup_parent: None,
             user_namespaces: true,
-            // Above the ranges that distributions hand out in /etc/subuid (100000 and up, 65536 per user).
-            uid_base: 1_000_000_000,
-            uid_count: 65_536,
             resolvers: Vec::new(),
             warm: 4,
         }

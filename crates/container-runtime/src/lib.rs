@@ -8,6 +8,7 @@ mod cgroup;
 pub mod config;
 mod container;
 pub mod error;
+pub mod id_map;
 mod launcher;
 mod network;
 pub mod runtime;

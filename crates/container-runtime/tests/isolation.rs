@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::{Machine, Spec, run};
-use dorian_container_runtime::{Bind, Tmpfs};
+use dorian_container_runtime::{Bind, LayeredMount, Tmpfs, id_map};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_inside_is_nobody_outside_but_files_on_disk_belong_to_root() {
@@ -21,7 +21,7 @@ async fn root_inside_is_nobody_outside_but_files_on_disk_belong_to_root() {
     let run = machine.start(spec).await;
     common::until("the files are there", || diff.join("file2").exists().then_some(()), || ());
     let status = fs::read_to_string(format!("/proc/{}/status", run.container.pid())).unwrap();
-    assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", machine.config.uid_base)), "{status}");
+    assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", id_map::outside(0))), "{status}");
     run.container.kill();
     assert_eq!(run.end().await.output, "0\n");
     assert_eq!(fs::metadata(diff.join("file")).unwrap().uid(), 0);
@@ -309,6 +309,73 @@ async fn other_users_exist_and_are_not_root() {
         .await
         .output;
     assert!(output.starts_with("1000\ncat: can't open '/s': Permission denied\n0\n"), "{output}");
+    machine.leave_nothing().await;
+}
+
+/// Ids of a directory, of OpenShift, and the largest.
+const LARGE_IDS: [u32; 3] = [100_500, 1_000_650_000, 2_147_483_647];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_and_groups_may_have_large_ids() {
+    let machine = Machine::new();
+    for id in LARGE_IDS {
+        let script = format!(
+            "set -e; echo x > /f; chown {id}:{id} /f; chmod 600 /f; stat -c %u:%g /f; \
+             echo 'big:x:{id}:{id}::/:/bin/sh' >> /etc/passwd; su big -c 'id -u; id -g; echo own >> /f; echo > /dev/null'; \
+             cat /f; chown 0:0 /f; rm /f; mkdir /dev/shm/d; chown {id} /dev/shm/d; rmdir /dev/shm/d"
+        );
+        for build in [false, true] {
+            let spec = machine.shell(&script);
+            let output = machine.run(if build { spec.build() } else { spec }).await.ok();
+            assert_eq!(output, format!("{id}:{id}\n{id}\n{id}\nx\nown\n"));
+        }
+    }
+    let output = machine.sh("echo x > /f; chown 2147483648 /f; chown :4294967294 /f; stat -c %u:%g /f").await.ok();
+    assert_eq!(output.matches("Invalid argument").count(), 2, "{output}");
+    assert!(output.ends_with("\n0:0\n"), "{output}");
+    machine.leave_nothing().await;
+}
+
+/// Wherever they come from: layers, volumes, binds, and a disk of limited size.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_inside_reads_changes_and_removes_what_large_ids_own() {
+    let machine = Machine::new();
+    let owned = |name: &str| -> PathBuf {
+        let folder = machine.dir.path().join(name).join("d");
+        fs::create_dir_all(&folder).unwrap();
+        for id in LARGE_IDS {
+            let file = folder.join(id.to_string());
+            fs::write(&file, "old\n").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::chown(&file, Some(id), Some(id)).unwrap();
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&folder, Some(LARGE_IDS[1]), Some(LARGE_IDS[1])).unwrap();
+        machine.dir.path().join(name)
+    };
+    let (layer, volume, bind) = (owned("layer"), owned("volume"), owned("bind"));
+    let script = "set -e; for f in /d/* /volume/d/* /bind/d/*; do [ $(stat -c %u:%g $f) = ${f##*/}:${f##*/} ]; \
+                  echo new >> $f; [ \"$(cat $f)\" = \"$(printf 'old\\nnew')\" ]; chown 0:0 $f; chown 100501 $f; rm $f; done; \
+                  rmdir /d /volume/d /bind/d; echo done";
+    for disk_bytes in [None, Some(64 << 20)] {
+        let spec = machine.shell(script).change(|spec| {
+            let upper = machine.dir.path().join(format!("upper-{}", spec.id));
+            fs::create_dir(&upper).unwrap();
+            spec.limits.disk_bytes = disk_bytes;
+            spec.layers.push(layer.clone());
+            spec.binds = vec![Bind { source: bind.clone(), target: "/bind".into(), read_only: false }];
+            spec.volumes = vec![LayeredMount {
+                target: "/volume".into(),
+                layers: vec![volume.clone()],
+                data: None,
+                upper: Some(upper),
+                sub_path: None,
+                read_only: false,
+            }];
+        });
+        assert_eq!(machine.run(spec).await.ok(), "done\n");
+        owned("bind");
+    }
     machine.leave_nothing().await;
 }
 

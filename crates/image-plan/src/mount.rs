@@ -1,5 +1,7 @@
 //! `RUN --mount=type=...,name=value,...`: what is visible while one RUN runs, and is in no layer.
 
+use types::owners;
+
 use crate::copy::absolute;
 use crate::key::KeyHasher;
 
@@ -145,12 +147,13 @@ impl MountOptions {
     }
 
     pub fn owned(&self, mode: u32) -> Result<Owned, String> {
-        Ok(Owned { uid: self.number("uid")?, gid: self.number("gid")?, mode: self.mode()?.unwrap_or(mode) })
+        Ok(Owned { uid: self.id("uid")?, gid: self.id("gid")?, mode: self.mode()?.unwrap_or(mode) })
     }
 
-    fn number(&self, name: &str) -> Result<u32, String> {
+    fn id(&self, name: &str) -> Result<u32, String> {
         let Some(text) = self.get(name) else { return Ok(0) };
-        text.parse().map_err(|_| format!("`--mount`: `{name}={text}` is not a number"))
+        let id = text.parse().map_err(|_| format!("`--mount`: `{name}={text}` is not a number"))?;
+        owners::of_container(id).map_err(|reason| format!("`--mount`: `{name}={text}`: {reason}"))
     }
 
     fn mode(&self) -> Result<Option<u32>, String> {
@@ -241,5 +244,8 @@ mod tests {
         let options = parsed("type=cache,target=/,sharing=maybe,mode=9,uid=me").unwrap();
         assert!(options.required_target("/").is_err());
         assert!(options.sharing().is_err() && options.owned(0o755).is_err());
+        let owned = |id: &str| parsed(&format!("type=cache,target=/x,gid={id}")).unwrap().owned(0o755);
+        assert_eq!(owned("1000650000").unwrap().gid, 1_000_650_000);
+        assert!(owned("4294967295").unwrap_err().contains("2147483647"));
     }
 }

@@ -4,4 +4,5 @@
 pub mod errors;
 pub mod ids;
 pub mod objects;
+pub mod owners;
 pub mod variables;

@@ -1,4 +1,4 @@
-"""An image from the Dockerfile lines in CHECK_COMMANDS; prints what a command in it says."""
+"""An image from the Dockerfile lines in CHECK_COMMANDS, on CHECK_BASE; prints what a command in it says."""
 
 import json
 import os
@@ -10,7 +10,9 @@ app = modal.App("from-commands")
 commands = json.loads(os.environ.get("CHECK_COMMANDS", "[]"))
 secrets = [modal.Secret.from_dict(json.loads(os.environ.get("CHECK_SECRET", "{}")))]
 keywords = {"secrets": secrets} if "CHECK_SECRET" in os.environ else {}
-image = modal.Image.debian_slim().dockerfile_commands(*commands, **keywords)
+reference = os.environ.get("CHECK_BASE")
+base = modal.Image.from_registry(reference) if reference else modal.Image.debian_slim()
+image = base.dockerfile_commands(*commands, **keywords)
 
 
 @app.function(image=image)

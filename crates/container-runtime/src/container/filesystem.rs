@@ -41,7 +41,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 ];
 const DEVICE_FOLDERS: [&str; 3] = ["pts", "shm", "mqueue"];
 /// The group that owns terminals in every distribution.
-const TTY_GROUP: u32 = 5;
+const TTY_GROUP: u16 = 5;
 
 impl KernelMounts {
     pub fn make(common: &Common) -> Doing<Self> {

@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::cgroup::{self, Hierarchy};
+use crate::id_map;
 use crate::network::{self, Link, netlink::Netlink};
 use crate::spec::Network;
 use crate::sys::process::{self, Status};
@@ -39,8 +40,6 @@ pub struct Common {
     pub hierarchy: Box<dyn Hierarchy>,
     /// A user namespace with the containers' mapping, for mounts; none where the platform refuses user namespaces.
     pub userns: Option<OwnedFd>,
-    pub uid_base: u32,
-    pub uid_count: u32,
     /// An empty folder to build root filesystems on; what is mounted there is seen by nobody else.
     pub stage: PathBuf,
     /// Formatted but empty disk images, by size.
@@ -48,9 +47,9 @@ pub struct Common {
 }
 
 impl Common {
-    /// The host's id for a container's id.
-    pub fn host_id(&self, id: u32) -> u32 {
-        if self.userns.is_some() { self.uid_base + id } else { id }
+    /// The host's id for one of a container's ordinary ids.
+    pub fn host_id(&self, id: u16) -> u32 {
+        if self.userns.is_some() { id_map::outside(id) } else { u32::from(id) }
     }
 }
 
@@ -118,7 +117,7 @@ fn lead(common: &Common, place: &Place) -> Result<Status, StartFailure> {
 }
 
 /// The id that traditionally owns nothing.
-const NOBODY: u32 = 65_534;
+const NOBODY: u16 = 65_534;
 
 /// What does not depend on the job.
 struct Prepared {

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Common, filter, prefer_for_oom, rights};
+use crate::id_map;
 use crate::sys::process::{self, Forked};
 use crate::sys::{self, At, Doing, Failure};
 use crate::wire::{Job, StartFailure};
@@ -43,23 +44,13 @@ pub fn start(common: &Common, job: &Job, output: [OwnedFd; 2]) -> Doing<Main> {
         }
         Forked::Parent { pid, pidfd } => {
             if common.userns.is_some() {
-                map_ids(common, pid)?;
+                id_map::give_to(pid)?;
             }
             prefer_for_oom(pid);
             drop(go_in);
             Ok(Main { pid, pidfd, verdict })
         }
     }
-}
-
-/// Ids from 0 up inside are ids from the base up outside.
-fn map_ids(common: &Common, pid: i32) -> Doing<()> {
-    let map = format!("0 {} {}\n", common.uid_base, common.uid_count);
-    for kind in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{pid}/{kind}");
-        fs::write(&path, &map).at(format_args!("write `{path}`"))?;
-    }
-    Ok(())
 }
 
 /// Returns only if the program could not be run.

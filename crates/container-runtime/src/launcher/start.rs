@@ -11,6 +11,7 @@ use super::sweep;
 use crate::cgroup;
 use crate::config::RuntimeConfig;
 use crate::container::Common;
+use crate::id_map;
 use crate::network::{self, Bridge, resolvers};
 use crate::sys::process::{self, Forked};
 use crate::sys::{self, At, Doing, Failure, mount};
@@ -42,8 +43,7 @@ pub fn start(config: RuntimeConfig) -> Doing<Started> {
         Err(reason) => warnings.push(format!("containers have no network: {reason}")),
     }
     let templates = config.state_dir.join("disks");
-    let (uid_base, uid_count) = (config.uid_base, config.uid_count);
-    let common = Common { hierarchy, userns, uid_base, uid_count, stage, templates };
+    let common = Common { hierarchy, userns, stage, templates };
     Ok(Started { config, common, network, warnings, _lock: lock })
 }
 
@@ -83,7 +83,7 @@ fn lock(state_dir: &Path) -> Doing<fs::File> {
 
 fn user_namespace(config: &RuntimeConfig, warnings: &mut Vec<String>) -> Option<OwnedFd> {
     let made = match config.user_namespaces {
-        true => mapped_namespace(config).and_then(|userns| try_mapping(&config.state_dir, userns)),
+        true => mapped_namespace().and_then(|userns| try_mapping(&config.state_dir, userns)),
         false => Err(Failure("the configuration says so".into())),
     };
     if let Err(failure) = &made {
@@ -93,7 +93,7 @@ fn user_namespace(config: &RuntimeConfig, warnings: &mut Vec<String>) -> Option<
 }
 
 /// A user namespace with the containers' id mapping, kept open for mounts to refer to.
-fn mapped_namespace(config: &RuntimeConfig) -> Doing<OwnedFd> {
+fn mapped_namespace() -> Doing<OwnedFd> {
     let (wait, release) = sys::close_on_exec_pipe().at("make a pipe")?;
     match process::fork(process::NEW_USER).at("make a user namespace")? {
         Forked::Child => {
@@ -102,22 +102,13 @@ fn mapped_namespace(config: &RuntimeConfig) -> Doing<OwnedFd> {
             process::exit_now(0)
         }
         Forked::Parent { pid, .. } => {
-            let map = format!("0 {} {}\n", config.uid_base, config.uid_count);
-            let result = write_maps(pid, &map)
+            let result = id_map::give_to(pid)
                 .and_then(|()| sys::openat(None, format!("/proc/{pid}/ns/user"), libc::O_RDONLY).at("open it"));
             drop(release);
             while process::reap(true).is_some_and(|(ended, _)| ended != pid) {}
             result
         }
     }
-}
-
-fn write_maps(pid: i32, map: &str) -> Doing<()> {
-    for kind in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{pid}/{kind}");
-        fs::write(&path, map).at(format_args!("map user ids in `{path}`"))?;
-    }
-    Ok(())
 }
 
 /// Without id-mapped mounts a user namespace would only make every file belong to nobody.

@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tar::{Archive, Entry, EntryType};
+use types::owners;
 
 use crate::stack::{LayerStack, OPAQUE};
 
@@ -424,7 +425,7 @@ fn is_disks_fault(error: &io::Error) -> bool {
 }
 
 fn id(number: u64) -> io::Result<u32> {
-    u32::try_from(number).map_err(|_| io::Error::other(format!("owner {number} is not a user id")))
+    owners::of_container(number).map_err(|reason| io::Error::other(format!("its owner cannot be kept: {reason}")))
 }
 
 /// A path of the archive without `.`, a leading `/` and doubled slashes; none when it has `..`.

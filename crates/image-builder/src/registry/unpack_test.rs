@@ -20,6 +20,24 @@ impl Made {
         fs::write(path, text).unwrap();
     }
 
+    /// A file of this owner; the number is written as large numbers are, in base 256.
+    fn owned(&mut self, path: &str, id: u64) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_mode(0o600);
+        header.set_uid(id);
+        header.set_gid(id);
+        self.archive.append_data(&mut header, path, io::empty()).unwrap();
+    }
+
+    /// As [`Made::owned`], with the number in an extended header before the file, which itself says 0.
+    fn owned_by_extension(&mut self, path: &str, id: u64) {
+        let text = id.to_string();
+        let extensions = [("uid", text.as_bytes()), ("gid", text.as_bytes())];
+        self.archive.append_pax_extensions(extensions).unwrap();
+        self.owned(path, 0);
+    }
+
     /// With the path as it is: `tar` itself would refuse the dangerous ones.
     fn add(&mut self, kind: EntryType, path: &str, link: &str, mode: u32, text: &str) {
         let mut header = tar::Header::new_gnu();
@@ -194,6 +212,43 @@ fn modes_owners_and_times_are_kept_and_devices_left_out() {
     assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o4755, 1_000_000));
     assert!(!folder.path().join("diff/dev/zero").exists());
     assert!(folder.path().join("diff/pipe").exists());
+}
+
+#[test]
+fn owners_may_be_as_large_as_those_of_containers() {
+    if !is_root() {
+        return;
+    }
+    let mut made = Made::new();
+    let ids = [100_500, 2_097_152, 1_000_650_000, 2_147_483_647];
+    for id in ids {
+        made.owned(&format!("{id}"), id);
+        made.owned_by_extension(&format!("extended-{id}"), id);
+    }
+    let (folder, outcome) = made.unpack();
+    outcome.unwrap();
+    for id in ids {
+        for name in [format!("{id}"), format!("extended-{id}")] {
+            let meta = fs::metadata(folder.path().join("diff").join(&name)).unwrap();
+            assert_eq!((u64::from(meta.uid()), u64::from(meta.gid())), (id, id), "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_owner_that_no_container_has_is_refused_with_its_file_and_the_limit() {
+    if !is_root() {
+        return;
+    }
+    // The last is what says "leave the owner as it is" to the kernel.
+    for id in [2_147_483_648, 4_294_967_294, 4_294_967_295, 1 << 40] {
+        let mut made = Made::new();
+        made.owned("home/somebody/file", id);
+        let refused = made.unpack().1.unwrap_err().to_string();
+        for part in ["`home/somebody/file`", &id.to_string(), "2147483647"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use image_plan::{CopyItem, CopySource, LayerKey, ModeChange, glob};
+use types::owners;
 
 use crate::archives;
 use crate::builder::{ContextSource, ImageBuilder, StepContext};
@@ -324,7 +325,7 @@ pub(crate) fn resolve_owner(stack: &LayerStack, owner: Option<&str>) -> Result<O
     let Some(owner) = owner else { return Ok(None) };
     let (passwd, group) = (read(stack, "/etc/passwd")?, read(stack, "/etc/group")?);
     let ids = owner_ids(owner, &passwd, &group);
-    ids.map(Some).map_err(|what| BuildError::Refused(format!("`--chown={owner}`: the image has no {what}")))
+    ids.map(Some).map_err(|reason| BuildError::Refused(format!("`--chown={owner}`: {reason}")))
 }
 
 /// `user[:group]`, each a name or a number. A name without a group takes the user's own; a number takes the same.
@@ -335,14 +336,15 @@ pub(crate) fn owner_ids(owner: &str, passwd: &str, group: &str) -> Result<(u32, 
     };
     let field = |text: &str, name: &str, index: usize| {
         let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
-        line.split(':').nth(index)?.parse::<u32>().ok()
+        line.split(':').nth(index)?.parse::<u64>().ok()
     };
-    let uid = user.parse().ok().or_else(|| field(passwd, user, 2)).ok_or_else(|| format!("user `{user}`"))?;
+    let unknown = |kind: &str, name: &str| format!("the image has no {kind} `{name}`");
+    let uid = user.parse().ok().or_else(|| field(passwd, user, 2)).ok_or_else(|| unknown("user", user))?;
     let gid = match group_name {
-        Some(name) => name.parse().ok().or_else(|| field(group, name, 2)).ok_or_else(|| format!("group `{name}`"))?,
+        Some(name) => name.parse().ok().or_else(|| field(group, name, 2)).ok_or_else(|| unknown("group", name))?,
         None => field(passwd, user, 3).unwrap_or(uid),
     };
-    Ok((uid, gid))
+    Ok((owners::of_container(uid)?, owners::of_container(gid)?))
 }
 
 #[cfg(test)]
@@ -358,7 +360,16 @@ mod tests {
         assert_eq!(owner_ids("www:staff", PASSWD, GROUP), Ok((33, 50)));
         assert_eq!(owner_ids("1000", PASSWD, GROUP), Ok((1000, 1000)));
         assert_eq!(owner_ids("1000:7", PASSWD, GROUP), Ok((1000, 7)));
-        assert_eq!(owner_ids("nobody", PASSWD, GROUP), Err("user `nobody`".to_owned()));
+        assert_eq!(owner_ids("nobody", PASSWD, GROUP), Err("the image has no user `nobody`".to_owned()));
+    }
+
+    #[test]
+    fn owners_may_be_large_and_those_that_no_container_has_are_refused() {
+        assert_eq!(owner_ids("1000650000", PASSWD, GROUP), Ok((1_000_650_000, 1_000_650_000)));
+        for (owner, id) in [("4294967295", "4294967295"), ("0:99999999999", "99999999999")] {
+            let refused = owner_ids(owner, PASSWD, GROUP).unwrap_err();
+            assert!(refused.contains(id) && refused.contains("2147483647"), "{refused}");
+        }
     }
 
     #[test]

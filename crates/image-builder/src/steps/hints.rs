@@ -105,9 +105,15 @@ const KNOWN: &[(&[&str], &str)] = &[
     (&["wget: command not found"], "`wget` is not in the image: install it first, or use `ADD` with a URL"),
     (&["read-only file system"], "the place is a read-only mount: give the mount `rw`, or write elsewhere"),
     (&["permission denied"], "the step's user may not do that: check `USER`, `--chown`, and the file's `x` bit"),
+    (&["changing ownership of", "invalid argument"], TOO_LARGE_AN_ID),
+    (&["change ownership", "invalid argument"], TOO_LARGE_AN_ID),
+    (&["preserve ownership", "invalid argument"], TOO_LARGE_AN_ID),
     (&["exec format error"], "the program is for another processor than this machine's `linux/amd64`"),
     (&["cannot execute binary file"], "the program is for another processor than this machine's `linux/amd64`"),
 ];
+
+/// [`types::owners::LARGEST_ID`], which is what the kernel knows of ids in containers.
+const TOO_LARGE_AN_ID: &str = "users and groups in containers have ids up to 2147483647";
 
 /// What a shell ends with when its program was killed.
 const KILLED: i32 = 137;
@@ -232,6 +238,17 @@ mod tests {
             ("mkdir: cannot create directory '/opt/x': Permission denied", "USER"),
             ("touch: cannot touch '/src/x': Read-only file system", "rw"),
             ("error: externally-managed-environment", "virtual environment"),
+        ]);
+    }
+
+    #[test]
+    fn an_owner_that_no_container_has() {
+        let limit = types::owners::LARGEST_ID.to_string();
+        tells(&[
+            ("chown: changing ownership of '/x': Invalid argument", &limit),
+            ("tar: d/f: Cannot change ownership to uid 4294967294, gid 0: Invalid argument", &limit),
+            ("install: cannot change ownership of '/x': Invalid argument", &limit),
+            ("cp: failed to preserve ownership for '/x': Invalid argument", &limit),
         ]);
     }
 

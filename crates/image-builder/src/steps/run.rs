@@ -139,8 +139,7 @@ impl ImageBuilder {
         let stack = LayerStack::new(self.layer_paths(below));
         let (passwd, group) = (read(&stack, "/etc/passwd")?, read(&stack, "/etc/group")?);
         let found = crate::steps::copy::owner_ids(user, &passwd, &group);
-        let (uid, gid) =
-            found.map_err(|what| BuildError::Refused(format!("`USER {user}`: the image has no {what}")))?;
+        let (uid, gid) = found.map_err(|reason| BuildError::Refused(format!("`USER {user}`: {reason}")))?;
         let entry = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()));
         let home = entry.and_then(|line| line.split(':').nth(5)).unwrap_or("/");
         Ok(Some(User { uid, gid, home: home.to_owned(), is_known: entry.is_some() }))
