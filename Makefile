@@ -87,7 +87,7 @@ unit-test:
 	$(SETUP) registry
 	@[ -z "$(AS_ROOT)" ] || echo "tests that make containers need root, and skip themselves without: run as root for all"
 	$(CARGO_TEST) --workspace
-	@python3 scripts/slowest
+	@! command -v python3 >/dev/null || python3 scripts/slowest
 
 wire-check:
 	$(SETUP) build
