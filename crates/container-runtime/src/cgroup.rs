@@ -23,12 +23,23 @@ pub struct Account {
     pub oom_kills: u64,
 }
 
+/// A folder of a container's group, for the container to read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// What programs look for in a tree of controllers; none in the unified layout, whose one folder has them all.
+    pub controllers: Vec<&'static str>,
+    pub folder: PathBuf,
+}
+
 /// One way of laying out cgroups. `group` is a path below the mount, such as `dorian-1f2e3d4c/7`.
 pub trait Hierarchy: Send + Sync {
     /// Folders of `group`, one per tree.
     fn folders(&self, group: &str) -> Vec<PathBuf>;
-    /// Makes the runtime's own `parent` group, below which containers get theirs.
-    fn make_parent(&self, parent: &str) -> Doing<()>;
+    /// The same folders, as the group's own processes are to find them.
+    fn shown(&self, group: &str) -> Vec<Shown>;
+    /// Makes the runtime's own `parent` group, below which containers get theirs. What the machine lets no group have is
+    /// left out from then on.
+    fn make_parent(&mut self, parent: &str) -> Doing<()>;
     fn apply(&self, group: &str, limits: &Limits) -> Doing<()>;
     /// Missing figures are zero: an account is read while its container may be going away.
     fn account(&self, group: &str) -> Account;
@@ -192,12 +203,17 @@ mod tests {
         let found = from_mounts(HYBRID).unwrap();
         let folders = found.folders("p/1");
         assert_eq!(folders, [Path::new("/sys/fs/cgroup/cpu,cpuacct/p/1"), Path::new("/sys/fs/cgroup/memory/p/1")]);
+        let both = Shown { controllers: vec!["cpu", "cpuacct"], folder: folders[0].clone() };
+        let memory = Shown { controllers: vec!["memory"], folder: folders[1].clone() };
+        assert_eq!(found.shown("p/1"), [both, memory]);
     }
 
     #[test]
     fn the_unified_layout_has_one_folder() {
         let found = from_mounts("30 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate").unwrap();
         assert_eq!(found.folders("p/1"), [Path::new("/sys/fs/cgroup/p/1")]);
+        let own = Shown { controllers: vec![], folder: "/sys/fs/cgroup/p/1".into() };
+        assert_eq!(found.shown("p/1"), [own]);
     }
 
     #[test]

@@ -88,6 +88,55 @@ async fn a_cpu_ceiling_holds() {
     machine.leave_nothing().await;
 }
 
+/// As programs look for them in each layout: in a tree of controllers, or in the one folder.
+const OWN_LIMITS: &str = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us \
+                          pids/pids.max 2>/dev/null || cat memory.max cpu.max pids.max";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_reads_its_own_limits() {
+    for user_namespaces in [true, false] {
+        let machine = Machine::with(|config| config.user_namespaces = user_namespaces);
+        let limits =
+            Limits { memory_bytes: Some(64 * MIB), cpu_limit_milli: Some(1500), pids: Some(77), ..Limits::default() };
+        let output = machine.run(machine.shell(OWN_LIMITS).limits(limits)).await.ok();
+        let found: Vec<&str> = output.split_whitespace().collect();
+        assert_eq!(found, ["67108864", "150000", "100000", "77"]);
+        machine.leave_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containers_group_is_the_root_of_what_it_sees_of_cgroups() {
+    let machine = Machine::new();
+    let other = machine.start(machine.shell("sleep 1000")).await;
+    // By what `/proc/self/cgroup` and the mounts say, as a Java machine finds its way. Of the processes of other groups the
+    // kernel would say that their number is 0 here.
+    let script = "grep -E ':(memory|cpu|cpuacct|cpuset|pids|cpu,cpuacct)?:' /proc/self/cgroup | cut -d: -f3 | sort -u; \
+                  grep -E ' - cgroup2? ' /proc/self/mountinfo | cut -d' ' -f4 | sort -u; \
+                  cd /sys/fs/cgroup; cat $(find . -name cgroup.procs) | sort -n | head -1; \
+                  find . -type d -mindepth 2; find . -name '*dorian*'";
+    assert_eq!(machine.sh(script).await.ok(), "/\n/\n1\n");
+    other.container.kill();
+    other.end().await;
+    machine.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_limit_can_be_changed_from_inside() {
+    let machine = Machine::with(|config| config.user_namespaces = false);
+    let inside = Machine::new();
+    for machine in [machine, inside] {
+        let script = "cd /sys/fs/cgroup; n=0; for f in $(find . -type f); do [ -w $f ] && (echo 1 > $f) 2>/dev/null && echo wrote $f; \
+                      n=$((n + 1)); done; [ $n -gt 10 ] && echo many; for d in $(find . -type d); do mkdir $d/new 2>/dev/null && echo made $d; done; \
+                      mount -o remount,rw /sys/fs/cgroup 2>/dev/null && echo remounted; umount -l /sys/fs/cgroup 2>/dev/null && echo gone; true";
+        for build in [false, true] {
+            let spec = machine.shell(script);
+            assert_eq!(machine.run(if build { spec.build() } else { spec }).await.ok(), "many\n");
+        }
+        machine.leave_nothing().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_beyond_the_disk_limit_fail_with_no_space_left() {
     let machine = Machine::new();

@@ -88,11 +88,20 @@ def read_a_file(name):
     return os.path.exists(f"/tmp/{name}"), os.environ["MODAL_TASK_ID"]
 
 
-def memory_limit():
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if os.path.exists(path):
-            return open(path).read().strip()
-    return "not visible"
+# 0.63 has no limit of processors.
+CPU_LIMIT = {} if modal.__version__.startswith("0.63") else {"cpu": (0.25, 0.5)}
+
+
+@app.function(memory=(128, 384), **CPU_LIMIT)
+def own_limits():
+    """Memory, and processor time in a period, as runtimes read them in each layout of control groups."""
+    layouts = [
+        ["memory.max", "cpu.max"],
+        ["memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"],
+    ]
+    folder = "/sys/fs/cgroup"
+    files = next(files for files in layouts if os.path.exists(f"{folder}/{files[0]}"))
+    return [word for file in files for word in open(f"{folder}/{file}").read().split()]
 
 
 @app.function(cpu=0.5)
@@ -177,6 +186,12 @@ def check_loopback_of_the_machine_is_not_reached():
 def check_the_processor_share_is_a_limit_or_a_request():
     # A request for half a processor may be exceeded while others idle; it must at least be granted.
     assert half_a_processor.remote(4) > 0.8
+
+
+def check_a_container_sees_its_own_limits():
+    memory, *processors = own_limits.remote()
+    assert memory == str(384 * MIB), memory
+    assert processors == ["50000", "100000"] or not CPU_LIMIT, processors
 
 
 def check_every_resource_can_be_asked_for():

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
-    Account, CPU_PERIOD_USEC, Hierarchy, cpu_quota_usec, cpu_shares, machine_milli_cpu, read_field, read_number, write,
+    Account, CPU_PERIOD_USEC, Hierarchy, Shown, cpu_quota_usec, cpu_shares, machine_milli_cpu, read_field, read_number,
+    write,
 };
 use crate::spec::Limits;
 use crate::sys::{At, Doing};
@@ -16,6 +17,8 @@ pub struct Trees {
     cpu: Option<PathBuf>,
     cpuacct: Option<PathBuf>,
     pids: Option<PathBuf>,
+    /// Nothing is limited by it. A Java machine takes itself to be in a container only where it finds this tree, too.
+    cpuset: Option<PathBuf>,
 }
 
 impl Trees {
@@ -26,6 +29,7 @@ impl Trees {
                 "cpu" => &mut self.cpu,
                 "cpuacct" => &mut self.cpuacct,
                 "pids" => &mut self.pids,
+                "cpuset" => &mut self.cpuset,
                 _ => continue,
             };
             slot.get_or_insert_with(|| at.clone());
@@ -39,19 +43,60 @@ impl Trees {
     fn of(tree: &Option<PathBuf>, group: &str) -> Option<PathBuf> {
         tree.as_ref().map(|root| root.join(group))
     }
+
+    /// Those that this machine has.
+    fn named(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let all = [
+            ("cpu", &self.cpu),
+            ("cpuacct", &self.cpuacct),
+            ("cpuset", &self.cpuset),
+            ("memory", &self.memory),
+            ("pids", &self.pids),
+        ];
+        all.into_iter().filter_map(|(name, tree)| tree.as_ref().map(|root| (name, root)))
+    }
+}
+
+/// A group of this tree takes no process before it has processors and memory nodes. The runtime's has those of the whole
+/// tree, and containers' groups inherit them. What is plugged into the machine later is not among them.
+fn share_processors(root: &Path, parent: &str) -> Doing<()> {
+    let folder = root.join(parent);
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let all = fs::read_to_string(root.join(file)).at(format_args!("read `{}`", root.join(file).display()))?;
+        write(&folder, file, all.trim())?;
+    }
+    write(&folder, "cgroup.clone_children", 1)
 }
 
 impl Hierarchy for Trees {
     fn folders(&self, group: &str) -> Vec<PathBuf> {
-        let mut roots: Vec<_> = [&self.memory, &self.cpu, &self.cpuacct, &self.pids].into_iter().flatten().collect();
+        let mut roots: Vec<_> = self.named().map(|(_, root)| root).collect();
         roots.sort_unstable();
         roots.dedup();
         roots.into_iter().map(|root| root.join(group)).collect()
     }
 
-    fn make_parent(&self, parent: &str) -> Doing<()> {
+    fn shown(&self, group: &str) -> Vec<Shown> {
+        let mut shown: Vec<Shown> = Vec::new();
+        for (name, root) in self.named() {
+            let folder = root.join(group);
+            match shown.iter_mut().find(|known| known.folder == folder) {
+                Some(known) => known.controllers.push(name),
+                None => shown.push(Shown { controllers: vec![name], folder }),
+            }
+        }
+        shown
+    }
+
+    fn make_parent(&mut self, parent: &str) -> Doing<()> {
         for folder in self.folders(parent) {
             fs::create_dir_all(&folder).at(format_args!("make cgroup `{}`", folder.display()))?;
+        }
+        // Containers work without it.
+        if let Some(root) = self.cpuset.take_if(|root| share_processors(root, parent).is_err())
+            && !self.named().any(|(_, other)| *other == root)
+        {
+            let _ = fs::remove_dir(root.join(parent));
         }
         if let Some(folder) = Self::of(&self.cpu, parent) {
             write(&folder, "cpu.shares", cpu_shares(machine_milli_cpu()))?;

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Account, CPU_PERIOD_USEC, Hierarchy, cpu_quota_usec, cpu_weight, machine_milli_cpu, read_field, read_number, write,
+    Account, CPU_PERIOD_USEC, Hierarchy, Shown, cpu_quota_usec, cpu_weight, machine_milli_cpu, read_field, read_number,
+    write,
 };
 use crate::spec::Limits;
 use crate::sys::{At, Doing};
@@ -28,7 +29,11 @@ impl Hierarchy for Unified {
         vec![self.root.join(group)]
     }
 
-    fn make_parent(&self, parent: &str) -> Doing<()> {
+    fn shown(&self, group: &str) -> Vec<Shown> {
+        vec![Shown { controllers: Vec::new(), folder: self.root.join(group) }]
+    }
+
+    fn make_parent(&mut self, parent: &str) -> Doing<()> {
         let folder = self.root.join(parent);
         fs::create_dir_all(&folder).at(format_args!("make cgroup `{}`", folder.display()))?;
         if let Err(error) = enable(&self.root) {

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::missing::{self, Kind, Place};
+use super::own_group::{self, GroupMount};
 use super::sources::Sources;
 use super::volumes;
 use super::{Common, Stopwatch};
@@ -27,6 +28,7 @@ pub struct KernelMounts {
     dev: OwnedFd,
     pts: OwnedFd,
     mqueue: OwnedFd,
+    own_group: Vec<GroupMount>,
 }
 
 /// The devices that every program may expect, with their numbers.
@@ -44,7 +46,7 @@ const DEVICE_FOLDERS: [&str; 3] = ["pts", "shm", "mqueue"];
 const TTY_GROUP: u16 = 5;
 
 impl KernelMounts {
-    pub fn make(common: &Common) -> Doing<Self> {
+    pub fn make(common: &Common, group: &str) -> Doing<Self> {
         let make = |kind: &std::ffi::CStr, options: &[(&str, &str)], flags| {
             mount::new_mount(kind, options, flags).at(format_args!("make a `{}` mount", kind.to_string_lossy()))
         };
@@ -56,6 +58,7 @@ impl KernelMounts {
             sys: sysfs()?,
             pts: make(c"devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", &tty_group)], NOSUID | NOEXEC)?,
             mqueue: make(c"mqueue", &[], NOSUID | NODEV | NOEXEC)?,
+            own_group: own_group::make(common, group)?,
             dev,
         })
     }
@@ -209,6 +212,9 @@ fn places(job: &Job) -> Vec<Place> {
 fn attach_all(common: &Common, job: &Job, root: BorrowedFd<'_>, kernel: KernelMounts, sources: &Sources) -> Doing<()> {
     put(root, &kernel.proc, "/proc")?;
     put(root, &kernel.sys, "/sys")?;
+    for part in &kernel.own_group {
+        put(root, &part.mount, &part.target)?;
+    }
     put(root, &kernel.dev, "/dev")?;
     put(root, &kernel.pts, "/dev/pts")?;
     put(root, &kernel.mqueue, "/dev/mqueue")?;

@@ -15,6 +15,7 @@ mod disk;
 mod filesystem;
 mod filter;
 mod missing;
+mod own_group;
 mod program;
 mod rights;
 mod sources;
@@ -140,7 +141,7 @@ impl Prepared {
         if let Ok(link) = &place.link {
             network::connect(&mut host, link)?;
         }
-        Ok(Self { mounts: filesystem::KernelMounts::make(common)? })
+        Ok(Self { mounts: filesystem::KernelMounts::make(common, &place.group)? })
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Started {
 pub fn start(config: RuntimeConfig) -> Doing<Started> {
     make_private_folder(&config.state_dir)?;
     let lock = lock(&config.state_dir)?;
-    let hierarchy = cgroup::detect()?;
+    let mut hierarchy = cgroup::detect()?;
     sweep::leftovers(&config, hierarchy.as_ref())?;
     hierarchy.make_parent(&config.cgroup_name())?;
     let stage = config.state_dir.join("stage");
