@@ -1,7 +1,10 @@
 """Buckets of an S3-compatible store, mounted into containers; what goes wrong with stores, and who hears of it."""
 
+import os
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from harness import NEWEST, free_port, mounts_below, wait_for
@@ -153,6 +156,28 @@ def a_container_that_waits_for_a_store_can_be_stopped(newest, server, store, buc
     program.end(60)
     wait_for(lambda: not mounts_below(server.data / "mounts"), 15, "the end of the mounts")
     assert time.monotonic() - began < 15
+
+
+def a_container_ends_though_others_have_copied_its_mount(newest, server, store, bucket_of):
+    variables = _variables(store, bucket_of(NEWEST))
+    program = newest.start("run", "bad_buckets.py", "--what", "copied_elsewhere", **variables)
+    program.wait_for_line("the mount may be copied now")
+    # As each start of a system service does.
+    copy = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "120"])
+    try:
+        mounts = Path(f"/proc/{copy.pid}/mounts")
+        wait_for(lambda: os.readlink(f"/proc/{copy.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt"), 10, "the copy")
+        assert str(server.data / "mounts") in mounts.read_text()
+        store.put(variables["CHECK_BUCKET"], "is-copied", "")
+        ended = program.end(60)
+        assert "RESULT copied_elsewhere written" in ended.out, ended
+        wait_for(lambda: not newest.container_list(), 30, "the end of the container")
+        assert not list((server.data / "mounts").iterdir())
+        assert copy.poll() is None, "the mount was there as long as its copy"
+    finally:
+        copy.kill()
+        copy.wait()
+    assert [store.get(variables["CHECK_BUCKET"], f"copied-{name}") for name in ("first", "last")] == [b"first", b"last"]
 
 
 def what_a_killed_server_left_mounted_is_gone_after_the_next_start(newest, server, store, bucket_of):

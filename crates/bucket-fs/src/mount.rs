@@ -19,6 +19,8 @@ use crate::{BucketError, BucketSpec, MountOptions};
 /// How long the end of a mount may take. A last part of a file may need longer on a slow link, or when the store is silent;
 /// nobody waits for it then, but its program's author is told.
 const END_LIMIT: Duration = Duration::from_secs(60);
+/// What is being asked when a container has ended, by whomever, is answered within this before the mount ends for all.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Until a connection to a store stands.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Until the kernel gives up a connection whose other end takes nothing: later than we do, who know what is being sent.
@@ -124,6 +126,12 @@ fn detach(place: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(place, UnmountFlags::DETACH)?)
 }
 
+/// Out of sight and over at once, whoever still has it. Each start of a system service or of another container engine
+/// copies all mounts of the machine, and keeps its copies as long as it pleases: they answer `ENOTCONN` from here on.
+fn end_for_all(place: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(place, UnmountFlags::FORCE | UnmountFlags::DETACH)?)
+}
+
 impl Mounted {
     pub fn place(&self) -> &Path {
         &self.place
@@ -138,17 +146,20 @@ impl Mounted {
         self.mount.over.cancel();
     }
 
-    /// Ends it, once what was written whole is in the store. What is not after a minute is told of, and may be lost.
+    /// Ends it after its container, once what was written whole is in the store. What is not after a minute is told of, and
+    /// may be lost. The container's processes have closed their files, and were answered; nobody else is waited for.
     pub async fn unmount(self) {
         let orderly = async {
-            // The kernel tells of the last closed files before it lets go.
-            let thread = self.thread.lock().take();
-            let detached = detach(&self.place);
-            if let (Ok(()), Some(thread)) = (detached, thread) {
-                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-            }
             self.mount.running.close();
+            let _ = tokio::time::timeout(LAST_ANSWERS, self.mount.running.wait()).await;
+            let thread = self.thread.lock().take();
+            match (end_for_all(&self.place), thread) {
+                (Ok(()), Some(thread)) => drop(tokio::task::spawn_blocking(move || thread.join()).await),
+                (Err(error), _) => tracing::warn!(place = %self.place.display(), %error, "a bucket stays mounted"),
+                (Ok(()), None) => {}
+            }
             self.mount.running.wait().await;
+            // Also the files of whose last close the kernel had no time to tell.
             self.mount.finish().await;
         };
         if tokio::time::timeout(END_LIMIT, orderly).await.is_err() {
@@ -162,7 +173,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         self.interrupt();
         if self.thread.lock().take().is_some() {
-            let _ = detach(&self.place);
+            let _ = end_for_all(&self.place);
         }
         // Never what is in it: that would be the bucket.
         let _ = std::fs::remove_dir(&self.place);
@@ -324,6 +335,43 @@ mod tests {
         if run.await.is_some() {
             assert_eq!(store.get("killed").unwrap().as_ref(), b"old");
             assert_eq!(store.get("ended").unwrap().as_ref(), b"half\n");
+        }
+    }
+
+    /// A process elsewhere that has copied the mounts of this machine, and works in the copy of `place`.
+    fn copy_of_mounts(place: &Path) -> std::process::Child {
+        let script = format!("cd '{}' && echo there && exec sleep 50", place.display());
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).stdout(std::process::Stdio::piped());
+        let mut started = command.spawn().unwrap();
+        let mut said = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(started.stdout.as_mut().unwrap()), &mut said).unwrap();
+        assert_eq!(said, "there\n");
+        started
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_nobody_who_has_copied_the_mount_and_loses_nothing_that_was_written() {
+        let store = Arc::new(Store::start().await);
+        let run = in_mount(&store, |_, place| {
+            let copy = copy_of_mounts(place);
+            std::fs::write(place.join("closed"), "whole").unwrap();
+            // Closed last by somebody else than its opener, so that only its release ends it.
+            let file = std::fs::File::create(place.join("released")).unwrap();
+            let mut shell = std::process::Command::new("sh");
+            let started =
+                shell.args(["-c", "read go; echo late"]).stdin(std::process::Stdio::piped()).stdout(file).spawn();
+            drop(shell);
+            started.unwrap().wait().unwrap();
+            (copy, place.to_owned())
+        });
+        if let Some((mut copy, place)) = run.await {
+            assert!(copy.try_wait().unwrap().is_none(), "the mount ended only with its copy");
+            copy.kill().unwrap();
+            copy.wait().unwrap();
+            assert_eq!(store.get("closed").unwrap().as_ref(), b"whole");
+            assert_eq!(store.get("released").unwrap().as_ref(), b"late\n");
+            assert!(!place.exists(), "the place is still there");
         }
     }
 

@@ -292,13 +292,21 @@ fn find_user(container: u32, target: &str) -> Option<String> {
     inside.filter_map(|pid| use_of(&pid, Path::new(target))).next()
 }
 
+/// Paths below the volume's root are told as the volume names them, and the root by where it is mounted.
 fn use_of(pid: &str, target: &Path) -> Option<String> {
     let below = |link: PathBuf| fs::read_link(link).ok()?.strip_prefix(target).ok().map(Path::to_owned);
-    if below(format!("/proc/{pid}/cwd").into()).is_some() {
-        return Some("cwd is inside volume".to_owned());
+    let named = |path: PathBuf| if path.as_os_str().is_empty() { target.to_owned() } else { path };
+    if let Some(folder) = below(format!("/proc/{pid}/cwd").into()) {
+        return Some(format!("cwd is inside volume, in {}", named(folder).display()));
     }
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().find_map(|fd| below(fd.path()))?;
-    Some(format!("path {} is open", open.display()))
+    let mut open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    if let Some(open) = open.find_map(|fd| below(fd.path())) {
+        return Some(format!("path {} is open", named(open).display()));
+    }
+    // A file may be closed and still be mapped.
+    let mut maps = fs::read_dir(format!("/proc/{pid}/map_files")).ok()?.flatten();
+    let mapped = maps.find_map(|map| below(map.path()))?;
+    Some(format!("path {} is mapped into memory", mapped.display()))
 }
 
 #[cfg(test)]
@@ -337,6 +345,33 @@ mod tests {
             volume.settle(1, is_taken);
             assert_eq!(last.join().unwrap().is_some(), is_left);
         }
+    }
+
+    #[test]
+    fn whoever_uses_a_volume_is_told_with_what_also_when_it_is_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::write(root.join("file"), "x").unwrap();
+        fs::create_dir(root.join("inner")).unwrap();
+        let said = |script: &str| {
+            let script = format!("cd / && {script} && echo ready && exec sleep 30");
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", &script]).current_dir(&root).stdout(std::process::Stdio::piped());
+            let mut started = command.spawn().unwrap();
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(started.stdout.as_mut().unwrap()), &mut line)
+                .unwrap();
+            let said = use_of(&started.id().to_string(), &root);
+            started.kill().unwrap();
+            started.wait().unwrap();
+            said
+        };
+        let root = root.display();
+        assert_eq!(said(&format!("exec 3<{root}")), Some(format!("path {root} is open")));
+        assert_eq!(said(&format!("cd {root}")), Some(format!("cwd is inside volume, in {root}")));
+        assert_eq!(said(&format!("cd {root}/inner")), Some("cwd is inside volume, in inner".to_owned()));
+        assert_eq!(said(&format!("exec 3<{root}/file")), Some("path file is open".to_owned()));
+        assert_eq!(said("true"), None);
     }
 
     #[test]

@@ -40,6 +40,18 @@ def nobody_there():
     return os.listdir("/data")
 
 
+@app.function(volumes={"/data": bucket()}, timeout=100)
+def copied_elsewhere():
+    with open("/data/copied-first", "w") as file:
+        file.write("first")
+    print("the mount may be copied now", flush=True)
+    while not os.path.exists("/data/is-copied"):
+        time.sleep(0.2)
+    with open("/data/copied-last", "w") as file:
+        file.write("last")
+    return "written"
+
+
 @app.function(volumes={"/data": bucket(endpoint=DOOR), "/sure": bucket()}, timeout=100)
 def go_on_without(chosen):
     """Says that it is ready, waits until the store is gone, and tells how each kind of call fails."""

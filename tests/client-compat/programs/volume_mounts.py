@@ -185,7 +185,10 @@ def check_a_reload_with_open_files_is_refused():
     assert content(volume, "open/file") == b"changed"
     one.remote("import builtins; builtins.handle.close(); volume.reload()")
     error = raises(RuntimeError, one.remote, "os.chdir('/v/open')\ntry:\n    volume.reload()\nfinally:\n    os.chdir('/')")
-    assert "there are open files preventing the operation" in str(error), error
+    assert "there are open files preventing the operation: cwd is inside volume" in str(error), error
+    text = "folder = os.open('/v', os.O_RDONLY)\ntry:\n    volume.reload()\nfinally:\n    os.close(folder)"
+    error = raises(RuntimeError, one.remote, text)
+    assert "there are open files preventing the operation: path /v is open" in str(error), error
 
 
 def check_what_was_not_committed_is_kept_by_a_reload():
