@@ -185,17 +185,25 @@ impl Shared {
                 let text =
                     format!("the container did not become ready within {seconds} s; raise it with `startup_timeout=`");
                 task.reported.lock().get_or_insert(Outcome::of(OutcomeStatus::InitFailure, text.clone()));
-                self.stop_task(&task.id, STOP_GRACE_MS, text);
+                // With a signal, and so a traceback: it shows what the start hangs in.
+                self.interrupt_task(&task, STOP_GRACE_MS, text);
             }
         });
         Ok(())
     }
 
+    /// Ends a task, with a grace for its exit hooks. Those that run have entered first: a container that has not asked for an
+    /// input is killed at once, so that its interrupted start does not show in a run that needs nothing of it any more.
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
         let Some(task) = self.tasks.get(id) else { return };
+        let grace_ms = if task.is_ready() { grace_ms } else { 0 };
+        self.interrupt_task(&task, grace_ms, why);
+    }
+
+    fn interrupt_task(self: &Arc<Self>, task: &Arc<Task>, grace_ms: u64, why: String) {
         task.stop_reason.lock().get_or_insert(why);
-        task.owner.on_stop(self, id);
-        let (shared, task) = (self.clone(), id.clone());
+        task.owner.on_stop(self, &task.id);
+        let (shared, task) = (self.clone(), task.id.clone());
         tokio::spawn(async move {
             let _ = shared.worker.commands.send(WorkerCommand::Stop { task, grace_ms }).await;
         });
