@@ -276,6 +276,7 @@ impl Shared {
             Ending::Inputs(end) => owner.on_task_end(self, id, &end),
             Ending::InitFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
+                self.say_hint(&task, &outcome);
                 owner.on_init_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
@@ -294,6 +295,17 @@ impl Shared {
             finished_at: now_ms() + 1,
         });
         self.tasks_changed.notify_waiters();
+    }
+
+    /// A line with the cure, if the failure is of a kind that has one. Once for each container: an input's failure can
+    /// repeat as often as there are inputs.
+    pub fn say_hint(&self, task: &Task, outcome: &Outcome) {
+        let is_legacy = task.owner.definition().client.is_legacy_runner();
+        if let Some(hint) = crate::hints::missing_module(&outcome.exception, is_legacy)
+            && task.is_first_hint()
+        {
+            self.say(&task.owner, &task.id, &hint);
+        }
     }
 
     /// A line from the platform in the app's log.
@@ -335,7 +347,11 @@ impl Shared {
         if !begun {
             return;
         }
-        tracing::info!(app = %app.id, why, "stopping app");
+        if why == crate::apps::FINISHED {
+            tracing::info!(app = %app.id, "app finished");
+        } else {
+            tracing::info!(app = %app.id, why, "stopping app");
+        }
         self.store.write_later(vec![Write::App(record)]);
         let owners = self.owners_of(&app.id);
         for owner in &owners {
@@ -402,7 +418,7 @@ impl Shared {
         match decide_departure(app.state(), leaving) {
             Departure::Stop => {
                 let (shared, app) = (self.clone(), app.clone());
-                tokio::spawn(async move { shared.stop_app(app, "its client has left").await });
+                tokio::spawn(async move { shared.stop_app(app, leaving.why()).await });
             }
             Departure::RunOut => {
                 let record = app.update(|r| r.state = AppState::DetachedDisconnected);
