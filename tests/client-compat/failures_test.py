@@ -40,6 +40,8 @@ def an_import_error_fails_every_pending_input_and_is_not_tried_forever(client):
     assert "remote raised ModuleNotFoundError: No module named 'a_module_that_is_not_there'" in ended.out, ended
     assert "map raised ModuleNotFoundError" in ended.out, ended
     assert "5 spawned calls failed" in ended.out, ended
+    cure = "add_local_python_source" if client.numbers >= (0, 70) else "from_local_python_packages"
+    assert f'{cure}("a_module_that_is_not_there")' in ended.out, ended
     # One container starts for the first call. After its failure one at a time tries: the first at once, then ever later.
     begun = [float(at) for at in re.findall(r"^importing at ([\d.]+)$", ended.out, re.M)]
     for trial, (before, at) in enumerate(itertools.pairwise(begun[1:])):

@@ -38,3 +38,22 @@ def a_killed_client_is_missed_and_its_app_stopped(clients, server, version):
     wait_for(lambda: not server.container_namespaces() - before, 120, "containers gone after the client was killed")
     assert client.running_app("forever") is None, client.app_list()
     print(f"missed after {time.monotonic() - started:.0f} s")
+
+
+def what_is_still_starting_when_an_app_ends_prints_nothing_of_its_end(newest, server, tmp_path):
+    before = server.container_namespaces()
+    logged = server.log.stat().st_size
+    running = newest.start("run", "still_starting.py", "--go", tmp_path / "go")
+    for line in ("importing", "entering", "square of 12: 144"):
+        running.wait_for_line(line)
+    (tmp_path / "go").touch()
+    ended = running.end(60)
+    assert ended.code == 0 and "that is all" in ended.out, ended
+    said = ended.out + ended.err
+    assert "Traceback" not in said and "KeyboardInterrupt" not in said, ended
+    wait_for(lambda: not server.container_namespaces() - before, 10, "no container of the app")
+    # The server's log tells an app that came to its end from one whose client fell silent.
+    with server.log.open(errors="replace") as log:
+        log.seek(logged)
+        lines = log.read()
+    assert "app finished" in lines and "stopping app" not in lines, lines

@@ -6,6 +6,7 @@ version, once by `kill -9` and once by SIGTERM. The callers (`.remote`, maps, `.
 
 import json
 import os
+import re
 import time
 import uuid
 from collections import Counter
@@ -56,6 +57,9 @@ def _through_a_restart(client, server, tmp_path, killed):
         time.sleep(DURABLE_S if killed else 0.2)
         before = _attempts(mark)
         server.kill() if killed else server.stop()
+        if not killed:
+            said = server.log_tail()
+            assert re.search(r"interrupting \d+ function calls \(\d+ inputs are running\); results so far are kept", said), said
         assert before, "nothing ran before the server ended: the load was too short for this machine"
         server.start(READY_AGAIN_S)
         ended = caller.end(900)

@@ -87,6 +87,9 @@ pub enum Departure {
     Nothing,
 }
 
+/// Why an app ends when all is well.
+pub const FINISHED: &str = "its program has finished";
+
 /// How the client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leaving {
@@ -97,6 +100,19 @@ pub enum Leaving {
     DeploymentFailed,
     /// Heartbeats stopped.
     Silent,
+}
+
+impl Leaving {
+    /// What the server's log says of an app that ends for this.
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Completed => FINISHED,
+            Self::Failed => "its program failed",
+            Self::Interrupted => "its program was interrupted",
+            Self::DeploymentFailed => "its deployment failed",
+            Self::Silent => "its client fell silent",
+        }
+    }
 }
 
 /// Decides what becomes of an app in `state` whose client leaves so.
@@ -121,6 +137,14 @@ mod tests {
         for leaving in [Leaving::Completed, Leaving::Failed, Leaving::Interrupted, Leaving::Silent] {
             assert_eq!(decide_departure(AppState::Ephemeral, leaving), Departure::Stop);
         }
+    }
+
+    #[test]
+    fn a_client_that_said_goodbye_is_told_from_one_that_fell_silent() {
+        assert_eq!(Leaving::Completed.why(), FINISHED);
+        let others = [Leaving::Failed, Leaving::Interrupted, Leaving::DeploymentFailed, Leaving::Silent];
+        assert!(others.iter().all(|leaving| leaving.why() != FINISHED));
+        assert!(Leaving::Silent.why().contains("silent"));
     }
 
     #[test]

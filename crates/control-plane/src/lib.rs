@@ -22,6 +22,7 @@ mod environment_size;
 mod garbage;
 mod generators;
 mod handles;
+mod hints;
 mod image_names;
 mod images;
 mod logs;
@@ -99,6 +100,27 @@ pub enum StartError {
 /// A server that ends waits so long for the disk.
 const RECORD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// What a server that stops breaks off: calls without all of their results, and inputs that run for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interrupted {
+    pub calls: usize,
+    pub running: usize,
+}
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.calls == 0 {
+            return f.write_str("no call is interrupted");
+        }
+        write!(
+            f,
+            "interrupting {} function calls ({} inputs are running); results so far are kept, and the rest runs again when the \
+             server is started",
+            self.calls, self.running
+        )
+    }
+}
+
 /// A control plane at work.
 pub struct ControlPlane {
     shared: Arc<shared::Shared>,
@@ -173,9 +195,16 @@ impl ControlPlane {
     }
 
     /// From here on, ends of containers are the server's doing and settle nothing, and clients are asked to come back
-    /// later. Say it before containers are killed.
-    pub fn begin_shut_down(&self) {
+    /// later. Say it before containers are killed. Answers with what that interrupts.
+    pub fn begin_shut_down(&self) -> Interrupted {
         self.shared.shutting_down.store(true, std::sync::atomic::Ordering::Release);
+        let mut interrupted = Interrupted { calls: 0, running: 0 };
+        for owner in &self.shared.owners {
+            let (calls, load) = owner.read(|calls| (calls.open_calls(), calls.load()));
+            interrupted.calls += calls;
+            interrupted.running += load.running;
+        }
+        interrupted
     }
 
     /// Commits what running containers have written to volumes. Say it before containers are killed.
@@ -207,5 +236,17 @@ impl ControlPlane {
         if let Err(error) = self.shared.store.close().await {
             tracing::error!(%error, "the metadata store did not close cleanly");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_stops_says_what_becomes_of_the_calls_it_interrupts() {
+        let said = Interrupted { calls: 3, running: 7 }.to_string();
+        assert!(said.contains("3 function calls (7 inputs are running)") && said.contains("runs again"), "{said}");
+        assert_eq!(Interrupted { calls: 0, running: 0 }.to_string(), "no call is interrupted");
     }
 }

@@ -185,17 +185,25 @@ impl Shared {
                 let text =
                     format!("the container did not become ready within {seconds} s; raise it with `startup_timeout=`");
                 task.reported.lock().get_or_insert(Outcome::of(OutcomeStatus::InitFailure, text.clone()));
-                self.stop_task(&task.id, STOP_GRACE_MS, text);
+                // With a signal, and so a traceback: it shows what the start hangs in.
+                self.interrupt_task(&task, STOP_GRACE_MS, text);
             }
         });
         Ok(())
     }
 
+    /// Ends a task, with a grace for its exit hooks. Those that run have entered first: a container that has not asked for an
+    /// input is killed at once, so that its interrupted start does not show in a run that needs nothing of it any more.
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
         let Some(task) = self.tasks.get(id) else { return };
+        let grace_ms = if task.is_ready() { grace_ms } else { 0 };
+        self.interrupt_task(&task, grace_ms, why);
+    }
+
+    fn interrupt_task(self: &Arc<Self>, task: &Arc<Task>, grace_ms: u64, why: String) {
         task.stop_reason.lock().get_or_insert(why);
-        task.owner.on_stop(self, id);
-        let (shared, task) = (self.clone(), id.clone());
+        task.owner.on_stop(self, &task.id);
+        let (shared, task) = (self.clone(), task.id.clone());
         tokio::spawn(async move {
             let _ = shared.worker.commands.send(WorkerCommand::Stop { task, grace_ms }).await;
         });
@@ -268,6 +276,7 @@ impl Shared {
             Ending::Inputs(end) => owner.on_task_end(self, id, &end),
             Ending::InitFailure(outcome) => {
                 self.say(owner, id, &outcome.exception);
+                self.say_hint(&task, &outcome);
                 owner.on_init_failure(self, task.enqueued_at, &outcome);
                 owner.on_task_end(self, id, &calls::TaskEnd::Left);
             }
@@ -286,6 +295,17 @@ impl Shared {
             finished_at: now_ms() + 1,
         });
         self.tasks_changed.notify_waiters();
+    }
+
+    /// A line with the cure, if the failure is of a kind that has one. Once for each container: an input's failure can
+    /// repeat as often as there are inputs.
+    pub fn say_hint(&self, task: &Task, outcome: &Outcome) {
+        let is_legacy = task.owner.definition().client.is_legacy_runner();
+        if let Some(hint) = crate::hints::missing_module(&outcome.exception, is_legacy)
+            && task.is_first_hint()
+        {
+            self.say(&task.owner, &task.id, &hint);
+        }
     }
 
     /// A line from the platform in the app's log.
@@ -327,7 +347,11 @@ impl Shared {
         if !begun {
             return;
         }
-        tracing::info!(app = %app.id, why, "stopping app");
+        if why == crate::apps::FINISHED {
+            tracing::info!(app = %app.id, "app finished");
+        } else {
+            tracing::info!(app = %app.id, why, "stopping app");
+        }
         self.store.write_later(vec![Write::App(record)]);
         let owners = self.owners_of(&app.id);
         for owner in &owners {
@@ -394,7 +418,7 @@ impl Shared {
         match decide_departure(app.state(), leaving) {
             Departure::Stop => {
                 let (shared, app) = (self.clone(), app.clone());
-                tokio::spawn(async move { shared.stop_app(app, "its client has left").await });
+                tokio::spawn(async move { shared.stop_app(app, leaving.why()).await });
             }
             Departure::RunOut => {
                 let record = app.update(|r| r.state = AppState::DetachedDisconnected);

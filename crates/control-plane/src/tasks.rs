@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
@@ -39,6 +39,7 @@ pub struct Task {
     pub stop_reason: Mutex<Option<String>>,
     cancelled: Mutex<Vec<InputId>>,
     pub cancel_news: Notify,
+    has_hint: AtomicBool,
     pub reserved: (u32, u64),
     /// When it was decided to start it.
     pub begun: Instant,
@@ -61,6 +62,7 @@ impl Task {
             stop_reason: Mutex::new(None),
             cancelled: Mutex::default(),
             cancel_news: Notify::new(),
+            has_hint: AtomicBool::new(false),
             reserved,
             begun: Instant::now(),
             layers: Mutex::new(None),
@@ -75,6 +77,11 @@ impl Task {
     /// Notes the first request for inputs; true the first time.
     pub fn set_ready(&self, now: Millis) -> bool {
         self.ready_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// True the first time that its log is to get a hint.
+    pub fn is_first_hint(&self) -> bool {
+        !self.has_hint.swap(true, Ordering::Relaxed)
     }
 
     pub fn take_cancelled(&self) -> Vec<InputId> {

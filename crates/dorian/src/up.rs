@@ -146,7 +146,8 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         _ = interrupt.recv() => tracing::info!("interrupted"),
     }
     drop(admin);
-    control.begin_shut_down();
+    let interrupted = control.begin_shut_down();
+    tracing::info!("stopping: {interrupted}");
     control.commit_volumes().await;
     runtime.shutdown().await;
     control.shut_down().await;

@@ -49,7 +49,7 @@ pub struct TaskSpec {
 #[derive(Debug)]
 pub enum WorkerCommand {
     Start(Box<TaskSpec>),
-    /// Interrupt the task's program; kill it if it is still there after the grace.
+    /// Interrupt the task's program; kill it if it is still there after the grace. Without a grace it is killed at once.
     Stop {
         task: TaskId,
         grace_ms: u64,

@@ -254,10 +254,13 @@ impl Running {
         }
     }
 
-    /// SIGINT is the runner's word for a graceful end; what is left after the grace is killed whole.
+    /// SIGINT is the runner's word for a graceful end; what is left after the grace is killed whole. Without a grace there
+    /// is nothing to say: an interpreter that hears a signal on its way to being killed prints a traceback.
     async fn interrupt(&self, stop: &mut watch::Receiver<Option<u64>>) -> container_runtime::Exit {
         let begun = Instant::now();
-        self.mounted.container.signal(libc::SIGINT);
+        if stop.borrow().is_some_and(|grace_ms| grace_ms > 0) {
+            self.mounted.container.signal(libc::SIGINT);
+        }
         loop {
             let grace = Duration::from_millis(stop.borrow_and_update().unwrap_or(0));
             let left = grace.saturating_sub(begun.elapsed());

@@ -143,6 +143,14 @@ def unwrapped(value):
 # --- remote and local
 
 
+def check_an_id_that_is_no_calls_is_named_as_such():
+    from checks import raises
+
+    raises(Exception, lambda: function_call("nonsense").get(timeout=5))
+    said = str(raises(Exception, lambda: function_call("fc-nonsense").get(timeout=5)))
+    assert "there is no function call `fc-nonsense`" in said, said
+
+
 def check_remote_returns_the_value():
     assert square.remote(12) == 144
 

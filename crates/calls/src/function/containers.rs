@@ -156,9 +156,7 @@ impl FunctionCalls {
             OutcomeStatus::Success => self.settle(id, outcome, now, effects),
             OutcomeStatus::Terminated if stopping => self.hold(id, None, now),
             _ if stopping => self.hold(id, Some(outcome), now),
-            OutcomeStatus::Terminated if disturbed => {
-                self.retry_lost(id, "the container was interrupted", now, effects);
-            }
+            OutcomeStatus::Terminated if disturbed => self.retry_disturbed(task_id, id, now, effects),
             OutcomeStatus::Terminated => self.settle(id, cancelled_itself(outcome), now, effects),
             _ => self.settle(id, outcome, now, effects),
         }

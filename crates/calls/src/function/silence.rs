@@ -65,11 +65,19 @@ impl FunctionCalls {
         // What is lost goes to the front, so the last goes first.
         for (id, disturbed) in suspects.iter().rev() {
             if *disturbed {
-                self.retry_lost(id, "the container was interrupted", now, effects);
+                self.retry_disturbed(task_id, id, now, effects);
             } else {
                 self.expect_last_word(id, now);
             }
         }
+    }
+
+    /// The cancellation has reached the container: what is handed to it from now on can interrupt only itself.
+    pub(super) fn retry_disturbed(&mut self, task_id: &TaskId, id: &InputId, now: Millis, effects: &mut Vec<Effect>) {
+        if let Some(task) = self.tasks.get_mut(task_id) {
+            task.disturbed_until = now;
+        }
+        self.retry_lost(id, "the container was interrupted", now, effects);
     }
 
     fn expect_last_word(&mut self, id: &InputId, now: Millis) {

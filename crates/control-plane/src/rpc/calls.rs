@@ -407,17 +407,28 @@ fn check_methods(owner: &Owner, inputs: &[NewInput]) -> Result<(), Status> {
 }
 
 pub(crate) fn parse_call(id: &str) -> Result<FunctionCallId, Status> {
-    FunctionCallId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function call id")))
+    FunctionCallId::parse(id).ok_or_else(|| {
+        Status::invalid_argument(format!(
+            "`{id}` is not the id of a function call; one is `fc-` and letters and digits, as `.object_id` of a spawned \
+             call says"
+        ))
+    })
 }
 
 fn no_call() -> Status {
     Status::invalid_argument("the request names no function call")
 }
 
+/// Letters and digits of an id of ours.
+const ID_LENGTH: usize = 22;
+
 pub(crate) fn unknown_call(call: &FunctionCallId) -> Status {
+    if call.as_str().len() != FunctionCallId::PREFIX.len() + ID_LENGTH {
+        return Status::not_found(format!("there is no function call `{call}`: no server makes ids of this length"));
+    }
     Status::not_found(format!(
-        "function call `{call}` is not known: it was never made, its results have expired, or the server died in its \
-         first second (calls made with `.spawn()` survive that)"
+        "function call `{call}` is not known here: another server made it, its results have expired (they are kept for 7 \
+         days), or this server was killed before the call had lasted a second (calls made with `.spawn()` survive that)"
     ))
 }
 

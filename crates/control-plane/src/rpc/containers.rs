@@ -96,6 +96,9 @@ impl Api {
             let result = item.result.unwrap_or_default();
             let times = (item.input_started_at, item.output_created_at);
             let outcome = convert::outcome(result, item.data_format, times)?;
+            if outcome.status == OutcomeStatus::Failure {
+                self.shared.say_hint(&task, &outcome);
+            }
             let attempt = (!caller.version.is_legacy_runner()).then_some(item.retry_count);
             let taken = task.owner.apply(&self.shared, |calls, now, effects| {
                 calls.on_output(&task.id, &input, attempt, outcome, now, effects)
