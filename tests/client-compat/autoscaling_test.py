@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import VERSIONS, wait_for
+from harness import NEWEST, VERSIONS, wait_for
 from program_checks import assert_check, for_each_check
 
 PROGRAM = "autoscaling.py"
@@ -26,8 +26,8 @@ def an_update_changes_only_what_it_names(clients, version):
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
-        ("memory", r"function `work` cannot run here: it asks for 65536 GiB memory, more than any worker has; the biggest"),
-        ("cpu", r"function `work` cannot run here: it asks for 5000 CPU, more than any worker has; the biggest"),
+        ("memory", "function `work` cannot run here: it asks for 65536 GiB memory; this machine has "),
+        ("disk", "function `work` cannot run here: it asks for 102400 GiB disk; this machine has "),
         ("minimum", r"function `work`: `min_containers` is 4000000000; at most 10000 containers can be kept"),
     ],
 )
@@ -43,11 +43,46 @@ def a_function_that_waits_for_room_says_so_once_and_runs_when_there_is_some(clie
     running = client.start("run", "waiting_for_room.py", GO_ON=go_on)
     running.wait_for_line("the first works", 120)
     line = running.wait_for_line("waiting for", 60)
-    assert re.search(r"function `second`: waiting for [\d.]+ CPU; worker has [\d.]+ CPU free", line), line
+    wanted, free = r"[\d.]+ [GM]iB memory", r"[\d.]+ [GM]iB free"
+    assert re.search(f"function `second`: waiting for {wanted}; worker has {free}", line), line
     go_on.touch()
     ended = running.end(180)
     assert "the second worked" in ended.out, ended
     assert ended.out.count("waiting for") == 1, ended
+
+
+@pytest.fixture(scope="module")
+def more_than_there_is(clients):
+    return clients[NEWEST].run("more_than_there_is.py")
+
+
+def who_asks_for_more_cpu_than_there_is_runs_with_what_there_is_and_is_told_once(more_than_there_is):
+    ended = more_than_there_is
+    # Each of them calls the next, and all have a container at the same time.
+    assert "RESULT leaf called by large called by larger called by small" in ended.out, ended
+    said = re.sub(r"[\s│]+", " ", ended.out + ended.err)
+    for name in ("large", "larger"):
+        assert said.count(f"`{name}`: `cpu=") == 1 and "is more than this machine has; it runs on" in said, ended
+    # What the answer to a client has no place for is in the app's log.
+    assert said.count("[dorian] `leaf`: `cpu=") == 1, ended
+
+
+def an_option_that_changes_nothing_here_is_said_once(more_than_there_is):
+    ended = more_than_there_is
+    said = re.sub(r"[\s│]+", " ", ended.out + ended.err)
+    place = "`region=`, `cloud=`, `nonpreemptible=` and `routing_region=` change nothing here: there is one place, this"
+    assert said.count(f"`elsewhere`: {place} machine") == 1, ended
+    assert said.count("`elsewhere`: `experimental_options=` changes nothing") == 1, ended
+    assert "RESULT elsewhere" in ended.out, ended
+
+
+def a_container_is_told_how_much_disk_is_free(more_than_there_is):
+    ended = more_than_there_is
+    free = {name: int(mib) for name, mib in re.findall(r"^free (\S+) (\d+)$", ended.out, re.M)}
+    assert set(free) == {"here", "/", "/tmp", "limited:/", "limited:/tmp"}, ended
+    # Others write to the disk meanwhile.
+    assert free["here"] * 0.8 < free["/"] <= free["here"] + 1024 and free["/"] == free["/tmp"], ended
+    assert free["here"] * 0.6 < free["limited:/"] <= free["here"] and free["limited:/"] == free["limited:/tmp"], ended
 
 
 def deployed_functions_that_nobody_calls_cost_nothing(client, server):

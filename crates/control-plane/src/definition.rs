@@ -114,29 +114,19 @@ impl Definition {
         Scaling::of(&self.view)
     }
 
-    /// What is taken note of and makes no difference yet. The program does the same with and without.
-    pub fn warnings(&self) -> Vec<wire::Warning> {
-        let mut warnings = Vec::new();
-        if self.view.checkpointing_enabled {
-            let message = format!(
-                "`{}`: memory snapshots are not taken by this version of Dorian; every container starts plainly, and \
-                 runs its `snap=True` hooks first",
-                self.view.function_name
-            );
-            let kind = wire::warning::WarningType::FunctionConfiguration;
-            warnings.push(wire::Warning { r#type: kind as i32, message });
-        }
-        warnings
-    }
-
     pub fn max_concurrency(&self) -> u32 {
         self.view.max_concurrent_inputs.max(1)
     }
 
     /// What a container of it sets aside.
-    pub fn request(&self) -> crate::capacity::Request {
-        let resources = self.resources();
-        (resources.milli_cpu, u64::from(resources.memory_mib))
+    pub fn request(&self) -> scheduler::Resources {
+        let Resources { milli_cpu, memory_mib, disk_mib, .. } = self.resources();
+        scheduler::Resources {
+            milli_cpu: u64::from(milli_cpu),
+            memory_mib: u64::from(memory_mib),
+            disk_mib: u64::from(disk_mib.unwrap_or(0)),
+            gpus: 0,
+        }
     }
 
     /// Inputs that one run of the user's code takes together; 1 without batches.

@@ -48,6 +48,7 @@ mod status;
 mod tasks;
 mod variants;
 mod volumes;
+mod warnings;
 mod watcher;
 
 use std::sync::Arc;
@@ -141,7 +142,7 @@ impl ControlPlane {
             .map_err(|source| StartError::SharedFiles { source })?;
         let contents = ContentsStore::open(&parts.config.data_dir.join("contents.sqlite"), clock::now_ms() * 1000)?;
         let shared = Arc::new(shared::Shared {
-            capacity: capacity::CapacityPool::new(parts.worker.capacity),
+            capacity: capacity::CapacityPool::new(parts.worker.capacity, parts.config.cpu_overcommit),
             config: parts.config,
             store: parts.store,
             blobs: parts.blobs,

@@ -20,7 +20,7 @@ use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
 use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::apps::App;
-use crate::capacity::{CapacityPool, resources};
+use crate::capacity::CapacityPool;
 use crate::clock::now_ms;
 use crate::generators::Generators;
 use crate::images::Images;
@@ -56,6 +56,8 @@ pub struct Config {
     pub host_env: Vec<(String, String)>,
     /// How much of what apps print is kept on disk.
     pub log_limits: LogLimits,
+    /// CPU is a share and not a need: a function's first container does not wait for it.
+    pub cpu_overcommit: bool,
 }
 
 pub struct Shared {
@@ -128,17 +130,18 @@ impl Shared {
         for task in self.tasks.all().into_iter().filter(|t| t.owner.id != needy.id) {
             by_function.entry(task.owner.id.clone()).or_default().push(task);
         }
+        let held = needy.count_tasks().0;
         let holder = |tasks: &Vec<Arc<Task>>| {
             let (owner, reserved) = (tasks[0].owner.clone(), tasks[0].reserved);
             Holder {
-                resources: resources(reserved),
+                resources: self.capacity.counted(reserved, held),
                 min_containers: owner.scaling().min as usize,
                 containers: tasks.iter().filter_map(|t| owner.held(&t.id)).collect(),
             }
         };
         let holders: Vec<Holder> = by_function.values().map(holder).collect();
-        let (wanted, held) = (resources(needy.definition().request()), needy.count_tasks().0);
-        for task in plan_reclaim(&wanted, count, held, &self.capacity.free(), &holders, now_ms()) {
+        let wanted = self.capacity.counted(needy.definition().request(), held);
+        for task in plan_reclaim(&wanted, count, held, &self.capacity.free(held), &holders, now_ms()) {
             if let Some(task) = self.tasks.get(&task) {
                 task.owner.drain_task(self, &task.id);
             }
@@ -156,8 +159,8 @@ impl Shared {
         }
         let now = now_ms();
         let id = TaskId::at(now);
-        self.capacity.reserve(&id, request, owner, now)?;
-        let task = Arc::new(Task::new(id, owner.clone(), now, request));
+        let reserved = self.capacity.reserve(&id, request, owner, now)?;
+        let task = Arc::new(Task::new(id, owner.clone(), now, reserved));
         owner.add_task(task.id.clone());
         self.tasks.insert(task.clone());
         tokio::spawn(async move {

@@ -61,7 +61,8 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         cwd: built.config.workdir.clone().unwrap_or_else(|| "/root".to_owned()),
         container_arguments: arguments,
         memory_limit_bytes: Some(resources.memory_mib_max.map_or(ceiling << 20, mib)),
-        cpu_request_milli: resources.milli_cpu,
+        // More than the machine has would outweigh what others ask for in the same words.
+        cpu_request_milli: resources.milli_cpu.min(shared.worker.capacity.milli_cpu),
         cpu_limit_milli: resources.milli_cpu_max,
         disk_limit_bytes: resources.disk_mib.map(mib),
         block_network: definition.view.block_network,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use scheduler::Resources;
 use tokio::sync::Notify;
 use types::ids::{AppId, InputId, TaskId};
 use worker_protocol::TaskExit;
@@ -40,7 +41,7 @@ pub struct Task {
     cancelled: Mutex<Vec<InputId>>,
     pub cancel_news: Notify,
     has_hint: AtomicBool,
-    pub reserved: (u32, u64),
+    pub reserved: Resources,
     /// When it was decided to start it.
     pub begun: Instant,
     /// What its root is made of, once that is known.
@@ -50,7 +51,7 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn new(id: TaskId, owner: Arc<Owner>, enqueued_at: Millis, reserved: (u32, u64)) -> Self {
+    pub fn new(id: TaskId, owner: Arc<Owner>, enqueued_at: Millis, reserved: Resources) -> Self {
         Self {
             id,
             owner,

@@ -17,6 +17,7 @@ use metadata_store::{StoreError, VariantRecord, Write};
 use prost::Message;
 use tonic::Status;
 use types::ids::FunctionId;
+use worker_protocol::Descriptor;
 
 use crate::clock::now_ms;
 use crate::definition::Definition;
@@ -24,6 +25,7 @@ use crate::options;
 use crate::owner::Owner;
 use crate::rpc::derive_suffix;
 use crate::shared::Shared;
+use crate::warnings::warnings;
 
 /// Variants of one function in memory, by number and by bytes: each has a copy of the definition, which is large where
 /// code travels in it.
@@ -87,6 +89,16 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// In the app's log.
+    pub fn say_warnings(&self, warnings: &[wire::Warning]) {
+        for warning in warnings {
+            let text = format!("[dorian] {}\n", warning.message);
+            self.app.log.append(now_ms(), self.origin(), Descriptor::System, text);
+        }
+    }
+}
+
 fn has_nothing_to_do(owner: &Owner) -> bool {
     owner.task_ids().is_empty() && owner.read(|calls| calls.call_ids().next().is_none())
 }
@@ -143,7 +155,12 @@ impl Shared {
         };
         let written = self.store.write(vec![Write::Variant(record.clone())]).await;
         written.map_err(|e| crate::rpc::store_status(&e))?;
-        self.adopt_variant(base, definition, &record)
+        // The answer to whoever asks for a variant has no place for it. What the base says was said already.
+        let [mut new, old] = [&definition, &*base.definition()].map(|d| warnings(d, self.capacity.milli_cpu()));
+        new.retain(|warning| !old.contains(warning));
+        let owner = self.adopt_variant(base, definition, &record)?;
+        owner.say_warnings(&new);
+        Ok(owner)
     }
 
     fn adopt_variant(

@@ -23,6 +23,15 @@ pub struct Config {
     registries: Registries,
     build: Build,
     logs: Logs,
+    worker: Worker,
+}
+
+/// What containers get of this machine.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Worker {
+    /// Whether CPU is a share and not a need.
+    cpu_overcommit: Option<bool>,
 }
 
 /// How much of what apps print is kept on disk.
@@ -98,6 +107,11 @@ impl Config {
             total_bytes: mib(self.logs.total_mib, usual.total_bytes),
             keep_ms: self.logs.keep_days.map_or(usual.keep_ms, |n| u64::from(n.get()) * 24 * 3_600_000),
         }
+    }
+
+    /// Whether CPU may be promised twice, and functions may ask for more than there is.
+    pub fn cpu_overcommit(&self) -> bool {
+        self.worker.cpu_overcommit.unwrap_or(true)
     }
 
     /// The machine's own settings for image builds, with the operator's choices in their place.
@@ -177,6 +191,13 @@ mod tests {
         assert_eq!((chosen.app_bytes, chosen.keep_ms), (1 << 20, 172_800_000));
         assert_eq!(chosen.total_bytes, LogLimits::default().total_bytes);
         assert!(limits("[logs]\ntotal_mib = 0\n").is_err());
+    }
+
+    #[test]
+    fn cpu_is_a_share_unless_the_operator_says_otherwise() {
+        let shares = |text: &str| read(text).unwrap().cpu_overcommit();
+        assert!(shares("") && shares("[worker]\ncpu_overcommit = true\n"));
+        assert!(!shares("[worker]\ncpu_overcommit = false\n"));
     }
 
     #[test]

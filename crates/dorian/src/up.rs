@@ -106,7 +106,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         DiskBlobs::open(&data.path.join("blobs"), DiskConfig::default()).context("cannot open the blob store")?;
     let blob_key = blob_store::load_or_create_key(&data.path.join("blob-url.key"))?;
     let secret_key = blob_store::load_or_create_key_bytes(&data.path.join("secrets.key"))?;
-    let log_limits = chosen.log_limits();
+    let (log_limits, cpu_overcommit) = (chosen.log_limits(), chosen.cpu_overcommit());
     let builder_config = chosen.builder(&data.path.join("images"))?;
     let builder = ImageBuilder::new(builder_config, runtime.clone()).context("cannot open the image store")?;
     let (host_env, ca_bundle) = control_plane::host_environment(std::env::vars());
@@ -130,6 +130,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         salt: data.identity.salt.clone(),
         host_env,
         log_limits,
+        cpu_overcommit,
     };
     let control =
         ControlPlane::start(Parts { config, store, blobs, blob_key, secret_key, builder, volumes, worker, events })

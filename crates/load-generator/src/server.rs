@@ -24,7 +24,7 @@ pub const IMAGE: &str = "im-load";
 pub const CONTAINERS_SOCKET: &str = "containers.sock";
 const EVENT_QUEUE: usize = 256;
 /// Room for every container that a measurement asks for.
-const CAPACITY: Capacity = Capacity { milli_cpu: 1_000_000, memory_mib: 1 << 20 };
+const CAPACITY: Capacity = Capacity { milli_cpu: 1_000_000, memory_mib: 1 << 20, disk_mib: 1 << 20 };
 
 pub fn run(data: &Path) -> Result<()> {
     // The image builder wants one, and it forks, so it comes before any thread.
@@ -47,6 +47,7 @@ async fn serve(data: &Path, runtime: Runtime) -> Result<()> {
             salt: "load".to_owned(),
             host_env: Vec::new(),
             log_limits: Default::default(),
+            cpu_overcommit: false,
         },
         store,
         blobs: DiskBlobs::open(&data.join("blobs"), DiskConfig::default())?,

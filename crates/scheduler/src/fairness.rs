@@ -153,7 +153,7 @@ mod tests {
     }
 
     fn memory(memory_mib: u64) -> Resources {
-        Resources { milli_cpu: 0, memory_mib, gpus: 0 }
+        Resources { memory_mib, ..Resources::default() }
     }
 
     fn claim(n: usize, held: usize, waiting_since: Millis) -> Claim {

@@ -12,7 +12,8 @@ pub use autoscaler::{
 };
 pub use fairness::{Claim, Held, Holder, RoomWait, plan_reclaim, sort_by_fairness};
 pub use placement::{
-    Placement, PlacementPlan, PlacementRequest, Resources, Unplaceable, WorkerId, WorkerView, plan_placement,
+    Placement, PlacementPlan, PlacementRequest, Resources, SHARE_MILLI_CPU, Unplaceable, WorkerId, WorkerView,
+    plan_placement,
 };
 
 /// Milliseconds since the Unix epoch. Time is always an argument here.

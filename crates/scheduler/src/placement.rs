@@ -1,5 +1,11 @@
-//! Which worker gets a container. A request reserves its CPU and memory: nothing is promised twice, so that a
-//! function's `cpu=` and `memory=` mean what they say under load too.
+//! Which worker gets a container. A request reserves its CPU, memory and disk: nothing is promised twice, so that what a
+//! function asks for means what it says under load too.
+//!
+//! CPU is the exception where the operator allows it: memory that is not there cannot be used, but CPU can be shared. A
+//! request that may share CPU never waits for it, so that a function that calls another one is never the reason why
+//! that one cannot start. Only the first container of a function may, and only up to [`SHARE_MILLI_CPU`] for each
+//! container on the worker: more containers of a function are worth nothing without CPU of their own. Rejected: to clamp
+//! large requests to the machine and do no more, since one that fills the machine then waits for its own caller.
 //!
 //! Requests are taken in order, each by the worker with the least room that fits: small requests then fill the gaps,
 //! and a large one finds a whole machine more often. Rejected: spreading, which leaves every machine half full.
@@ -21,18 +27,24 @@ pub type WorkerId = String;
 pub struct Resources {
     pub milli_cpu: u64,
     pub memory_mib: u64,
+    /// Of containers with a limit on it.
+    pub disk_mib: u64,
     pub gpus: u32,
 }
 
 impl Resources {
     pub fn fits_in(&self, room: &Self) -> bool {
-        self.milli_cpu <= room.milli_cpu && self.memory_mib <= room.memory_mib && self.gpus <= room.gpus
+        self.milli_cpu <= room.milli_cpu
+            && self.memory_mib <= room.memory_mib
+            && self.disk_mib <= room.disk_mib
+            && self.gpus <= room.gpus
     }
 
     pub fn plus(&self, other: &Self) -> Self {
         Self {
             milli_cpu: self.milli_cpu.saturating_add(other.milli_cpu),
             memory_mib: self.memory_mib.saturating_add(other.memory_mib),
+            disk_mib: self.disk_mib.saturating_add(other.disk_mib),
             gpus: self.gpus.saturating_add(other.gpus),
         }
     }
@@ -41,6 +53,7 @@ impl Resources {
         Self {
             milli_cpu: self.milli_cpu.saturating_mul(count as u64),
             memory_mib: self.memory_mib.saturating_mul(count as u64),
+            disk_mib: self.disk_mib.saturating_mul(count as u64),
             gpus: self.gpus.saturating_mul(count as u32),
         }
     }
@@ -50,6 +63,9 @@ impl Resources {
         let mut pairs = Vec::new();
         if self.memory_mib > room.memory_mib {
             pairs.push((memory(self.memory_mib), gibibytes(room.memory_mib)));
+        }
+        if self.disk_mib > room.disk_mib {
+            pairs.push((format!("{} disk", gibibytes(self.disk_mib)), gibibytes(room.disk_mib)));
         }
         if self.milli_cpu > room.milli_cpu {
             pairs.push((cpu(self.milli_cpu), cpu(room.milli_cpu)));
@@ -65,6 +81,7 @@ impl Resources {
         Self {
             milli_cpu: self.milli_cpu.saturating_sub(other.milli_cpu),
             memory_mib: self.memory_mib.saturating_sub(other.memory_mib),
+            disk_mib: self.disk_mib.saturating_sub(other.disk_mib),
             gpus: self.gpus.saturating_sub(other.gpus),
         }
     }
@@ -79,6 +96,10 @@ impl fmt::Display for Resources {
         Ok(())
     }
 }
+
+/// What a container gets done with in the worst case. With eight to a core, a machine full of sharing containers is as
+/// full as one with that many ordinary ones, whose `cpu=` is this unless it is chosen.
+pub const SHARE_MILLI_CPU: u64 = 125;
 
 fn cpu(milli_cpu: u64) -> String {
     format!("{} CPU", milli_cpu as f64 / 1000.0)
@@ -100,6 +121,20 @@ fn gibibytes(mib: u64) -> String {
 pub struct PlacementRequest {
     pub task: TaskId,
     pub resources: Resources,
+    /// It need not have its CPU to itself.
+    pub shares_cpu: bool,
+}
+
+impl PlacementRequest {
+    /// What must be free on a worker that may take `sharing` more containers that share CPU.
+    fn needs(&self, sharing: usize) -> Resources {
+        let milli_cpu = if self.shares_cpu && sharing > 0 { 0 } else { self.resources.milli_cpu };
+        Resources { milli_cpu, ..self.resources }
+    }
+
+    fn could_fit_in(&self, worker: &WorkerView) -> bool {
+        worker.max_tasks > 0 && self.needs(worker.places_to_share()).fits_in(&worker.capacity)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +145,41 @@ pub struct WorkerView {
     pub free: Resources,
     pub tasks: usize,
     pub max_tasks: usize,
+}
+
+impl WorkerView {
+    /// How many containers may share its CPU when it is empty.
+    fn places_to_share(&self) -> usize {
+        usize::try_from(self.capacity.milli_cpu / SHARE_MILLI_CPU).unwrap_or(usize::MAX)
+    }
+}
+
+/// What a worker has left in the middle of planning.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    resources: Resources,
+    tasks: usize,
+    sharing: usize,
+}
+
+impl Room {
+    fn of(worker: &WorkerView) -> Self {
+        Self {
+            resources: worker.free,
+            tasks: worker.max_tasks.saturating_sub(worker.tasks),
+            sharing: worker.places_to_share().saturating_sub(worker.tasks),
+        }
+    }
+
+    fn holds(&self, request: &PlacementRequest) -> bool {
+        self.tasks > 0 && request.needs(self.sharing).fits_in(&self.resources)
+    }
+
+    fn take(&mut self, request: &PlacementRequest) {
+        self.resources = self.resources.minus(&request.resources);
+        self.tasks -= 1;
+        self.sharing = self.sharing.saturating_sub(1);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,22 +205,22 @@ pub struct PlacementPlan {
 
 /// Gives each request a worker, or the reason why it has none.
 pub fn plan_placement(requests: &[PlacementRequest], workers: &[WorkerView]) -> PlacementPlan {
-    let mut free: HashMap<&str, (Resources, usize)> =
-        workers.iter().map(|w| (w.id.as_str(), (w.free, w.max_tasks.saturating_sub(w.tasks)))).collect();
+    let mut free: HashMap<&str, Room> = workers.iter().map(|w| (w.id.as_str(), Room::of(w))).collect();
     let mut plan = PlacementPlan::default();
     for request in requests {
         let best = workers
             .iter()
-            .filter_map(|w| free.get(w.id.as_str()).map(|(room, slots)| (*room, *slots, w)))
-            .filter(|(room, slots, _)| *slots > 0 && request.resources.fits_in(room))
-            .min_by_key(|(room, _, w)| (room.gpus, room.memory_mib, room.milli_cpu, w.id.as_str()));
-        let Some((_, _, worker)) = best else {
+            .filter_map(|w| free.get(w.id.as_str()).map(|room| (*room, w)))
+            .filter(|(room, _)| room.holds(request))
+            .min_by_key(|(Room { resources: room, .. }, w)| {
+                (!request.resources.fits_in(room), room.gpus, room.memory_mib, room.milli_cpu, w.id.as_str())
+            });
+        let Some((_, worker)) = best else {
             plan.unplaceable.push(unplaceable(request, workers, &free));
             continue;
         };
-        if let Some((room, slots)) = free.get_mut(worker.id.as_str()) {
-            *room = room.minus(&request.resources);
-            *slots -= 1;
+        if let Some(room) = free.get_mut(worker.id.as_str()) {
+            room.take(request);
         }
         plan.placements.push(Placement { task: request.task.clone(), worker: worker.id.clone() });
     }
@@ -158,35 +228,35 @@ pub fn plan_placement(requests: &[PlacementRequest], workers: &[WorkerView]) -> 
 }
 
 /// Why a request has no worker, beside the room that the requests before it left.
-fn unplaceable(
-    request: &PlacementRequest,
-    workers: &[WorkerView],
-    room: &HashMap<&str, (Resources, usize)>,
-) -> Unplaceable {
+fn unplaceable(request: &PlacementRequest, workers: &[WorkerView], room: &HashMap<&str, Room>) -> Unplaceable {
     let wanted = &request.resources;
-    let possible = workers.iter().filter(|w| w.max_tasks > 0 && wanted.fits_in(&w.capacity));
-    let emptiest =
-        possible.filter_map(|w| room.get(w.id.as_str()).map(|(room, _)| (w, room))).max_by_key(|(w, room)| {
-            (room.gpus.min(wanted.gpus), room.memory_mib.min(wanted.memory_mib), room.milli_cpu, w.id.as_str())
-        });
+    let possible = workers.iter().filter(|w| request.could_fit_in(w));
+    let emptiest = possible.filter_map(|w| room.get(w.id.as_str()).map(|room| (w, room))).max_by_key(|(w, room)| {
+        let room = &room.resources;
+        (room.gpus.min(wanted.gpus), room.memory_mib.min(wanted.memory_mib), room.milli_cpu, w.id.as_str())
+    });
     let biggest =
         workers.iter().max_by_key(|w| (w.capacity.gpus.min(wanted.gpus), w.capacity.memory_mib, w.capacity.milli_cpu));
     let (never, reason) = match (emptiest, biggest) {
         (_, None) => (false, format!("waiting for a worker with {wanted}; none is connected")),
-        (Some((worker, room)), _) if wanted.fits_in(&worker.free) && !wanted.fits_in(room) => {
-            let (wanted, _) = wanted.lacking(room);
+        (Some((worker, room)), _) if Room::of(worker).holds(request) && room.tasks > 0 => {
+            let (wanted, _) = request.needs(room.sharing).lacking(&room.resources);
             (false, format!("waiting for {wanted}; functions with fewer containers get theirs first"))
         }
-        (Some((_, room)), _) if !wanted.fits_in(room) => {
-            let (wanted, there) = wanted.lacking(room);
+        (Some((_, room)), _) if !request.needs(room.sharing).fits_in(&room.resources) => {
+            let (wanted, there) = request.needs(room.sharing).lacking(&room.resources);
             (false, format!("waiting for {wanted}; worker has {there} free"))
         }
         (Some((worker, _)), _) => {
             (false, format!("waiting for a place; worker runs {} containers, the most it may", worker.tasks))
         }
         (None, Some(worker)) => {
-            let (wanted, there) = wanted.lacking(&worker.capacity);
-            (true, format!("it asks for {wanted}, more than any worker has; the biggest worker has {there}"))
+            let (wanted, there) = request.needs(worker.places_to_share()).lacking(&worker.capacity);
+            let reason = match workers.len() {
+                1 => format!("it asks for {wanted}; this machine has {there}"),
+                _ => format!("it asks for {wanted}; the biggest machine has {there}"),
+            };
+            (true, reason)
         }
     };
     Unplaceable { task: request.task.clone(), never, reason }
@@ -199,11 +269,15 @@ mod tests {
     use super::*;
 
     fn resources(milli_cpu: u64, memory_mib: u64, gpus: u32) -> Resources {
-        Resources { milli_cpu, memory_mib, gpus }
+        Resources { milli_cpu, memory_mib, gpus, disk_mib: 0 }
     }
 
     fn request(n: usize, resources: Resources) -> PlacementRequest {
-        PlacementRequest { task: TaskId::parse(&format!("ta-{n:026}")).unwrap(), resources }
+        PlacementRequest { task: TaskId::parse(&format!("ta-{n:026}")).unwrap(), resources, shares_cpu: false }
+    }
+
+    fn sharing(n: usize, resources: Resources) -> PlacementRequest {
+        PlacementRequest { shares_cpu: true, ..request(n, resources) }
     }
 
     fn worker(id: &str, capacity: Resources) -> WorkerView {
@@ -233,10 +307,43 @@ mod tests {
         let workers = [worker("small", resources(2_000, 2_048, 0)), worker("big", resources(4_000, 8_192, 0))];
         let plan = plan_placement(&[request(1, resources(1_000, 65_536, 0))], &workers);
         assert!(plan.unplaceable[0].never);
-        assert_eq!(
-            plan.unplaceable[0].reason,
-            "it asks for 64 GiB memory, more than any worker has; the biggest worker has 8 GiB"
-        );
+        assert_eq!(plan.unplaceable[0].reason, "it asks for 64 GiB memory; the biggest machine has 8 GiB");
+        let disk = Resources { disk_mib: 2_560 << 10, ..Resources::default() };
+        let only =
+            WorkerView { capacity: Resources { disk_mib: 250 << 10, ..Resources::default() }, ..workers[0].clone() };
+        let plan = plan_placement(&[request(1, disk)], &[only]);
+        assert_eq!(plan.unplaceable[0].reason, "it asks for 2560 GiB disk; this machine has 250 GiB");
+    }
+
+    #[test]
+    fn who_may_share_cpu_waits_for_memory_only_and_not_behind_its_caller() {
+        let mut only = worker("only", resources(2_000, 8_192, 0));
+        only.free = resources(1_875, 8_064, 0);
+        only.tasks = 1;
+        let requests = [sharing(1, resources(4_000, 512, 0)), sharing(2, resources(125, 512, 0))];
+        assert_eq!(plan_placement(&requests, &[only.clone()]).placements.len(), 2);
+        let plan = plan_placement(&[sharing(1, resources(4_000, 8_192, 0))], &[only.clone()]);
+        assert_eq!(plan.unplaceable[0].reason, "waiting for 8 GiB memory; worker has 7.8 GiB free");
+        let strict = plan_placement(&[request(1, resources(2_000, 512, 0))], &[only]);
+        assert_eq!(strict.unplaceable[0].reason, "waiting for 2 CPU; worker has 1.875 CPU free");
+    }
+
+    #[test]
+    fn cpu_is_shared_by_eight_containers_a_core_and_no_more() {
+        let empty = worker("only", resources(2_000, 8_192, 0));
+        let requests: Vec<_> = (0..20).map(|n| sharing(n, resources(4_000, 1, 0))).collect();
+        let plan = plan_placement(&requests, &[empty]);
+        assert_eq!((plan.placements.len(), plan.unplaceable.len()), (16, 4));
+        assert!(plan.unplaceable.iter().all(|waiting| !waiting.never));
+    }
+
+    #[test]
+    fn a_worker_with_cpu_to_spare_comes_before_one_whose_cpu_would_be_shared() {
+        let mut full = worker("full", resources(2_000, 2_048, 0));
+        full.free = resources(0, 1_024, 0);
+        let plan =
+            plan_placement(&[sharing(1, resources(500, 512, 0))], &[full, worker("idle", resources(2_000, 4_096, 0))]);
+        assert_eq!(plan.placements[0].worker, "idle");
     }
 
     #[test]
@@ -283,12 +390,13 @@ mod tests {
     }
 
     fn cluster() -> impl Strategy<Value = (Vec<PlacementRequest>, Vec<WorkerView>)> {
-        let requests = prop::collection::vec(any_resources(5_000, 5_000), 0..12);
+        let requests = prop::collection::vec((any_resources(5_000, 5_000), any::<bool>()), 0..12);
         (requests, prop::collection::vec(any_worker(), 0..5)).prop_map(|(requests, mut workers)| {
             for (n, worker) in workers.iter_mut().enumerate() {
                 worker.id = format!("w{n}");
             }
-            (requests.into_iter().enumerate().map(|(n, r)| request(n, r)).collect(), workers)
+            let request = |(n, (r, shares_cpu))| PlacementRequest { shares_cpu, ..request(n, r) };
+            (requests.into_iter().enumerate().map(request).collect(), workers)
         })
     }
 
@@ -298,7 +406,9 @@ mod tests {
         for placement in &plan.placements {
             let request = requests.iter().find(|r| r.task == placement.task).unwrap();
             let worker = workers.iter_mut().find(|w| w.id == placement.worker).unwrap();
-            assert!(request.resources.fits_in(&worker.free), "`{}` has no room", worker.id);
+            let may_share = request.shares_cpu && (worker.tasks as u64) < worker.capacity.milli_cpu / SHARE_MILLI_CPU;
+            let milli_cpu = if may_share { 0 } else { request.resources.milli_cpu };
+            assert!(Resources { milli_cpu, ..request.resources }.fits_in(&worker.free), "`{}` has no room", worker.id);
             worker.free = worker.free.minus(&request.resources);
             worker.tasks += 1;
             assert!(worker.tasks <= worker.max_tasks);

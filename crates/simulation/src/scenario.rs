@@ -78,12 +78,16 @@ impl Scenario {
             batch,
             callers: (0..random.between(1, 6)).map(|_| caller_plan(random)).collect(),
             workers,
-            worker_capacity: Resources { milli_cpu: random.pick(&[2_000, 8_000]), memory_mib: 16_384, gpus: 0 },
+            worker_capacity: Resources {
+                milli_cpu: random.pick(&[2_000, 8_000]),
+                memory_mib: 16_384,
+                ..Resources::default()
+            },
             // Once in a while a container that fits nowhere.
             container: Resources {
                 milli_cpu: if random.chance(0.02) { 64_000 } else { 500 },
                 memory_mib: 256,
-                gpus: 0,
+                ..Resources::default()
             },
             startup_ms: random.pick(&[(100, 300), (500, 2_000), (3_000, 9_000)]),
             input_ms: random.pick(&[(0, 3), (1, 200), (500, 5_000)]),

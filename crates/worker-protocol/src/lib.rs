@@ -131,6 +131,8 @@ pub struct WorkerHandle {
 pub struct Capacity {
     pub milli_cpu: u32,
     pub memory_mib: u64,
+    /// Of the file system on which containers write.
+    pub disk_mib: u64,
 }
 
 #[cfg(test)]

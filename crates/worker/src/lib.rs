@@ -1,13 +1,14 @@
 //! Our program on one machine: makes a container for each task, gives it its API endpoint, ships its output and
 //! reports its end. It knows nothing of functions or calls.
 
+mod disk;
 mod mounts;
 mod output;
 mod task;
 mod volumes;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use container_runtime::Runtime;
@@ -63,9 +64,10 @@ pub fn start(
     // What a container writes may be a set-user program, and its root's files are root's: nobody else may come here.
     std::fs::set_permissions(&config.tasks, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+    let capacity = capacity(&config.tasks)?;
     let worker = Arc::new(Worker { config, runtime, api, events, running: Mutex::default() });
     tokio::spawn(command_loop(worker, inbox));
-    Ok(WorkerHandle { commands, capacity: capacity() })
+    Ok(WorkerHandle { commands, capacity })
 }
 
 async fn command_loop(worker: Arc<Worker>, mut inbox: mpsc::Receiver<WorkerCommand>) {
@@ -102,9 +104,13 @@ async fn command_loop(worker: Arc<Worker>, mut inbox: mpsc::Receiver<WorkerComma
     }
 }
 
-fn capacity() -> Capacity {
+fn capacity(tasks: &Path) -> std::io::Result<Capacity> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    Capacity { milli_cpu: cores as u32 * 1000, memory_mib: total_memory_mib().unwrap_or(1024) }
+    Ok(Capacity {
+        milli_cpu: cores as u32 * 1000,
+        memory_mib: total_memory_mib().unwrap_or(1024),
+        disk_mib: disk::size_bytes(tasks)? >> 20,
+    })
 }
 
 fn total_memory_mib() -> Option<u64> {

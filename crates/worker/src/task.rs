@@ -14,7 +14,7 @@ use worker_protocol::{ContainerApi, Descriptor, TaskExit, TaskSpec, WorkerEvent}
 
 use crate::mounts::{MountError, Mounts};
 use crate::volumes::{Mounted, TaskVolumes};
-use crate::{Worker, output};
+use crate::{Worker, disk, output};
 
 /// Where the container finds its API endpoint and its arguments.
 pub const SOCKET_IN_CONTAINER: &str = "/__modal/api.sock";
@@ -138,6 +138,7 @@ async fn launch(
     open_to_container(&socket, 0o666).map_err(in_folder)?;
     open_to_container(&arguments, 0o644).map_err(in_folder)?;
 
+    let disk_bytes = disk_limit(worker, spec, folder).await.map_err(in_folder)?;
     let mounts = Mounts::make(worker, spec).await.map_err(LaunchError::Mount)?;
     let (stdout, stdout_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
     let (stderr, stderr_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
@@ -158,7 +159,7 @@ async fn launch(
             cpu_request_milli: Some(spec.cpu_request_milli),
             cpu_limit_milli: spec.cpu_limit_milli,
             pids: Some(PIDS),
-            disk_bytes: spec.disk_limit_bytes,
+            disk_bytes,
         },
         profile: if spec.builds_image { Profile::Build } else { Profile::Task },
         stdout: OwnedFd::from(stdout_end),
@@ -179,6 +180,19 @@ async fn launch(
     let _ = worker.events.send(WorkerEvent::Started { task: spec.task.clone(), create_us }).await;
     let mounted = Arc::new(Mounted { container, volumes });
     Ok(Running { mounts, mounted, outputs, endpoints })
+}
+
+/// What the task asks for, or less when less is free: its author is told then.
+async fn disk_limit(worker: &Worker, spec: &TaskSpec, folder: &Path) -> std::io::Result<Option<u64>> {
+    let Some(asked) = spec.disk_limit_bytes else { return Ok(None) };
+    let free = disk::free_bytes(folder)?;
+    let given = disk::given_bytes(asked, free);
+    if given < asked {
+        let text = disk::told(asked, given, free);
+        let event = WorkerEvent::Output { task: spec.task.clone(), descriptor: Descriptor::System, text };
+        let _ = worker.events.send(event).await;
+    }
+    Ok(Some(given))
 }
 
 /// The folder of tasks is closed to everybody; what the container's mapped root must reach is opened singly.

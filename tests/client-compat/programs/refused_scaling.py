@@ -8,7 +8,7 @@ app = modal.App("refused-scaling")
 NEW_NAMES = tuple(int(part) for part in modal.__version__.split(".")[:2]) >= (0, 73)
 CASES = {
     "memory": {"memory": 64 * 1024 * 1024},
-    "cpu": {"cpu": 5000.0},
+    "disk": {"ephemeral_disk": 100 * 1024 * 1024},
     "minimum": {"min_containers" if NEW_NAMES else "keep_warm": 4_000_000_000},
 }
 

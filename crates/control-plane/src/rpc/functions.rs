@@ -9,7 +9,7 @@ use types::ids::{DefinitionId, FunctionId};
 use types::objects::ObjectKind;
 
 use crate::apps::App;
-use crate::caller::Caller;
+use crate::caller::{Caller, ClientVersion};
 use crate::clock::now_ms;
 use crate::definition::Definition;
 use crate::handles;
@@ -17,6 +17,7 @@ use crate::near_matches::did_you_mean;
 use crate::owner::Owner;
 use crate::rpc::{Api, derive_suffix, store_status};
 use crate::scaling::Scaling;
+use crate::warnings::{shows_warnings, warnings};
 
 impl Api {
     /// Ids must be there before functions are pickled. The id follows from app and name, so that nothing is stored
@@ -72,7 +73,7 @@ impl Api {
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());
-            return Ok(Response::new(self.created(&owner, &definition)));
+            return Ok(Response::new(self.created(&owner, &definition, caller.version)));
         }
         let id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &tag),
@@ -106,7 +107,7 @@ impl Api {
         self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         app.drafts.add(id.clone(), definition.clone(), now);
         let owner = self.shared.owners.entry(id).or_insert(owner).clone();
-        Ok(Response::new(self.created(&owner, &definition)))
+        Ok(Response::new(self.created(&owner, &definition, caller.version)))
     }
 
     /// Objects that a definition names must be there, and a machine big enough: otherwise the first container would
@@ -132,13 +133,17 @@ impl Api {
         }
     }
 
-    fn created(&self, owner: &Owner, definition: &Definition) -> wire::FunctionCreateResponse {
+    fn created(&self, owner: &Owner, definition: &Definition, client: ClientVersion) -> wire::FunctionCreateResponse {
+        let warnings = warnings(definition, self.shared.capacity.milli_cpu());
+        if !shows_warnings(client) {
+            owner.say_warnings(&warnings);
+        }
         wire::FunctionCreateResponse {
             function_id: owner.id.to_string(),
             function: Some(definition.raw.clone()),
             handle_metadata: Some(handles::metadata_with(&self.shared, owner, definition)),
             function_data: Some(handles::function_data(definition)),
-            server_warnings: definition.warnings(),
+            server_warnings: warnings,
             ..Default::default()
         }
     }

@@ -11,8 +11,8 @@ impl World {
     /// Gives workers to containers that have none yet.
     pub(super) fn place(&mut self) {
         let resources = self.scenario.container;
-        let requests: Vec<PlacementRequest> =
-            self.unplaced.iter().map(|task| PlacementRequest { task: task.clone(), resources }).collect();
+        let request = |task: &TaskId| PlacementRequest { task: task.clone(), resources, shares_cpu: false };
+        let requests: Vec<PlacementRequest> = self.unplaced.iter().map(request).collect();
         let workers: Vec<WorkerView> =
             (0..self.scenario.workers).filter(|n| self.worker_is_up[*n]).map(|n| self.worker_view(n)).collect();
         let plan = plan_placement(&requests, &workers);
@@ -38,7 +38,7 @@ impl World {
         let free = Resources {
             milli_cpu: capacity.milli_cpu - tasks as u64 * self.scenario.container.milli_cpu,
             memory_mib: capacity.memory_mib - tasks as u64 * self.scenario.container.memory_mib,
-            gpus: 0,
+            ..Resources::default()
         };
         WorkerView { id: n.to_string(), capacity, free, tasks, max_tasks: 100 }
     }
