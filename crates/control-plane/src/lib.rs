@@ -37,6 +37,7 @@ mod queues;
 mod recorder;
 mod restore;
 mod rpc;
+mod refusals;
 mod scaling;
 mod schedules;
 mod secrets;

@@ -72,7 +72,7 @@ pub fn variant_id(salt: &str, base: &FunctionId, params: &[u8], options: &wire::
 /// The definition of a variant.
 ///
 /// # Errors
-/// `UNIMPLEMENTED` for options that this version does not serve.
+/// `INVALID_ARGUMENT` when the options contradict the definition or themselves.
 pub fn variant_definition(base: &Definition, options: &wire::FunctionOptions) -> Result<Definition, Status> {
     let raw = options::with_options(&base.raw, options)
         .map_err(|e| Status::internal(format!("a stored definition cannot be read: {e}")))?;

@@ -149,7 +149,11 @@ impl Api {
     /// The function that does the work of `id`: for an old client's placeholder of a method that is its class's
     /// service function.
     pub(crate) async fn callable(&self, id: &str) -> Result<Arc<Owner>, Status> {
-        let owner = self.found(id).await?;
+        self.service_of(self.found(id).await?)
+    }
+
+    /// The same of a function that is at hand.
+    pub(crate) fn service_of(&self, owner: Arc<Owner>) -> Result<Arc<Owner>, Status> {
         match owner.definition().view.use_function_id.as_str() {
             "" => Ok(owner),
             service => self.owner(service),

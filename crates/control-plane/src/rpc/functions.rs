@@ -26,9 +26,6 @@ impl Api {
         request: &wire::FunctionPrecreateRequest,
     ) -> Result<Response<wire::FunctionPrecreateResponse>, Status> {
         let app = self.app(&request.app_id)?;
-        if request.webhook_config.as_ref().is_some_and(|w| w.r#type != 0) {
-            return Err(Status::unimplemented("web endpoints are not served by this version of Dorian yet"));
-        }
         let function_id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &request.function_name).to_string(),
             existing => existing.to_owned(),
@@ -43,6 +40,15 @@ impl Api {
     }
 
     pub(crate) async fn function_create(
+    /// The function that an old client defines for a method of a class, whose service function does not know its methods.
+    pub(crate) fn placeholder(&self, service: &Owner, definition: &Definition, method: &str) -> Option<Arc<Owner>> {
+        if !definition.view.is_class || !definition.view.method_definitions.is_empty() || method.is_empty() {
+            return None;
+        }
+        let id = self.function_id(&service.app, &format!("{}.{method}", service.tag.trim_end_matches(".*")));
+        self.shared.owners.get(&id).map(|owner| owner.clone())
+    }
+
         &self,
         request: Request<wire::FunctionCreateRequest>,
     ) -> Result<Response<wire::FunctionCreateResponse>, Status> {
@@ -69,6 +75,8 @@ impl Api {
         let tag = definition.view.function_name.clone();
         if definition.view.is_builder_function {
             // It is known for as long as builds use it, under an id of its own: a function of the app may have the same name.
+            // Its image is needed at once.
+            definition.check_served("")?;
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());
@@ -119,7 +127,9 @@ impl Api {
         if let Some(secret) = definition.secrets.iter().find(|id| self.shared.secrets.get(id).is_none()) {
             return missing("secret", secret.to_string());
         }
-        if let Err(sentence) = self.shared.capacity.could_ever_fit(definition.request()) {
+        // A machine with GPUs has more memory as well: what never runs here need not fit.
+        let never_runs = definition.refusals.is_total();
+        if let (false, Err(sentence)) = (never_runs, self.shared.capacity.could_ever_fit(definition.request())) {
             let name = &definition.view.function_name;
             return Err(Status::invalid_argument(format!("function `{name}` cannot run here: {sentence}")));
         }
