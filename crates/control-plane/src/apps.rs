@@ -64,6 +64,12 @@ impl App {
         record.clone()
     }
 
+    /// What a person calls it.
+    pub fn shown_name(&self) -> String {
+        let record = self.record.lock();
+        record.name.clone().unwrap_or_else(|| record.description.clone())
+    }
+
     pub fn state(&self) -> AppState {
         self.record.lock().state
     }

@@ -436,7 +436,7 @@ fn refused(app: &App, doing: &str, why: &str) -> Status {
     Status::failed_precondition(format!("cannot {doing} app `{name}` ({}): {why}", app.id))
 }
 
-fn restored_definition(record: &DefinitionRecord) -> Result<Definition, Status> {
+pub(crate) fn restored_definition(record: &DefinitionRecord) -> Result<Definition, Status> {
     let raw = Passthrough::from_bytes(&record.definition);
     Definition::new(record.id.clone(), raw, ClientVersion::parse(&record.client_version))
 }

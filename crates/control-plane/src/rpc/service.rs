@@ -183,7 +183,7 @@ impl ModalClient for Api {
     }
 
     async fn function_get(&self, request: Request<wire::FunctionGetRequest>) -> Reply<wire::FunctionGetResponse> {
-        self.function_get(request)
+        self.function_get(request).await
     }
 
     async fn function_get_by_id(
