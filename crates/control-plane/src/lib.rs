@@ -13,6 +13,7 @@ mod build_volumes;
 mod builds;
 mod caller;
 mod capacity;
+mod clip;
 mod clock;
 mod collect;
 mod convert;
@@ -47,6 +48,7 @@ mod start;
 mod status;
 mod tasks;
 mod variants;
+mod unserved;
 mod volumes;
 mod watcher;
 

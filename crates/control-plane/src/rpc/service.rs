@@ -748,6 +748,10 @@ impl ModalClient for Api {
         self.blob_get(request).await
     }
 
+    async fn proxy_get(&self, request: Request<wire::ProxyGetRequest>) -> Reply<wire::ProxyGetResponse> {
+        self.proxy_get(request.get_ref())
+    }
+
     async fn client_hello(&self, request: Request<()>) -> Reply<wire::ClientHelloResponse> {
         self.hello(&request)
     }
