@@ -32,6 +32,7 @@ mod near_matches;
 mod objects;
 mod options;
 mod owner;
+mod pages;
 mod parameters;
 mod passing_blobs;
 mod queues;
@@ -162,7 +163,8 @@ impl ControlPlane {
         tokio::spawn(shared.clone().expiry_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
-            .merge(volume_fs::http::router(parts.volumes, blob_key));
+            .merge(volume_fs::http::router(parts.volumes, blob_key))
+            .merge(pages::router());
         let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
         Ok(Self { shared, server })
     }
