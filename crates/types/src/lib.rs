@@ -5,3 +5,4 @@ pub mod errors;
 pub mod ids;
 pub mod objects;
 pub mod variables;
+pub mod words;
