@@ -46,6 +46,7 @@ setup:
 	$(SETUP) run
 	$(SETUP) registry
 	$(SETUP) s3
+	$(SETUP) js
 	$(SETUP) clients $(VERSIONS)
 	$(SETUP) pytest
 

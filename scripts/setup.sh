@@ -8,6 +8,7 @@
 #   scripts/setup.sh pytest             .dorian/pytest
 #   scripts/setup.sh registry           docker-registry, for the tests of `from_registry`
 #   scripts/setup.sh s3                 .dorian/s3, a store for the tests of bucket mounts
+#   scripts/setup.sh js                 nodejs, npm and .dorian/js, the JavaScript SDK
 #   scripts/setup.sh bench              buildah and redis-server, which the bench compares with
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -103,6 +104,21 @@ s3() {
     touch .dorian/s3/.complete
 }
 
+# The SDK is a version of its own, since `latest` of that name may be another's package.
+JS_SDK_VERSION=0.11.1
+js() {
+    local home=.dorian/js
+    [ "$(cat $home/.complete 2>/dev/null)" = "$JS_SDK_VERSION" ] && command -v node >/dev/null && return
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then debian_packages nodejs npm; fi
+    command -v npm >/dev/null || fail "no npm: install nodejs and npm"
+    say "installing the JavaScript SDK modal@$JS_SDK_VERSION into $home"
+    rm -rf $home
+    mkdir -p $home
+    echo '{"private": true}' > $home/package.json
+    npm install --prefix $home --no-audit --no-fund --loglevel=error "modal@$JS_SDK_VERSION" >&2
+    echo "$JS_SDK_VERSION" > $home/.complete
+}
+
 cargo_is_there() {
     command -v cargo >/dev/null || fail "no cargo: install Rust 1.85 or newer, for example with" \
         "\`curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y\`, and open a new shell"
@@ -115,8 +131,9 @@ case "${1:-}" in
     pytest) pytest_environment ;;
     registry) registry ;;
     s3) s3 ;;
+    js) js ;;
     # Without an OCI runtime: it runs its steps with `--isolation chroot`.
     bench) debian_packages buildah redis-server ;;
     python) python ;;
-    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | s3 | bench | python" ;;
+    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | s3 | js | bench | python" ;;
 esac

@@ -46,6 +46,7 @@ def answers(clients, server):
         ("no-such-blob", ["NOT_FOUND"]),
         ("no-such-environment", ["NOT_FOUND"]),
         ("odd-environment-name", ["INVALID_ARGUMENT"]),
+        ("long-name", ["INVALID_ARGUMENT"]),
         ("input-over-the-limit", ["RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND"]),
         ("still-honest", ["OK"]),
     ],
@@ -59,6 +60,10 @@ def an_odd_request_is_answered(answers, name, statuses):
 
 def an_unserved_method_is_named(answers):
     assert "InventedMethod" in answers["unknown-method"][1], answers["unknown-method"]
+
+
+def a_name_of_400_kilobytes_is_refused_in_a_short_sentence(answers):
+    assert "… is not an app id" in answers["long-name"][1].replace("`", "") and len(answers["long-name"][1]) < 300
 
 
 def a_wrong_token_is_an_authentication_error(client):

@@ -247,3 +247,39 @@ def serving_an_app_takes_up_a_changed_file(client, tmp_path):
     serving.interrupt()
     serving.end(60)
     assert client.running_app("served") is None, client.app_list()
+
+
+def _pinned(client, name, *wanted):
+    ended = client.python("pinned.py", name, *wanted)
+    assert ended.code == 0, ended
+    return dict(line.split(" -> ", 1) for line in ended.out.splitlines() if " -> " in line)
+
+
+def a_version_that_was_looked_up_by_its_number_stays_what_it_was(newest, server):
+    name = f"pinned-{RUN}"
+
+    def deploy(code):
+        deployed = newest.modal("deploy", "pinned.py", APP_NAME=name, CODE=code)
+        assert deployed.code == 0, deployed
+
+    deploy("one")
+    deploy("two")
+    stays = {
+        "function:code:1": "one",
+        "function:code:2": "two",
+        "function:only_two:2": "only two",
+        "class:Model:1": "one of size 1",
+        "parameters:Model:2": "two of size 5",
+        "options:Model:1": "one of size 5",
+    }
+    assert _pinned(newest, name, *stays) == stays
+    deploy("three")
+    assert _pinned(newest, name, *stays) == stays
+    assert server.stop() == 0
+    server.start()
+    assert _pinned(newest, name, *stays) == stays
+    others = _pinned(newest, name, "function:code:", "class:Model:", "function:code:9", "function:only_two:3", "class:Model:9")
+    assert others["function:code:"] == "three" and others["class:Model:"] == "three of size 1", others
+    assert f"app `{name}` has no version v9; its history has v1, v2, v3" in others["function:code:9"], others
+    assert "has no version v9" in others["class:Model:9"], others
+    assert f"version v3 of app `{name}` has no `only_two`; it has: Model, code" in others["function:only_two:3"], others

@@ -18,6 +18,14 @@ pub const HEARTBEAT_PATIENCE_MS: Millis = 60_000;
 /// What an app's names mean: its functions and its classes.
 pub type Layout = (BTreeMap<String, FunctionId>, BTreeMap<String, ClassId>);
 
+/// What is answered to whoever publishes.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub at: Millis,
+    /// What of it is refused.
+    pub warning: Option<String>,
+}
+
 pub struct App {
     pub id: AppId,
     pub environment: EnvironmentId,
@@ -27,7 +35,7 @@ pub struct App {
     /// What an old client has named, until it says that this is to be deployed.
     pub named: Mutex<Option<Layout>>,
     /// Key and reply of the last publication: a client that lost the reply asks again.
-    pub last_publication: Mutex<Option<(String, Millis)>>,
+    pub last_publication: Mutex<Option<(String, Published)>>,
     last_heartbeat: AtomicU64,
 }
 
@@ -54,6 +62,12 @@ impl App {
         let mut record = self.record.lock();
         change(&mut record);
         record.clone()
+    }
+
+    /// What a person calls it.
+    pub fn shown_name(&self) -> String {
+        let record = self.record.lock();
+        record.name.clone().unwrap_or_else(|| record.description.clone())
     }
 
     pub fn state(&self) -> AppState {

@@ -30,7 +30,7 @@ const OPTIONAL: [&str; 3] = ["AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REG
 const GOOGLES: [(&str, &str); 2] = [("GOOGLE_ACCESS_KEY_ID", ACCESS_KEY), ("GOOGLE_ACCESS_KEY_SECRET", SECRET_KEY)];
 
 /// # Errors
-/// `INVALID_ARGUMENT` for mounts that cannot be, `UNIMPLEMENTED` for credentials that are not served.
+/// `INVALID_ARGUMENT` for mounts that cannot be.
 pub fn check(function: &wire::Function) -> Result<(), Status> {
     let buckets = function.cloud_bucket_mounts.iter().map(|mount| mount.mount_path.as_str());
     let ours = buckets.chain(function.shared_volume_mounts.iter().map(|mount| mount.mount_path.as_str()));
@@ -56,11 +56,6 @@ pub fn check(function: &wire::Function) -> Result<(), Status> {
 
 fn check_bucket(mount: &wire::CloudBucketMount) -> Result<(), Status> {
     let bad = |why: &str| Err(refused(&mount.mount_path, why));
-    if mount.oidc_auth_role_arn.as_ref().is_some_and(|arn| !arn.is_empty()) {
-        return Err(Status::unimplemented(
-            "a cloud bucket mount has `oidc_auth_role_arn=`, which this version of Dorian does not serve; use `secret=`",
-        ));
-    }
     if mount.bucket_name.is_empty() || mount.bucket_name.contains('/') {
         return bad("has a `bucket_name` that no bucket can have; parts of a bucket are chosen by `key_prefix`");
     }

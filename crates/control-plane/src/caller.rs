@@ -9,6 +9,7 @@ use types::ids::TaskId;
 pub struct Caller {
     pub principal: Principal,
     pub version: ClientVersion,
+    pub sdk: Sdk,
     /// `host:port` under which the caller reached us; links that it will open go there too.
     pub authority: String,
     pub idempotency_key: Option<String>,
@@ -16,6 +17,25 @@ pub struct Caller {
     pub is_repeated: bool,
     /// The caller's own interpreter, like `3.11`: what its functions run on unless they say otherwise.
     pub python_minor: Option<String>,
+}
+
+/// Which family of clients it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sdk {
+    Python,
+    /// For JavaScript or Go, which send a blob with a single `PUT`.
+    Other,
+}
+
+impl Sdk {
+    /// From the number that clients send; see `ClientType` of the protocol.
+    fn of_client_type(number: &str) -> Self {
+        match number {
+            // Of libmodal, of JavaScript, of Go.
+            "7" | "8" | "9" => Self::Other,
+            _ => Self::Python,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +87,7 @@ impl Caller {
         Self {
             principal,
             version: text("x-modal-client-version").map_or(ClientVersion(0, 0, 0), ClientVersion::parse),
+            sdk: Sdk::of_client_type(text("x-modal-client-type").unwrap_or_default()),
             authority,
             idempotency_key: text("x-idempotency-key").filter(|key| !key.is_empty()).map(str::to_owned),
             is_repeated: text("x-retry-attempt").is_some_and(|attempt| attempt != "0"),

@@ -11,6 +11,7 @@ use tonic::Status;
 use types::ids::{DefinitionId, ImageId, MountId, SecretId};
 
 use crate::caller::ClientVersion;
+use crate::refusals::{Refusals, decide_refusals};
 use crate::scaling::{self, Scaling};
 use crate::volumes::VolumeUse;
 
@@ -36,15 +37,16 @@ pub struct Definition {
     pub volumes: Vec<VolumeUse>,
     /// When it runs by itself, once it is deployed.
     pub schedule: Option<Arc<Schedule>>,
+    /// What of it is not served yet.
+    pub refusals: Refusals,
 }
 
 impl Definition {
     /// # Errors
-    /// `INVALID_ARGUMENT` when the bytes are no definition or name objects of the wrong kind, `UNIMPLEMENTED` for
-    /// options that would otherwise be accepted and ignored.
+    /// `INVALID_ARGUMENT` when the bytes are no definition, contradict themselves or name objects of the wrong kind. What
+    /// is not served yet is no error here; see [`crate::refusals`].
     pub fn new(id: DefinitionId, raw: Passthrough<wire::Function>, client: ClientVersion) -> Result<Self, Status> {
         let view = raw.view().map_err(|e| Status::invalid_argument(format!("malformed function definition: {e}")))?;
-        refuse_unserved(&view)?;
         crate::buckets::check(&view)?;
         scaling::validate(&view)?;
         let bad = |what: &str, id: &str| Status::invalid_argument(format!("`{id}` is not the id of {what}"));
@@ -58,7 +60,8 @@ impl Definition {
             view.secret_ids.iter().map(|id| SecretId::parse(id).ok_or_else(|| bad("a secret", id))).collect();
         let volumes = view.volume_mounts.iter().map(VolumeUse::of).collect::<Result<_, _>>()?;
         let schedule = schedule(&view)?;
-        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, volumes, schedule, view, client })
+        let refusals = decide_refusals(&view);
+        Ok(Self { id, raw, image, mounts: mounts?, secrets: secrets?, volumes, schedule, refusals, view, client })
     }
 
     /// Whether its containers need the secret.
@@ -108,6 +111,17 @@ impl Definition {
             single_use: self.view.single_use_containers || self.view.max_inputs == 1,
             ..Policy::default()
         }
+    }
+
+    /// Why a call of it, or of a method of the class, is refused: a sentence; `None` when it is served.
+    pub fn refusal(&self, method: &str) -> Option<String> {
+        self.refusals.of_call(&self.view, method)
+    }
+
+    /// # Errors
+    /// `UNIMPLEMENTED`, which clients do not try again, for what is not served yet.
+    pub fn check_served(&self, method: &str) -> Result<(), Status> {
+        self.refusal(method).map_or(Ok(()), |sentence| Err(Status::unimplemented(sentence)))
     }
 
     pub fn scaling(&self) -> Scaling {
@@ -179,27 +193,6 @@ fn non_zero(value: u32) -> Option<u32> {
     (value != 0).then_some(value)
 }
 
-/// What we cannot honour we refuse: an option that is accepted and ignored is found out in production.
-fn refuse_unserved(f: &wire::Function) -> Result<(), Status> {
-    let gpu = f.resources.as_ref().and_then(|r| r.gpu_config.as_ref()).is_some_and(|g| g.count > 0);
-    let unserved = [
-        (gpu, "GPUs (`gpu=`)"),
-        (f.webhook_config.as_ref().is_some_and(|w| w.r#type != 0), "web endpoints"),
-        (f.proxy_id.as_ref().is_some_and(|p| !p.is_empty()), "proxies (`proxy=`)"),
-        (f.i6pn_enabled || f.experimental_group_size > 0, "clusters"),
-        (f.is_server, "server classes (`@app.server`)"),
-        (f.untrusted, "`restrict_modal_access=`"),
-        (f.pty_info.as_ref().is_some_and(|p| p.enabled), "interactive functions (`modal run -i`)"),
-    ];
-    match unserved.iter().find(|(present, _)| *present) {
-        Some((_, what)) => Err(Status::unimplemented(format!(
-            "function `{}` uses {what}, which this version of Dorian does not serve yet",
-            f.function_name
-        ))),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,14 +218,15 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_is_not_served_is_refused_by_name() {
-        let gpu = wire::GpuConfig { count: 1, ..Default::default() };
-        let resources = wire::Resources { gpu_config: Some(gpu), ..Default::default() };
-        let error = define(&wire::Function { resources: Some(resources), ..Default::default() }).unwrap_err();
-        assert_eq!(error.code(), tonic::Code::Unimplemented);
-        assert!(error.message().contains("gpu="));
-        let empty = wire::Resources { gpu_config: Some(wire::GpuConfig::default()), ..Default::default() };
-        assert!(define(&wire::Function { resources: Some(empty), ..Default::default() }).is_ok());
+    fn what_is_not_served_yet_is_defined_and_what_is_wrong_with_it_is_still_an_error() {
+        let gpu_config = Some(wire::GpuConfig { count: 1, ..Default::default() });
+        let gpu = wire::Function {
+            resources: Some(wire::Resources { gpu_config, ..Default::default() }),
+            ..Default::default()
+        };
+        assert!(define(&gpu).unwrap().refusal("").unwrap().contains("gpu="));
+        let contradicting = wire::Function { warm_pool_size: 6, concurrency_limit: 5, ..gpu };
+        assert_eq!(define(&contradicting).unwrap_err().code(), tonic::Code::InvalidArgument);
     }
 
     #[test]

@@ -10,11 +10,14 @@ use std::sync::Arc;
 use calls::Millis;
 use metadata_store::DeploymentRecord;
 use parking_lot::Mutex;
+use tonic::Status;
 use types::ids::{DefinitionId, FunctionId};
 
 use crate::apps::App;
 use crate::definition::Definition;
 use crate::owner::Owner;
+use crate::rpc::deployments::restored_definition;
+use crate::rpc::store_status;
 use crate::shared::Shared;
 
 /// Versions whose images are kept for a rollback.
@@ -75,10 +78,7 @@ impl Drafts {
 /// # Errors
 /// A sentence when there is no such version, or it was never live.
 pub fn rollback_target(history: &[DeploymentRecord], live: u32, wanted: i32) -> Result<&DeploymentRecord, String> {
-    let known = || {
-        let versions: Vec<String> = history.iter().filter(|v| !v.staged).map(|v| format!("v{}", v.version)).collect();
-        if versions.is_empty() { "no version".to_owned() } else { versions.join(", ") }
-    };
+    let known = || listed(history.iter().filter(|v| !v.staged));
     let Ok(wanted) = u32::try_from(wanted) else {
         let before = history.iter().rev().find(|v| v.version < live && !v.staged);
         return before.ok_or_else(|| format!("there is no version before v{live}; its history has {}", known()));
@@ -90,6 +90,20 @@ pub fn rollback_target(history: &[DeploymentRecord], live: u32, wanted: i32) -> 
         }
         Some(version) => Ok(version),
     }
+}
+
+/// Finds the version that a look-up is pinned to, live or not.
+///
+/// # Errors
+/// A sentence when there is no such version (any more).
+pub fn pinned_target(history: &[DeploymentRecord], wanted: u32) -> Result<&DeploymentRecord, String> {
+    let found = history.iter().find(|version| version.version == wanted);
+    found.ok_or_else(|| format!("has no version v{wanted}; its history has {}", listed(history.iter())))
+}
+
+fn listed<'a>(versions: impl Iterator<Item = &'a DeploymentRecord>) -> String {
+    let versions: Vec<String> = versions.map(|version| format!("v{}", version.version)).collect();
+    if versions.is_empty() { "no version".to_owned() } else { versions.join(", ") }
 }
 
 /// Finds the staged version to promote.
@@ -119,7 +133,7 @@ impl Shared {
 
     /// The function is in no version that is live. What it accepted is still done.
     fn retire(self: &Arc<Self>, function: &Arc<Owner>) {
-        for owner in std::iter::once(function.clone()).chain(self.variants_of(&function.id)) {
+        for owner in std::iter::once(function.clone()).chain(self.followers_of(&function.id)) {
             owner.set_published(false);
             for task in owner.task_ids() {
                 owner.drain_task(self, &task);
@@ -141,6 +155,39 @@ impl Shared {
             }
         }
         app.drafts.remove(&ids);
+    }
+
+    /// A version of an app by its number.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when there is none.
+    pub async fn version_of(&self, app: &App, wanted: u32) -> Result<DeploymentRecord, Status> {
+        let history = self.store.deployments(&app.id).await.map_err(|e| store_status(&e))?;
+        let found = pinned_target(&history, wanted).cloned();
+        found.map_err(|why| Status::not_found(format!("app `{}` {why}", app.shown_name())))
+    }
+
+    /// The definition that a function has in a version.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when the version does not have the function.
+    pub async fn definition_in(
+        &self,
+        app: &App,
+        version: &DeploymentRecord,
+        function: &FunctionId,
+    ) -> Result<Arc<Definition>, Status> {
+        let missing = || {
+            let (app, version) = (app.shown_name(), version.version);
+            Status::not_found(format!("function `{function}` is not in version v{version} of app `{app}`"))
+        };
+        let id = version.definition_ids.get(function).ok_or_else(missing)?;
+        let live = self.owners.get(function).map(|owner| owner.definition());
+        if let Some(definition) = live.filter(|definition| definition.id == *id) {
+            return Ok(definition);
+        }
+        let stored = self.store.definition(id).await.map_err(|e| store_status(&e))?;
+        stored.map(|record| restored_definition(&record).map(Arc::new)).ok_or_else(missing)?
     }
 
     /// What follows from a change of what is published under an app, or of its end.
@@ -184,6 +231,14 @@ mod tests {
         let error = rollback_target(&history, 4, 9).unwrap_err();
         assert!(error.contains("v9") && error.contains("has v4"), "{error}");
         assert!(rollback_target(&history, 4, 5).unwrap_err().contains("modal app promote"));
+    }
+
+    #[test]
+    fn a_look_up_finds_any_version_by_its_number_and_refuses_one_that_is_not_there() {
+        let history = [version(4, false), version(5, true)];
+        assert_eq!(pinned_target(&history, 5).unwrap().version, 5);
+        assert_eq!(pinned_target(&history, 3).unwrap_err(), "has no version v3; its history has v4, v5");
+        assert_eq!(pinned_target(&[], 1).unwrap_err(), "has no version v1; its history has no version");
     }
 
     #[test]

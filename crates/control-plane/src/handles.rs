@@ -53,7 +53,7 @@ pub fn metadata_with(shared: &Shared, owner: &Owner, definition: &Definition) ->
         definition_id: definition.id.to_string(),
         class_parameter_info: view.class_parameter_info.clone(),
         function_schema: view.function_schema.clone(),
-        supported_input_formats: view.supported_input_formats.clone(),
+        supported_input_formats: input_formats(&view.supported_input_formats, definition.refusals.is_total()),
         supported_output_formats: view.supported_output_formats.clone(),
         app_id: owner.app.id.to_string(),
         use_function_id: work_is_done_by,
@@ -61,6 +61,12 @@ pub fn metadata_with(shared: &Shared, owner: &Owner, definition: &Definition) ->
         base_function_id: owner.variant.as_ref().map(|v| v.base.to_string()).unwrap_or_default(),
         ..Default::default()
     }
+}
+
+/// A client that is told that a web endpoint takes requests only fails to make one of its arguments, and says nothing of
+/// what is wrong. It falls back to pickles, and then its call is refused here.
+fn input_formats(defined: &[i32], is_refused: bool) -> Vec<i32> {
+    if is_refused { Vec::new() } else { defined.to_vec() }
 }
 
 /// The handles of a class's methods, by name; of any other function there are none. Calls go to the class's service
@@ -77,6 +83,8 @@ fn methods_of(
     let with_the_rest = |mut metadata: wire::FunctionHandleMetadata| {
         metadata.definition_id = definition.id.to_string();
         metadata.class_parameter_info = view.class_parameter_info.clone();
+        let is_refused = definition.refusal(&metadata.use_method_name).is_some();
+        metadata.supported_input_formats = input_formats(&metadata.supported_input_formats, is_refused);
         metadata.app_id = owner.app.id.to_string();
         metadata
     };

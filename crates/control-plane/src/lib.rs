@@ -13,6 +13,7 @@ mod build_volumes;
 mod builds;
 mod caller;
 mod capacity;
+mod clip;
 mod clock;
 mod collect;
 mod convert;
@@ -32,10 +33,12 @@ mod near_matches;
 mod objects;
 mod options;
 mod owner;
+mod pages;
 mod parameters;
 mod passing_blobs;
 mod queues;
 mod recorder;
+mod refusals;
 mod restore;
 mod rpc;
 mod scaling;
@@ -46,6 +49,7 @@ mod shared;
 mod start;
 mod status;
 mod tasks;
+mod unserved;
 mod variants;
 mod volumes;
 mod warnings;
@@ -182,7 +186,8 @@ impl ControlPlane {
         tokio::spawn(shared.clone().expiry_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
-            .merge(volume_fs::http::router(parts.volumes, blob_key));
+            .merge(volume_fs::http::router(parts.volumes, blob_key))
+            .merge(pages::router());
         let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
         Ok(Self { shared, server })
     }

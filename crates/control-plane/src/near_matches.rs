@@ -14,7 +14,9 @@ pub fn near_matches<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) 
         let candidate = name.to_lowercase();
         let begins = |a: &str, b: &str| b.chars().count() >= 3 && a.starts_with(b);
         let distance = edit_distance(&folded, &candidate, patience);
-        if let Some(distance) = distance {
+        // Any letter is one letter away from any other; only the case of one may be mistaken.
+        let is_letter = folded.chars().count() < 2 || candidate.chars().count() < 2;
+        if let Some(distance) = distance.filter(|distance| *distance == 0 || !is_letter) {
             near.push((distance, name));
         } else if begins(&candidate, &folded) || begins(&folded, &candidate) {
             near.push((patience + 1, name));
@@ -75,6 +77,8 @@ mod tests {
     #[test]
     fn the_question_names_one_two_or_three() {
         assert_eq!(did_you_mean("f", ["zebra"]), "");
+        assert_eq!(did_you_mean("f", ["g", "fg"]), "");
+        assert_eq!(did_you_mean("F", ["f", "g"]), "; did you mean `f`?");
         assert_eq!(did_you_mean("trian", ["train"]), "; did you mean `train`?");
         assert_eq!(did_you_mean("mod", ["mode", "model"]), "; did you mean `mode` or `model`?");
     }

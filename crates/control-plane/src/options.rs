@@ -34,6 +34,7 @@ pub fn normalised(mut options: wire::FunctionOptions) -> wire::FunctionOptions {
         resources.gpu_config = None;
     }
     options.resources = options.resources.filter(|r| *r != wire::Resources::default());
+    options.pinned_app_version = options.pinned_app_version.filter(|version| *version != 0);
     if !options.replace_secret_ids {
         options.secret_ids.clear();
     }
@@ -46,6 +47,12 @@ pub fn normalised(mut options: wire::FunctionOptions) -> wire::FunctionOptions {
     options
 }
 
+/// The version of its app that a variant is of, whatever is deployed later; `None` for one that follows its base.
+#[must_use]
+pub fn pinned_version(options: &wire::FunctionOptions) -> Option<u32> {
+    options.pinned_app_version.and_then(|version| u32::try_from(version).ok()).filter(|version| *version > 0)
+}
+
 /// Options that no variant can be made of.
 ///
 /// # Errors
@@ -54,8 +61,10 @@ pub fn check_options(options: &wire::FunctionOptions) -> Result<(), Status> {
     if !options.mount_ids.is_empty() {
         return Err(Status::unimplemented("options of a function cannot replace its mounts"));
     }
-    if options.pinned_app_version.is_some_and(|version| version > 0) {
-        return Err(Status::unimplemented("a variant of a function at a given deployment version is not served yet"));
+    if let Some(version) = options.pinned_app_version.filter(|version| *version < 0) {
+        return Err(Status::invalid_argument(format!(
+            "`version={version}` is no version of an app: they count from 1"
+        )));
     }
     if let (Some(target), Some(max)) = (options.target_concurrent_inputs, options.max_concurrent_inputs)
         && target > max
@@ -246,6 +255,7 @@ mod tests {
         let empty = wire::FunctionOptions {
             resources: Some(wire::Resources { gpu_config: Some(wire::GpuConfig::default()), ..Default::default() }),
             secret_ids: vec!["st-a".into()],
+            pinned_app_version: Some(0),
             ..Default::default()
         };
         assert_eq!(normalised(empty), wire::FunctionOptions::default());

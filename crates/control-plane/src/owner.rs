@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calls::{Accepted, Assignment, CallSpec, Effect, FunctionCalls, InputReport, Millis, NewInput, Outcome, TaskEnd};
+use calls::{
+    Accepted, Assignment, CallSpec, Effect, FunctionCalls, InputReport, Millis, NewInput, Outcome, OutcomeStatus,
+    TaskEnd,
+};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
@@ -337,6 +340,18 @@ impl Owner {
         self.apply(shared, |calls, now, effects| calls.fail_waiting(outcome, now, effects));
     }
 
+    /// Inputs that were accepted before a deployment made the function one that is not served yet, or on their way then.
+    fn fail_what_is_refused(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let definition = self.definition();
+        if !definition.refusals.is_total() {
+            return;
+        }
+        if let Some(sentence) = definition.refusal("") {
+            let outcome = Outcome::of(OutcomeStatus::InitFailure, sentence);
+            self.apply_quietly(shared, |calls, now, effects| calls.fail_waiting(&outcome, now, effects));
+        }
+    }
+
     /// The platform could not start a container. That may pass, so it is tried again, a little later each time.
     pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
         let rounds = {
@@ -541,6 +556,7 @@ impl Owner {
 
     fn plan(&self, shared: &Shared) -> (AutoscalerPlan, bool) {
         let scaling = self.scaling();
+        let never_runs = self.definition.read().refusals.is_total();
         let now = now_ms();
         let mut state = self.state.lock();
         let tasks = state.task_views();
@@ -554,7 +570,7 @@ impl Owner {
             startup_estimate_ms: state.startup_estimate_ms,
             input_ms: state.input_times.estimate_ms(),
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
-            app_active: !state.closed && self.app.is_running() && self.is_published(),
+            app_active: !state.closed && self.app.is_running() && self.is_published() && !never_runs,
             failed_starts: state.failed_starts,
         };
         let closed = state.closed;
@@ -678,6 +694,7 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         // Whatever becomes due from here on wakes the loop: it may come after the look.
         owner.sleeping_until.store(u64::MAX, Ordering::Relaxed);
         owner.apply_quietly(&shared, |calls, now, effects| calls.tick(now, effects));
+        owner.fail_what_is_refused(&shared);
         let (plan, closed) = owner.plan(&shared);
         if plan.start > 0 || !plan.stop.is_empty() {
             tracing::debug!(function = %owner.id, start = plan.start, stop = plan.stop.len(), why = %plan.why, "autoscale");

@@ -87,7 +87,7 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
         restore_function(shared, function);
     }
     for variant in &state.variants {
-        shared.restore_variant(variant);
+        shared.restore_variant(variant).await;
     }
     for call in state.calls {
         restore_call(shared, call);

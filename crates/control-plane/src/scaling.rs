@@ -5,6 +5,7 @@
 use client_protocol::wire;
 use scheduler::AutoscalerSettings;
 use tonic::Status;
+use types::words::counted;
 
 /// The client's own limit of `max_batch_size=`.
 const MAX_BATCH: u32 = 1_000;
@@ -75,13 +76,14 @@ impl Scaling {
         let window = self.scaledown_ms / 1000;
         if !(u64::from(MIN_SCALEDOWN_SECS)..=u64::from(MAX_WINDOW_SECS)).contains(&window) {
             return Err(format!(
-                "`scaledown_window` is {window} seconds; it must be between {MIN_SCALEDOWN_SECS} and {MAX_WINDOW_SECS}"
+                "`scaledown_window` is {}; it must be between {MIN_SCALEDOWN_SECS} and {MAX_WINDOW_SECS}",
+                counted(window, "second")
             ));
         }
         if self.scaleup_ms > millis(MAX_WINDOW_SECS) {
             return Err(format!(
-                "`scaleup_window` is {} seconds; it must be at most {MAX_WINDOW_SECS}",
-                self.scaleup_ms / 1000
+                "`scaleup_window` is {}; it must be at most {MAX_WINDOW_SECS}",
+                counted(self.scaleup_ms / 1000, "second")
             ));
         }
         Ok(())

@@ -179,8 +179,10 @@ impl Shared {
                 .function_ids()
                 .into_values()
                 .filter_map(|id| {
-                    let schedule = self.owners.get(&id)?.definition().schedule.clone()?;
-                    Some((id, schedule))
+                    let definition = self.owners.get(&id)?.definition();
+                    // A call of a refused function would only fail, time after time.
+                    let runs = !definition.refusals.is_total();
+                    Some((id, definition.schedule.clone().filter(|_| runs)?))
                 })
                 .collect(),
             _ => Vec::new(),

@@ -3,13 +3,14 @@
 //! A connection's origin decides who its caller is. Over TCP every call carries the token. Through a task's socket
 //! nothing is carried, and nothing could be: whoever can open that socket is that task.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
 use client_protocol::ModalClientServer;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -24,9 +25,11 @@ use worker_protocol::{ContainerApi, ContainerStream};
 
 use crate::answer_limit::{AnswerRoom, Paced};
 use crate::caller::{Caller, ClientVersion, Principal};
+use crate::clip;
 use crate::message_limit::{Hold, MAX_MESSAGE, MAX_WAITING, Measured};
 use crate::rpc::Api;
 use crate::shared::Shared;
+use crate::unserved::unserved;
 
 const SERVICE: &str = "/modal.client.ModalClient/";
 /// Calls open at once on one connection. The client uploads with hundreds of calls in parallel over a single one.
@@ -91,7 +94,7 @@ impl Server {
         if !is_grpc
             && request.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
         {
-            return unimplemented(path);
+            return not_ours(path);
         }
         if !is_grpc {
             let answer = self.http.clone().oneshot(request.map(Body::new)).await;
@@ -117,7 +120,8 @@ impl Server {
         if let Some(room) = answer.extensions_mut().remove::<AnswerRoom>() {
             answer = answer.map(|body| Body::new(Paced::new(body, room)));
         }
-        name_unimplemented(answer.headers_mut(), &path);
+        name_unserved(answer.headers_mut(), &path);
+        clip_message(answer.headers_mut());
         answer
     }
 
@@ -178,24 +182,41 @@ fn same(given: &str, secret: &str) -> bool {
     Sha256::digest(given) == Sha256::digest(secret)
 }
 
-fn unimplemented(path: &str) -> Response<Body> {
+/// A call of another service.
+fn not_ours(path: &str) -> Response<Body> {
     let mut answer = Status::unimplemented("").into_http();
-    name_unimplemented(answer.headers_mut(), path);
+    name_unserved(answer.headers_mut(), path);
     answer
 }
 
-/// A method that is not served says which one it is.
-fn name_unimplemented(headers: &mut HeaderMap, path: &str) {
+/// A method that is not served says what it is for.
+fn name_unserved(headers: &mut HeaderMap, path: &str) {
     let code = Code::Unimplemented as i32;
     let is_unimplemented = headers.get("grpc-status").is_some_and(|s| s.as_bytes() == code.to_string().as_bytes());
     if !is_unimplemented || headers.get("grpc-message").is_some_and(|m| !m.is_empty()) {
         return;
     }
     let method = path.rsplit('/').next().unwrap_or(path);
-    // The header's text is percent-encoded; of what a method's name may hold, only the spaces matter.
-    let text = format!("`{method}` is not served by this version of Dorian").replace(' ', "%20");
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.insert("grpc-message", value);
+    set_message(headers, &unserved(method));
+}
+
+/// What a client has sent may stand in the message, and a header of hundreds of kilobytes breaks its connection.
+fn clip_message(headers: &mut HeaderMap) {
+    if headers.get("grpc-message").is_none_or(|message| message.len() <= clip::LITERAL) {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers) else { return };
+    if let Cow::Owned(clipped) = clip::clip(status.message()) {
+        set_message(headers, &Status::new(status.code(), clipped));
+    }
+}
+
+fn set_message(headers: &mut HeaderMap, status: &Status) {
+    let mut written = HeaderMap::new();
+    if status.add_header(&mut written).is_ok()
+        && let Some(message) = written.remove("grpc-message")
+    {
+        headers.insert("grpc-message", message);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Variants: a function or a class with parameters or options of its own, and a pool of containers of its own.
 //!
 //! A variant is an owner like any other, whose definition is made of its base's: when the base is deployed anew, its
-//! variants follow, with their parameters and options. Its id follows from base, parameters and options, so whoever
+//! variants follow, with their parameters and options. One that is pinned to a version of its app stays with the
+//! definition of that version; so `from_name(version=)` is a variant too. Its id follows from base, parameters and options, so whoever
 //! asks for the same gets the same pool, also after a restart.
 //!
 //! Anybody may ask for as many parameter sets as they like, so a variant that nobody has used for a day leaves memory,
@@ -21,7 +22,7 @@ use worker_protocol::Descriptor;
 
 use crate::clock::now_ms;
 use crate::definition::Definition;
-use crate::options;
+use crate::options::{self, pinned_version};
 use crate::owner::Owner;
 use crate::rpc::derive_suffix;
 use crate::shared::Shared;
@@ -51,6 +52,11 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// It is of one version of its app, and does not follow its base.
+    pub fn is_pinned(&self) -> bool {
+        pinned_version(&self.options).is_some()
+    }
+
     fn new(record: &VariantRecord) -> Result<Self, Status> {
         let options = wire::FunctionOptions::decode(record.options.clone());
         Ok(Self {
@@ -71,10 +77,10 @@ pub fn variant_id(salt: &str, base: &FunctionId, params: &[u8], options: &wire::
     FunctionId::parse(&format!("fu-{suffix}")).unwrap_or_else(FunctionId::random)
 }
 
-/// The definition of a variant.
+/// The definition of a variant of `base`, which is the live definition or that of the version it is pinned to.
 ///
 /// # Errors
-/// `UNIMPLEMENTED` for options that this version does not serve.
+/// `INVALID_ARGUMENT` when the options contradict the definition or themselves.
 pub fn variant_definition(base: &Definition, options: &wire::FunctionOptions) -> Result<Definition, Status> {
     let raw = options::with_options(&base.raw, options)
         .map_err(|e| Status::internal(format!("a stored definition cannot be read: {e}")))?;
@@ -163,6 +169,24 @@ impl Shared {
         Ok(owner)
     }
 
+    /// What the definition of a variant with these options is made of.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when it is pinned to a version that is not there, or that does not have the function.
+    pub async fn definition_below(
+        &self,
+        base: &Owner,
+        options: &wire::FunctionOptions,
+    ) -> Result<Arc<Definition>, Status> {
+        match pinned_version(options) {
+            None => Ok(base.definition()),
+            Some(version) => {
+                let version = self.version_of(&base.app, version).await?;
+                self.definition_in(&base.app, &version, &base.id).await
+            }
+        }
+    }
+
     fn adopt_variant(
         &self,
         base: &Arc<Owner>,
@@ -172,17 +196,19 @@ impl Shared {
         let variant = Variant::new(record)?;
         let owner =
             Owner::new(record.id.clone(), base.tag.clone(), base.app.clone(), definition.into(), record.created_at_ms);
-        owner.set_published(base.is_published());
+        owner.set_published(base.is_published() || variant.is_pinned());
         let owner = Arc::new(owner.with_variant(variant));
         // Whoever came first has it.
         Ok(self.owners.entry(record.id.clone()).or_insert(owner).clone())
     }
 
     /// A stored variant comes back into memory; `None` when its base or its app is gone.
-    pub fn restore_variant(&self, record: &VariantRecord) -> Option<Arc<Owner>> {
+    pub async fn restore_variant(&self, record: &VariantRecord) -> Option<Arc<Owner>> {
         let base = self.owners.get(&record.base).map(|o| o.clone())?;
         let options = wire::FunctionOptions::decode(record.options.clone()).ok()?;
-        let adopted = variant_definition(&base.definition(), &options)
+        let below = self.definition_below(&base, &options).await;
+        let adopted = below
+            .and_then(|below| variant_definition(&below, &options))
             .and_then(|definition| self.adopt_variant(&base, definition, record));
         match adopted {
             Ok(owner) => Some(owner),
@@ -199,7 +225,10 @@ impl Shared {
             return Ok(Some(known));
         }
         let record = self.store.variant(id).await?;
-        Ok(record.and_then(|record| self.restore_variant(&record)))
+        match record {
+            Some(record) => Ok(self.restore_variant(&record).await),
+            None => Ok(None),
+        }
     }
 
     /// Notes the use while it holds the entry, so that `forget_variants` sees it or has taken the entry away before.
@@ -221,10 +250,17 @@ impl Shared {
         self.owners.iter().filter(|o| is_variant(o)).map(|o| o.clone()).collect()
     }
 
+    /// Those of them that follow it.
+    pub fn followers_of(&self, base: &FunctionId) -> Vec<Arc<Owner>> {
+        let mut variants = self.variants_of(base);
+        variants.retain(|owner| owner.variant.as_ref().is_some_and(|variant| !variant.is_pinned()));
+        variants
+    }
+
     /// `base` has another definition: its variants get theirs made of it anew.
     pub fn rebase_variants(self: &Arc<Self>, base: &Owner) {
         let definition = base.definition();
-        for owner in self.variants_of(&base.id) {
+        for owner in self.followers_of(&base.id) {
             let Some(variant) = &owner.variant else { continue };
             match variant_definition(&definition, &variant.options) {
                 Ok(definition) => {

@@ -53,7 +53,7 @@ pub fn run(args: &GcArgs) -> Result<ExitCode> {
             GarbageEvent::Planned { layers, .. } => planned = layers,
             GarbageEvent::Removed { layers, bytes } if last_said.elapsed() > Duration::from_secs(1) => {
                 last_said = Instant::now();
-                progress(&format!("removed {layers} of {} layers, {}", planned.len(), size(bytes)));
+                progress(&format!("removed {layers} of {}, {}", count(planned.len(), "layer"), size(bytes)));
             }
             GarbageEvent::Removed { .. } => {}
             GarbageEvent::Finished(report) => break report,

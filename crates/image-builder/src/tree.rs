@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use image_plan::{KeyHasher, LayerKey};
+use types::words::counted;
 
 use crate::builder::ImageBuilder;
 use crate::error::BuildError;
@@ -27,7 +28,7 @@ impl ImageBuilder {
             let work = move || {
                 let workspace = this.inner.store.workspace()?;
                 write_tree(&workspace, &files)?;
-                this.inner.store.commit(&workspace, &wanted, &format!("{} files of a mount", files.len()))
+                this.inner.store.commit(&workspace, &wanted, &format!("{} of a mount", counted(files.len(), "file")))
             };
             tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuildError::Abandoned))
         };

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use types::ids::TaskId;
+use types::words::counted;
 
 /// A worker's name within the cluster.
 pub type WorkerId = String;
@@ -248,7 +249,8 @@ fn unplaceable(request: &PlacementRequest, workers: &[WorkerView], room: &HashMa
             (false, format!("waiting for {wanted}; worker has {there} free"))
         }
         (Some((worker, _)), _) => {
-            (false, format!("waiting for a place; worker runs {} containers, the most it may", worker.tasks))
+            let running = counted(worker.tasks, "container");
+            (false, format!("waiting for a place; worker runs {running}, the most it may"))
         }
         (None, Some(worker)) => {
             let (wanted, there) = request.needs(worker.places_to_share()).lacking(&worker.capacity);

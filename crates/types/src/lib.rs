@@ -6,3 +6,4 @@ pub mod ids;
 pub mod objects;
 pub mod owners;
 pub mod variables;
+pub mod words;

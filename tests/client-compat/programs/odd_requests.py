@@ -83,6 +83,7 @@ async def main():
     await ask(channel, "no-such-environment", "AppCreate", api_pb2.AppCreateRequest(
         description="x", environment_name="nowhere"))  # fmt: skip
     await ask(channel, "odd-environment-name", "EnvironmentCreate", api_pb2.EnvironmentCreateRequest(name="../etc"))
+    await ask(channel, "long-name", "AppStop", api_pb2.AppStopRequest(app_id="x" * 400_000))
     await ask(channel, "input-over-the-limit", "FunctionPutInputs", api_pb2.FunctionPutInputsRequest(
         function_call_id="fc-0123456789012345678901",
         inputs=[api_pb2.FunctionPutInputsItem(input=api_pb2.FunctionInput(args=b"x" * (120 << 20)))]))  # fmt: skip

@@ -10,6 +10,8 @@ CASES = {
     "memory": {"memory": 64 * 1024 * 1024},
     "disk": {"ephemeral_disk": 100 * 1024 * 1024},
     "minimum": {"min_containers" if NEW_NAMES else "keep_warm": 4_000_000_000},
+    # What is not served yet hides no mistake.
+    "gpu-and-minimum": {"gpu": "T4", "min_containers" if NEW_NAMES else "keep_warm": 4_000_000_000},
 }
 
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blob_store::urls::BlobUrls;
+use blob_store::urls::{BlobUrls, UploadUrls};
 use blob_store::{BlobError, BlobStore, DiskBlobs, Sha256Digest};
 use bytes::Bytes;
 use client_protocol::wire;
@@ -16,13 +16,15 @@ use tonic::{Request, Response, Status};
 use types::ids::BlobId;
 use wire::blob_create_response::{UploadTypeOneof, UploadTypesOneof};
 
-use crate::caller::{Caller, Principal};
+use crate::caller::{Caller, Principal, Sdk};
 use crate::clock::now_ms;
 use crate::convert;
 use crate::rpc::Api;
 
 /// How long a link works. Uploads of many gigabytes on slow lines take hours.
 const LINK_LIFE_SECS: u64 = 24 * 3600;
+/// A single `PUT` begins anew when it breaks off, and stores with S3's interface take as much.
+const MAX_SINGLE_PUT: u64 = 5 << 30;
 /// Bytes read from disk at a time.
 const PIECE: usize = 256 << 10;
 /// Where a container reaches the blobs: a port on its own loopback that the worker serves.
@@ -70,27 +72,22 @@ impl Api {
         &self,
         request: Request<wire::BlobCreateRequest>,
     ) -> Result<Response<wire::BlobCreateResponse>, Status> {
-        let urls = self.blob_urls(&Caller::of(&request)?);
+        let caller = Caller::of(&request)?;
+        let urls = self.blob_urls(&caller);
         let request = request.into_inner();
         let length = u64::try_from(request.content_length)
             .map_err(|_| Status::invalid_argument("the content's length is negative"))?;
+        check_single_put(caller.sdk, length)?;
         let sha256 = STANDARD.decode(&request.content_sha256_base64).ok().and_then(|b| Sha256Digest::from_bytes(&b));
         let upload = self.shared.blobs.create(length, sha256).await.map_err(|e| blob_status(&e))?;
         let links = urls.upload(&upload, now_ms() / 1000 + LINK_LIFE_SECS);
-        // Always in parts, even one: for single uploads clients accept only hosts that they know.
-        let multipart = wire::MultiPartUpload {
-            part_length: upload.parts.part_length as i64,
-            upload_urls: links.parts,
-            completion_url: links.complete,
-        };
+        let (of_old_clients, of_current_ones) = upload_types(caller.sdk, upload.parts.part_length, links);
         let blob_id = upload.blob.to_string();
         Ok(Response::new(wire::BlobCreateResponse {
             blob_id: blob_id.clone(),
             blob_ids: vec![blob_id],
-            upload_type_oneof: Some(UploadTypeOneof::Multipart(multipart.clone())),
-            upload_types_oneof: Some(UploadTypesOneof::Multiparts(wire::MultiPartUploadList {
-                items: vec![multipart],
-            })),
+            upload_type_oneof: Some(of_old_clients),
+            upload_types_oneof: Some(of_current_ones),
         }))
     }
 
@@ -103,6 +100,40 @@ impl Api {
         self.shared.blobs.length(&blob).await.map_err(|e| blob_status(&e))?;
         let download_url = urls.download(&blob, now_ms() / 1000 + LINK_LIFE_SECS);
         Ok(Response::new(wire::BlobGetResponse { download_url }))
+    }
+}
+
+/// # Errors
+/// `INVALID_ARGUMENT` for a blob that its client could not send.
+fn check_single_put(sdk: Sdk, length: u64) -> Result<(), Status> {
+    if sdk == Sdk::Python || length <= MAX_SINGLE_PUT {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "this client sends an argument in one request, which takes at most {} GiB, and this one has {length} bytes; put \
+         large data into a volume or a bucket",
+        MAX_SINGLE_PUT >> 30
+    )))
+}
+
+/// How to send a blob, in the words of old clients and in those of current ones.
+fn upload_types(sdk: Sdk, part_length: u64, links: UploadUrls) -> (UploadTypeOneof, UploadTypesOneof) {
+    match sdk {
+        // Always in parts, even one: for a single upload these clients accept only hosts that they know.
+        Sdk::Python => {
+            let multipart = wire::MultiPartUpload {
+                part_length: part_length as i64,
+                upload_urls: links.parts,
+                completion_url: links.complete,
+            };
+            let list = wire::MultiPartUploadList { items: vec![multipart.clone()] };
+            (UploadTypeOneof::Multipart(multipart), UploadTypesOneof::Multiparts(list))
+        }
+        // These know nothing of parts.
+        Sdk::Other => {
+            let list = wire::UploadUrlList { items: vec![links.whole.clone()] };
+            (UploadTypeOneof::UploadUrl(links.whole), UploadTypesOneof::UploadUrls(list))
+        }
     }
 }
 
@@ -142,4 +173,27 @@ pub(crate) fn blob_status(error: &BlobError) -> Status {
 pub(crate) fn parse_sha256(text: &str) -> Result<Sha256Digest, Status> {
     Sha256Digest::from_hex(text)
         .ok_or_else(|| Status::invalid_argument(format!("`{text}` is not a SHA-256 in hexadecimal")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_javascript_and_go_clients_get_one_url_and_the_python_client_parts() {
+        let links = || UploadUrls { whole: "w".into(), parts: vec!["p1".into(), "p2".into()], complete: "c".into() };
+        let (old, current) = upload_types(Sdk::Other, 10, links());
+        assert_eq!(old, UploadTypeOneof::UploadUrl("w".into()));
+        assert_eq!(current, UploadTypesOneof::UploadUrls(wire::UploadUrlList { items: vec!["w".into()] }));
+        let (old, _) = upload_types(Sdk::Python, 10, links());
+        assert!(matches!(old, UploadTypeOneof::Multipart(parts) if parts.upload_urls == ["p1", "p2"]));
+    }
+
+    #[test]
+    fn what_one_request_cannot_carry_is_refused_before_it_is_sent() {
+        assert!(check_single_put(Sdk::Other, MAX_SINGLE_PUT).is_ok());
+        let error = check_single_put(Sdk::Other, MAX_SINGLE_PUT + 1).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(check_single_put(Sdk::Python, MAX_SINGLE_PUT + 1).is_ok());
+    }
 }

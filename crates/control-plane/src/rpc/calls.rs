@@ -51,7 +51,8 @@ impl Api {
         let caller = Caller::of(&request)?;
         let suffix = self.stable_suffix(&caller, "FunctionMap");
         let request = request.into_inner();
-        let owner = self.callable(&request.function_id).await?;
+        let called = self.found(&request.function_id).await?;
+        let owner = self.service_of(called.clone())?;
         if !owner.app.is_running() {
             return Err(Status::failed_precondition(format!("app `{}` is stopped", owner.app.id)));
         }
@@ -63,7 +64,10 @@ impl Api {
         let id = suffix.and_then(|s| FunctionCallId::parse(&format!("fc-{s}"))).unwrap_or_else(FunctionCallId::random);
         let spec = call_spec(&request, id.clone());
         let inputs = self.new_inputs(&id, request.pipelined_inputs)?;
-        check_methods(&owner, &inputs)?;
+        self.check_methods(&owner, &inputs)?;
+        // An old client may call the placeholder of a method, which alone says that it is a web endpoint.
+        called.definition().check_served("")?;
+        owner.definition().check_served("")?;
         let reply = wire::FunctionMapResponse {
             function_call_id: id.to_string(),
             pipelined_inputs: self.receipts(&id, &inputs),
@@ -88,6 +92,16 @@ impl Api {
             Accepted::Yes => Ok(Response::new(reply)),
             _ => Err(queue_full(&owner)),
         }
+    }
+
+    fn check_methods(&self, owner: &Owner, inputs: &[NewInput]) -> Result<(), Status> {
+        let definition = owner.definition();
+        inputs.iter().try_for_each(|input| {
+            let method = &input.method_name;
+            check_method(&definition.view, method)?;
+            definition.check_served(method)?;
+            self.placeholder(owner, &definition, method).map_or(Ok(()), |method| method.definition().check_served(""))
+        })
     }
 
     /// Ids of inputs follow from call and position, so that a repeated request names the same inputs.
@@ -160,7 +174,7 @@ impl Api {
         let call = parse_call(&request.function_call_id)?;
         let owner = self.owner_of_call(&call)?;
         let inputs = self.new_inputs(&call, request.inputs)?;
-        check_methods(&owner, &inputs)?;
+        self.check_methods(&owner, &inputs)?;
         let receipts = self.receipts(&call, &inputs);
         self.refuse_if_full(&owner, &inputs)?;
         let mut written = false;
@@ -399,11 +413,6 @@ fn call_spec(request: &wire::FunctionMapRequest, id: FunctionCallId) -> CallSpec
         created_at: now_ms(),
         invocation_type: invocation as i32,
     }
-}
-
-fn check_methods(owner: &Owner, inputs: &[NewInput]) -> Result<(), Status> {
-    let definition = owner.definition();
-    inputs.iter().try_for_each(|input| check_method(&definition.view, &input.method_name))
 }
 
 pub(crate) fn parse_call(id: &str) -> Result<FunctionCallId, Status> {

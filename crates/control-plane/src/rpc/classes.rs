@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use client_protocol::wire;
 use tonic::{Request, Response, Status};
 use types::ids::{ClassId, FunctionId};
@@ -70,13 +71,8 @@ impl Api {
         &self,
         request: wire::FunctionBindParamsRequest,
     ) -> Result<Response<wire::FunctionBindParamsResponse>, Status> {
-        let base = self.callable(&request.function_id).await?;
-        if base.variant.is_some() || base.build.is_some() {
-            return Err(Status::invalid_argument(format!(
-                "function `{}` has parameters or options already; set all of them on `{}` itself",
-                base.id, base.tag
-            )));
-        }
+        let named = self.callable(&request.function_id).await?;
+        let (base, pinned) = self.base_to_bind(named)?;
         if !base.app.is_running() {
             return Err(Status::failed_precondition(format!("app `{}` is stopped", base.app.id)));
         }
@@ -89,23 +85,50 @@ impl Api {
                 params.len()
             )));
         }
-        let current = base.definition();
-        if let Some(info) = &current.view.class_parameter_info {
-            check_parameters(&base.tag, info, &params).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        }
-        let options = normalised(request.function_options.unwrap_or_default());
-        check_options(&options)?;
-        let owner = if params.is_empty() && options == wire::FunctionOptions::default() {
-            base
-        } else {
-            let definition = variant_definition(&current, &options)?;
-            self.check_objects(&definition)?;
-            self.shared.ensure_variant(&base, definition, params, options).await?
-        };
+        let mut options = request.function_options.unwrap_or_default();
+        options.pinned_app_version = options.pinned_app_version.or(pinned);
+        let owner = self.bound(&base, params, normalised(options)).await?;
         Ok(Response::new(wire::FunctionBindParamsResponse {
             bound_function_id: owner.id.to_string(),
             handle_metadata: Some(handles::metadata(&self.shared, &owner)),
         }))
+    }
+
+    /// What parameters and options are bound to: a function, or one that is nothing but pinned to a version (returned with
+    /// the function itself).
+    fn base_to_bind(&self, named: Arc<Owner>) -> Result<(Arc<Owner>, Option<i32>), Status> {
+        let Some(variant) = named.variant.as_ref().filter(|_| named.build.is_none()) else {
+            return if named.build.is_none() { Ok((named, None)) } else { Err(bound_already(&named)) };
+        };
+        let only_pinned =
+            wire::FunctionOptions { pinned_app_version: variant.options.pinned_app_version, ..Default::default() };
+        if !variant.is_pinned() || !variant.params.is_empty() || variant.options != only_pinned {
+            return Err(bound_already(&named));
+        }
+        Ok((self.owner(variant.base.as_str())?, only_pinned.pinned_app_version))
+    }
+
+    /// `base` with these parameters and (normalised) options.
+    pub(crate) async fn bound(
+        &self,
+        base: &Arc<Owner>,
+        params: Bytes,
+        options: wire::FunctionOptions,
+    ) -> Result<Arc<Owner>, Status> {
+        check_options(&options)?;
+        let below = self.shared.definition_below(base, &options).await?;
+        if let Some(info) = below.view.class_parameter_info.as_ref().filter(|_| !is_only_pinned(&params, &options)) {
+            check_parameters(&base.tag, info, &params).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        }
+        if params.is_empty() && options == wire::FunctionOptions::default() {
+            return Ok(base.clone());
+        }
+        let definition = variant_definition(&below, &options)?;
+        if !is_only_pinned(&params, &options) {
+            definition.check_served("")?;
+        }
+        self.check_objects(&definition)?;
+        self.shared.ensure_variant(base, definition, params, options).await
     }
 
     /// Those in use, all at once: the busiest `limit` of them, or without a limit all, newest first.
@@ -149,12 +172,28 @@ impl Api {
     /// The function that does the work of `id`: for an old client's placeholder of a method that is its class's
     /// service function.
     pub(crate) async fn callable(&self, id: &str) -> Result<Arc<Owner>, Status> {
-        let owner = self.found(id).await?;
+        self.service_of(self.found(id).await?)
+    }
+
+    /// The same of a function that is at hand.
+    pub(crate) fn service_of(&self, owner: Arc<Owner>) -> Result<Arc<Owner>, Status> {
         match owner.definition().view.use_function_id.as_str() {
             "" => Ok(owner),
             service => self.owner(service),
         }
     }
+}
+
+fn is_only_pinned(params: &Bytes, options: &wire::FunctionOptions) -> bool {
+    let pin = wire::FunctionOptions { pinned_app_version: options.pinned_app_version, ..Default::default() };
+    params.is_empty() && *options == pin && options.pinned_app_version.is_some()
+}
+
+fn bound_already(function: &Owner) -> Status {
+    Status::invalid_argument(format!(
+        "function `{}` has parameters or options already; set all of them on `{}` itself",
+        function.id, function.tag
+    ))
 }
 
 /// Refuses a call of a method that is not there: a container would find out with an error of its own making. (Handles

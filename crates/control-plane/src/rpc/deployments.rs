@@ -8,13 +8,16 @@ use metadata_store::{AppRecord, AppState, DefinitionRecord, DeploymentRecord, Wr
 use prost::Message;
 use tonic::{Request, Response, Status};
 use types::ids::{ClassId, DefinitionId, FunctionId};
+use worker_protocol::Descriptor;
 
-use crate::apps::App;
+use crate::apps::{App, Published};
 use crate::caller::{Caller, ClientVersion};
 use crate::clock::{now_ms, seconds, unique_now_ms};
 use crate::definition::Definition;
 use crate::deployments::{promotion_target, rollback_target};
+use crate::logs::Origin;
 use crate::owner::Owner;
+use crate::refusals::publication_warning;
 use crate::rpc::functions::function_record;
 use crate::rpc::{Api, store_status};
 
@@ -118,11 +121,11 @@ impl Api {
             commit_info: request.commit_info.map_or(Vec::new(), |info| info.encode_to_vec()).into(),
             staged: request.staged,
         };
-        let deployed_at = self.publish(&caller, &app, publication).await?;
+        let published = self.publish(&caller, &app, publication).await?;
         Ok(Response::new(wire::AppPublishResponse {
             url: page(&caller, &app),
-            deployed_at: seconds(deployed_at),
-            ..Default::default()
+            server_warnings: warnings(&published),
+            deployed_at: seconds(published.at),
         }))
     }
 
@@ -151,7 +154,8 @@ impl Api {
             *app.named.lock() = Some((publication.function_ids, publication.class_ids));
             return Ok(Response::new(()));
         }
-        self.publish(&caller, &app, publication).await?;
+        let published = self.publish(&caller, &app, publication).await?;
+        warn_in_log(&app, &published);
         Ok(Response::new(()))
     }
 
@@ -176,7 +180,8 @@ impl Api {
             tag: request.tag,
             ..Publication::default()
         };
-        self.publish(&caller, &app, publication).await?;
+        let published = self.publish(&caller, &app, publication).await?;
+        warn_in_log(&app, &published);
         Ok(Response::new(wire::AppDeployResponse { url: page(&caller, &app) }))
     }
 
@@ -191,11 +196,11 @@ impl Api {
         let target = target.map_err(|why| refused(&app, "roll back", &why))?;
         let rollback_version = Some(target.version);
         let publication = Publication { rollback_version, ..Publication::again(target, caller.version) };
-        let deployed_at = self.publish(&caller, &app, publication).await?;
+        let published = self.publish(&caller, &app, publication).await?;
         Ok(Response::new(wire::AppRollbackResponse {
             url: page(&caller, &app),
-            deployed_at: seconds(deployed_at),
-            ..Default::default()
+            server_warnings: warnings(&published),
+            deployed_at: seconds(published.at),
         }))
     }
 
@@ -210,11 +215,11 @@ impl Api {
         let target = history.iter().find(|version| version.version == live);
         let target = target.ok_or_else(|| refused(&app, "roll over", "it was deployed before versions were kept"))?;
         let publication = Publication { tag: target.tag.clone(), ..Publication::again(target, caller.version) };
-        let deployed_at = self.publish(&caller, &app, publication).await?;
+        let published = self.publish(&caller, &app, publication).await?;
         Ok(Response::new(wire::AppRolloverResponse {
             url: page(&caller, &app),
-            deployed_at: seconds(deployed_at),
-            ..Default::default()
+            server_warnings: warnings(&published),
+            deployed_at: seconds(published.at),
         }))
     }
 
@@ -231,11 +236,11 @@ impl Api {
             rollback_version: Some(target.version),
             ..Publication::again(target, caller.version)
         };
-        let deployed_at = self.publish(&caller, &app, publication).await?;
+        let published = self.publish(&caller, &app, publication).await?;
         Ok(Response::new(wire::AppPromoteResponse {
             url: page(&caller, &app),
-            deployed_at: seconds(deployed_at),
-            ..Default::default()
+            server_warnings: warnings(&published),
+            deployed_at: seconds(published.at),
         }))
     }
 
@@ -273,19 +278,21 @@ impl Api {
         Ok(Response::new(reply))
     }
 
-    /// Publishes all of it or nothing. Returns when that was, in milliseconds.
-    async fn publish(&self, caller: &Caller, app: &Arc<App>, publication: Publication) -> Result<u64, Status> {
+    /// Publishes all of it or nothing.
+    async fn publish(&self, caller: &Caller, app: &Arc<App>, publication: Publication) -> Result<Published, Status> {
         let _alone = self.shared.publishing.lock().await;
-        if let (Some(key), Some((last, at))) = (&caller.idempotency_key, &*app.last_publication.lock())
+        if let (Some(key), Some((last, published))) = (&caller.idempotency_key, &*app.last_publication.lock())
             && key == last
         {
-            return Ok(*at);
+            return Ok(published.clone());
         }
         if !app.is_running() {
             return Err(refused(app, "deploy", "it was stopped meanwhile; deploy it again, as a new one"));
         }
         let live = self.resolve(app, &publication).await?;
         let deployed_at = unique_now_ms();
+        let warning = publication_warning(live.iter().map(|(_, d)| (&d.refusals, &d.view)));
+        let published = Published { at: deployed_at, warning };
         let deploys = publication.state.unwrap_or(app.state()) == AppState::Deployed;
         let version = if deploys { Some(self.next_version(app).await?) } else { None };
         let replaced = match &publication.name {
@@ -299,10 +306,10 @@ impl Api {
         }));
         self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         if let Some(key) = &caller.idempotency_key {
-            *app.last_publication.lock() = Some((key.clone(), deployed_at));
+            *app.last_publication.lock() = Some((key.clone(), published.clone()));
         }
         if publication.staged {
-            return Ok(deployed_at);
+            return Ok(published);
         }
         for other in replaced {
             tokio::spawn(self.shared.clone().stop_app(other, "another app was deployed under its name"));
@@ -313,7 +320,7 @@ impl Api {
         }
         self.shared.switch_app(app, live);
         self.shared.on_published(app);
-        Ok(deployed_at)
+        Ok(published)
     }
 
     /// The functions of a publication with the definitions to run.
@@ -411,13 +418,25 @@ fn page(caller: &Caller, app: &App) -> String {
     format!("http://{}/apps/{}", caller.authority, app.id)
 }
 
+fn warnings(published: &Published) -> Vec<wire::Warning> {
+    let kind = wire::warning::WarningType::FunctionConfiguration as i32;
+    published.warning.iter().map(|text| wire::Warning { r#type: kind, message: text.clone() }).collect()
+}
+
+/// The replies to old clients have no place for warnings.
+fn warn_in_log(app: &App, published: &Published) {
+    if let Some(text) = &published.warning {
+        app.log.append(now_ms(), Origin::default(), Descriptor::System, format!("[dorian] {text}\n"));
+    }
+}
+
 fn refused(app: &App, doing: &str, why: &str) -> Status {
     let record = app.record();
     let name = record.name.unwrap_or(record.description);
     Status::failed_precondition(format!("cannot {doing} app `{name}` ({}): {why}", app.id))
 }
 
-fn restored_definition(record: &DefinitionRecord) -> Result<Definition, Status> {
+pub(crate) fn restored_definition(record: &DefinitionRecord) -> Result<Definition, Status> {
     let raw = Passthrough::from_bytes(&record.definition);
     Definition::new(record.id.clone(), raw, ClientVersion::parse(&record.client_version))
 }

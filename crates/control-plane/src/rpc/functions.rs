@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use client_protocol::wire;
-use metadata_store::{DefinitionRecord, FunctionRecord, Write};
+use metadata_store::{DefinitionRecord, DeploymentRecord, FunctionRecord, Write};
 use tonic::{Request, Response, Status};
 use types::ids::{DefinitionId, FunctionId};
 use types::objects::ObjectKind;
@@ -14,6 +14,7 @@ use crate::clock::now_ms;
 use crate::definition::Definition;
 use crate::handles;
 use crate::near_matches::did_you_mean;
+use crate::options::check_options;
 use crate::owner::Owner;
 use crate::rpc::{Api, derive_suffix, store_status};
 use crate::scaling::Scaling;
@@ -27,9 +28,6 @@ impl Api {
         request: &wire::FunctionPrecreateRequest,
     ) -> Result<Response<wire::FunctionPrecreateResponse>, Status> {
         let app = self.app(&request.app_id)?;
-        if request.webhook_config.as_ref().is_some_and(|w| w.r#type != 0) {
-            return Err(Status::unimplemented("web endpoints are not served by this version of Dorian yet"));
-        }
         let function_id = match request.existing_function_id.as_str() {
             "" => self.function_id(&app, &request.function_name).to_string(),
             existing => existing.to_owned(),
@@ -41,6 +39,15 @@ impl Api {
     fn function_id(&self, app: &App, tag: &str) -> FunctionId {
         let suffix = derive_suffix(&self.shared.config.salt, &["function", app.id.as_str(), tag]);
         FunctionId::parse(&format!("fu-{suffix}")).unwrap_or_else(FunctionId::random)
+    }
+
+    /// The function that an old client defines for a method of a class, whose service function does not know its methods.
+    pub(crate) fn placeholder(&self, service: &Owner, definition: &Definition, method: &str) -> Option<Arc<Owner>> {
+        if !definition.view.is_class || !definition.view.method_definitions.is_empty() || method.is_empty() {
+            return None;
+        }
+        let id = self.function_id(&service.app, &format!("{}.{method}", service.tag.trim_end_matches(".*")));
+        self.shared.owners.get(&id).map(|owner| owner.clone())
     }
 
     pub(crate) async fn function_create(
@@ -69,6 +76,8 @@ impl Api {
         self.check_objects(&definition)?;
         let tag = definition.view.function_name.clone();
         if definition.view.is_builder_function {
+            // Its image is needed at once.
+            definition.check_served("")?;
             // It is known for as long as builds use it, under an id of its own: a function of the app may have the same name.
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
@@ -120,7 +129,9 @@ impl Api {
         if let Some(secret) = definition.secrets.iter().find(|id| self.shared.secrets.get(id).is_none()) {
             return missing("secret", secret.to_string());
         }
-        if let Err(sentence) = self.shared.capacity.could_ever_fit(definition.request()) {
+        // A machine with GPUs has more memory as well: what never runs here need not fit.
+        let never_runs = definition.refusals.is_total();
+        if let (false, Err(sentence)) = (never_runs, self.shared.capacity.could_ever_fit(definition.request())) {
             let name = &definition.view.function_name;
             return Err(Status::invalid_argument(format!("function `{name}` cannot run here: {sentence}")));
         }
@@ -148,18 +159,18 @@ impl Api {
         }
     }
 
-    pub(crate) fn function_get(
+    pub(crate) async fn function_get(
         &self,
         request: Request<wire::FunctionGetRequest>,
     ) -> Result<Response<wire::FunctionGetResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        if request.app_version > 0 {
-            return Err(Status::unimplemented("looking up a function at a given deployment version is not served yet"));
-        }
         let environment = self.environment(&caller, &request.environment_name)?;
         let (app, tag) = (&request.app_name, &request.object_tag);
         let found = self.named_app(&environment, app)?;
+        if request.app_version != 0 {
+            return self.function_get_pinned(&found, tag, request.app_version).await;
+        }
         let functions = found.function_ids();
         let live = |tag: &str| self.shared.owners.get(functions.get(tag)?).map(|o| o.clone());
         let (owner, metadata) = match live(tag) {
@@ -180,6 +191,27 @@ impl Api {
         Ok(Response::new(wire::FunctionGetResponse {
             function_id: owner.id.to_string(),
             handle_metadata: Some(metadata),
+            function: Some(handles::function_data(&owner.definition())),
+            ..Default::default()
+        }))
+    }
+
+    /// `from_name(version=)`: a variant that stays with its version, for a class its service function.
+    async fn function_get_pinned(
+        &self,
+        app: &App,
+        tag: &str,
+        version: i32,
+    ) -> Result<Response<wire::FunctionGetResponse>, Status> {
+        let options = wire::FunctionOptions { pinned_app_version: Some(version), ..Default::default() };
+        check_options(&options)?;
+        let record = self.shared.version_of(app, version.unsigned_abs()).await?;
+        let base = record.function_ids.get(tag).ok_or_else(|| not_in_version(app, &record, tag))?;
+        let base = self.owner(base.as_str())?;
+        let owner = self.bound(&base, bytes::Bytes::new(), options).await?;
+        Ok(Response::new(wire::FunctionGetResponse {
+            function_id: owner.id.to_string(),
+            handle_metadata: Some(handles::metadata(&self.shared, &owner)),
             function: Some(handles::function_data(&owner.definition())),
             ..Default::default()
         }))
@@ -261,6 +293,14 @@ pub(crate) fn function_record(owner: &Owner, definition: &Definition) -> Functio
         client_version: definition.client.to_string(),
         created_at_ms: owner.created_at,
     }
+}
+
+fn not_in_version(app: &App, version: &DeploymentRecord, tag: &str) -> Status {
+    let (name, number) = (app.shown_name(), version.version);
+    let known: Vec<&str> = version.function_ids.keys().map(|tag| tag.trim_end_matches(".*")).collect();
+    let tag = tag.trim_end_matches(".*");
+    let meant = did_you_mean(tag, known.iter().copied());
+    Status::not_found(format!("version v{number} of app `{name}` has no `{tag}`; it has: {}{meant}", known.join(", ")))
 }
 
 fn no_function(app: &App, tag: &str) -> Status {

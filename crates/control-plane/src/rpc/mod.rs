@@ -18,6 +18,7 @@ pub mod listings;
 pub mod logs;
 pub mod mounts;
 pub mod objects;
+mod proxies;
 pub mod queues;
 pub mod secrets;
 mod service;

@@ -12,6 +12,7 @@ use wire::ObjectCreationType;
 use crate::caller::Caller;
 use crate::clock::{seconds, unique_now_ms};
 use crate::environment_size;
+use crate::near_matches::did_you_mean;
 use crate::rpc::{Api, store_status};
 
 /// Names and values of one secret together. What a process gets as its environment must fit into 2 MiB or so, and a
@@ -40,10 +41,7 @@ impl Api {
         let secret = match (creation, known) {
             (ObjectCreationType::Unspecified, Some(secret)) => with_keys(secret, &request.required_keys)?,
             (ObjectCreationType::Unspecified, None) => {
-                return Err(Status::not_found(format!(
-                    "Secret '{name}' not found in environment '{0}'; create it with `modal secret create --env {0} {name} KEY=VALUE`",
-                    environment.name
-                )));
+                return Err(self.no_secret(&environment, &name));
             }
             (ObjectCreationType::CreateFailIfExists, Some(_)) => {
                 return Err(Status::already_exists(format!(
@@ -79,6 +77,16 @@ impl Api {
         };
         let metadata = Some(self.secret_metadata(&secret));
         Ok(Response::new(wire::SecretGetOrCreateResponse { secret_id: secret.id.to_string(), metadata }))
+    }
+
+    fn no_secret(&self, environment: &EnvironmentRecord, name: &str) -> Status {
+        let known = self.shared.secrets.of_environment(&environment.id);
+        let meant = did_you_mean(name, known.iter().filter_map(|secret| secret.name.as_deref()));
+        Status::not_found(format!(
+            "Secret '{name}' not found in environment '{0}'; create it with `modal secret create --env {0} {name} \
+             KEY=VALUE`{meant}",
+            environment.name
+        ))
     }
 
     /// An app's nameless secret lives in the app's environment.

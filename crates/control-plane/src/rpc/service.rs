@@ -183,7 +183,7 @@ impl ModalClient for Api {
     }
 
     async fn function_get(&self, request: Request<wire::FunctionGetRequest>) -> Reply<wire::FunctionGetResponse> {
-        self.function_get(request)
+        self.function_get(request).await
     }
 
     async fn function_get_by_id(
@@ -746,6 +746,10 @@ impl ModalClient for Api {
 
     async fn blob_get(&self, request: Request<wire::BlobGetRequest>) -> Reply<wire::BlobGetResponse> {
         self.blob_get(request).await
+    }
+
+    async fn proxy_get(&self, request: Request<wire::ProxyGetRequest>) -> Reply<wire::ProxyGetResponse> {
+        self.proxy_get(request.get_ref())
     }
 
     async fn client_hello(&self, request: Request<()>) -> Reply<wire::ClientHelloResponse> {

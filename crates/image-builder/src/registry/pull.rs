@@ -11,6 +11,7 @@ use futures::StreamExt;
 use image_plan::{KeyHasher, LayerKey, Reference};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use types::words::counted;
 
 use super::client::{self, Registry, RegistryError};
 use super::config::{Endpoint, RegistryConfig};
@@ -187,7 +188,12 @@ impl ImageBuilder {
         run_config.check().map_err(bad)?;
         let diff_ids = &config_file.rootfs.diff_ids;
         if diff_ids.len() != layers.len() {
-            return Err(bad(format!("it has {} layers and {} digests for them", layers.len(), diff_ids.len())).into());
+            return Err(bad(format!(
+                "it has {} and {} for them",
+                counted(layers.len(), "layer"),
+                counted(diff_ids.len(), "digest")
+            ))
+            .into());
         }
         let mut keys: Vec<LayerKey> = Vec::new();
         let mut missing = Vec::new();
@@ -227,8 +233,9 @@ impl ImageBuilder {
             known => format!(", {known} of them here already"),
         };
         logs.say(format!(
-            "   pulling {reference} from `{}`: {all} layers{here}, {} MB",
+            "   pulling {reference} from `{}`: {}{here}, {} MB",
             registry.host(),
+            counted(all, "layer"),
             megabytes(total)
         ));
         let progress = Arc::new(Progress::new(total, missing.len(), logs.clone()));
