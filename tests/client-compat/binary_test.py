@@ -135,6 +135,16 @@ def _address_towards_the_world():
         return probe.getsockname()[0]
 
 
+def other_people_of_the_machine_cannot_read_what_a_server_keeps(tmp_path):
+    server = Server(tmp_path / "data", free_port()).start()
+    try:
+        kept = [path for path in server.data.iterdir() if path.name != "client"]
+        assert len(kept) > 10
+        assert not [path.name for path in kept if path.lstat().st_mode & 0o077], kept
+    finally:
+        server.stop()
+
+
 def a_python_that_is_asked_for_is_never_another(tmp_path):
     # As an earlier run leaves it: a client that was installed with whatever Python was there.
     installed = tmp_path / "client" / NEWEST

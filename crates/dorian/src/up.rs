@@ -135,6 +135,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         ControlPlane::start(Parts { config, store, blobs, blob_key, secret_key, builder, volumes, worker, events })
             .await?;
     endpoint.open(control.server.clone());
+    data.close_to_others()?;
     let admin = control.serve_admin().context("cannot make the socket for the operator's commands")?;
     data.write_address(&address.to_string())?;
     print!("{}", greeting(&address, &data.path));
