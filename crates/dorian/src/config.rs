@@ -86,7 +86,14 @@ impl Config {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
-        toml_edit::de::from_str(&text).with_context(|| format!("cannot understand `{}`", path.display()))
+        // The parser's message is several lines, with an end.
+        toml_edit::de::from_str(&text).map_err(|error| {
+            anyhow::anyhow!(
+                "cannot understand `{}`, mend it and try again: {}",
+                path.display(),
+                error.to_string().trim_end()
+            )
+        })
     }
 
     /// How much of what apps print is kept.

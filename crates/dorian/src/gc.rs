@@ -9,7 +9,7 @@ use clap::Args;
 use control_plane::{GarbageEvent, GarbageReport, KEEP_DAYS, LayerRow};
 
 use crate::layers::{one_line, short, size};
-use crate::output::{print, progress, step_if_slow};
+use crate::output::{count, print, progress, step_if_slow};
 use crate::{admin, data_dir};
 
 /// Remove image layers and downloads that nothing in use needs
@@ -53,7 +53,7 @@ pub fn run(args: &GcArgs) -> Result<ExitCode> {
             GarbageEvent::Planned { layers, .. } => planned = layers,
             GarbageEvent::Removed { layers, bytes } if last_said.elapsed() > Duration::from_secs(1) => {
                 last_said = Instant::now();
-                progress(&format!("removed {layers} of {} layers, {}", planned.len(), size(bytes)));
+                progress(&format!("removed {layers} of {}, {}", count(planned.len(), "layer"), size(bytes)));
             }
             GarbageEvent::Removed { .. } => {}
             GarbageEvent::Finished(report) => break report,
@@ -78,35 +78,37 @@ fn dry_text(planned: &[LayerRow], report: &GarbageReport) -> String {
     let row = |layer: &LayerRow| format!("{}  {:>8}  {}", short(&layer.key), size(layer.bytes), one_line(&layer.title));
     let mut lines: Vec<String> = planned.iter().map(row).collect();
     lines.push(format!(
-        "would remove {} ({}) and {}, and downloads that were not used lately; {} ({}) stay",
+        "would remove {} ({}) and {}, and downloads that were not used lately; {} ({}) {}",
         count(report.layers, "layer"),
         size(report.layer_bytes),
         count(report.images, "image"),
         count(report.layers_left, "layer"),
-        size(report.bytes_left)
+        size(report.bytes_left),
+        stay(report.layers_left)
     ));
     lines.join("\n")
 }
 
+fn stay(layers: usize) -> &'static str {
+    if layers == 1 { "stays" } else { "stay" }
+}
+
 fn text(report: &GarbageReport) -> String {
     let mut text = format!(
-        "removed {} ({}), {} and {} of downloads ({}); {} ({}) stay",
+        "removed {} ({}), {} and {} of downloads ({}); {} ({}) {}",
         count(report.layers, "layer"),
         size(report.layer_bytes),
         count(report.images, "image"),
         count(report.caches, "folder"),
         size(report.cache_bytes),
         count(report.layers_left, "layer"),
-        size(report.bytes_left)
+        size(report.bytes_left),
+        stay(report.layers_left)
     );
     if report.layers_wanted_meanwhile > 0 {
         text.push_str(&format!(", {} of them because somebody wanted them meanwhile", report.layers_wanted_meanwhile));
     }
     text
-}
-
-fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 #[cfg(test)]

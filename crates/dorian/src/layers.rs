@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use control_plane::{KEEP_DAYS, LayerList, LayerRow};
 
-use crate::output::{print, step_if_slow};
+use crate::output::{count, print, step_if_slow};
 use crate::{admin, data_dir};
 
 /// List the layers of images on disk, with their sizes and why each is kept
@@ -65,8 +65,8 @@ fn table(list: &LayerList, now_ms: u64) -> String {
     let bytes: u64 = list.layers.iter().map(|layer| layer.bytes).sum();
     let free: u64 = list.layers.iter().filter(|layer| layer.kept.is_empty()).map(|layer| layer.bytes).sum();
     lines.push(format!(
-        "{} layers, {}, of which `dorian gc` would remove {}",
-        list.layers.len(),
+        "{}, {}, of which `dorian gc` would remove {}",
+        count(list.layers.len(), "layer"),
         size(bytes),
         size(free)
     ));

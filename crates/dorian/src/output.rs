@@ -34,6 +34,11 @@ pub fn say(text: &str) {
         if colour { writeln!(stderr(), "\x1b[2mdorian:\x1b[0m {text}") } else { writeln!(stderr(), "dorian: {text}") };
 }
 
+/// `1 layer`, `2 layers`.
+pub fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// Does a piece of work that may take long; says what it is only when it does.
 pub fn step_if_slow<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let (done, ended) = channel::<()>();
