@@ -193,6 +193,26 @@ mod tests {
         assert!(builder.registries.mirrors.is_empty());
     }
 
+    /// Keys of a section, as the parser lists them to whoever writes one that it does not know.
+    fn keys_of(section: &str) -> Vec<String> {
+        let heading = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let error = format!("{:#}", read(&format!("{heading}unknown_ = 1\n")).unwrap_err());
+        let (_, listed) = error.split_once("expected").unwrap();
+        listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_readme_shows_every_key_and_no_other() {
+        let readme = include_str!("../../../README.md");
+        let (_, rest) = readme.split_once("```toml\n").unwrap();
+        let (shown, _) = rest.split_once("```").unwrap();
+        read(shown).unwrap();
+        let sections: Vec<_> = keys_of("").into_iter().filter(|key| shown.contains(&format!("[{key}]"))).collect();
+        let keys = sections.iter().flat_map(|section| keys_of(section)).chain(keys_of(""));
+        let missing: Vec<_> = keys.filter(|key| !shown.contains(key.as_str())).collect();
+        assert!(missing.is_empty() && sections.len() >= 3, "{missing:?} of {sections:?}");
+    }
+
     #[test]
     fn a_misspelt_key_is_an_error_that_names_it_and_the_file() {
         let error = format!("{:#}", read("[registries.mirors]\n").unwrap_err());
