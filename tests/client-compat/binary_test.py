@@ -135,6 +135,27 @@ def _address_towards_the_world():
         return probe.getsockname()[0]
 
 
+def other_people_of_the_machine_cannot_read_what_a_server_keeps(tmp_path):
+    server = Server(tmp_path / "data", free_port()).start()
+    try:
+        kept = [path for path in server.data.iterdir() if path.name != "client"]
+        assert len(kept) > 10
+        assert not [path.name for path in kept if path.lstat().st_mode & 0o077], kept
+    finally:
+        server.stop()
+
+
+def what_is_wrong_is_said_before_anything_is_installed(tmp_path):
+    hello = REPOSITORY / "examples" / "hello.py"
+    for program, said in (("nowhere.py", "no such file"), ("nowhere", "add `-m`")):
+        ended = dorian("run", "--data", tmp_path, program)
+        assert ended.returncode == 1 and said in ended.stderr, ended
+    (tmp_path / "config.toml").write_text("[registries]\nmirors_only = true\n")
+    ended = dorian("run", "--data", tmp_path, hello)
+    assert ended.returncode == 1 and "config.toml" in ended.stderr and "`mirors_only`" in ended.stderr, ended
+    assert not (tmp_path / "client").exists()
+
+
 def a_python_that_is_asked_for_is_never_another(tmp_path):
     # As an earlier run leaves it: a client that was installed with whatever Python was there.
     installed = tmp_path / "client" / NEWEST

@@ -95,7 +95,14 @@ impl Config {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
-        toml_edit::de::from_str(&text).with_context(|| format!("cannot understand `{}`", path.display()))
+        // The parser's message is several lines, with an end.
+        toml_edit::de::from_str(&text).map_err(|error| {
+            anyhow::anyhow!(
+                "cannot understand `{}`, mend it and try again: {}",
+                path.display(),
+                error.to_string().trim_end()
+            )
+        })
     }
 
     /// How much of what apps print is kept.
@@ -205,6 +212,26 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let builder = Config::read(data.path()).unwrap().builder(Path::new("/x")).unwrap();
         assert!(builder.registries.mirrors.is_empty());
+    }
+
+    /// Keys of a section, as the parser lists them to whoever writes one that it does not know.
+    fn keys_of(section: &str) -> Vec<String> {
+        let heading = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let error = format!("{:#}", read(&format!("{heading}unknown_ = 1\n")).unwrap_err());
+        let (_, listed) = error.split_once("expected").unwrap();
+        listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_readme_shows_every_key_and_no_other() {
+        let readme = include_str!("../../../README.md");
+        let (_, rest) = readme.split_once("```toml\n").unwrap();
+        let (shown, _) = rest.split_once("```").unwrap();
+        read(shown).unwrap();
+        let sections: Vec<_> = keys_of("").into_iter().filter(|key| shown.contains(&format!("[{key}]"))).collect();
+        let keys = sections.iter().flat_map(|section| keys_of(section)).chain(keys_of(""));
+        let missing: Vec<_> = keys.filter(|key| !shown.contains(key.as_str())).collect();
+        assert!(missing.is_empty() && sections.len() >= 3, "{missing:?} of {sections:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +39,8 @@ impl DataDir {
         })?;
         let path = path.canonicalize().with_context(|| format!("cannot resolve `{}`", path.display()))?;
         let lock = lock(&path)?;
+        // Made here, since it appears with the first build, long after the others are closed.
+        let _ = fs::DirBuilder::new().mode(0o700).create(path.join("build-logs"));
         // What a server that was killed has left there is not where this one will listen.
         forget_address(&path);
         let identity = match read_identity(&path)? {
@@ -51,6 +53,39 @@ impl DataDir {
     /// Notes where the server listens, for `dorian env` and its like.
     pub fn write_address(&self, address: &str) -> Result<()> {
         write_private(&self.path.join("address"), address.as_bytes())
+    }
+}
+
+/// What others on the machine have no business in: arguments and results, volumes, what programs and builds printed. (The
+/// folders of layers and of running containers are closed where they are made.)
+const PRIVATE: [&str; 10] = [
+    "metadata.sqlite",
+    "metadata.sqlite-wal",
+    "metadata.sqlite-shm",
+    "contents.sqlite",
+    "contents.sqlite-wal",
+    "contents.sqlite-shm",
+    "blobs",
+    "volumes",
+    "build-logs",
+    "server.log",
+];
+
+impl DataDir {
+    /// Takes from others the right to read what is theirs to ask the server for. Done once everything is there, on every
+    /// start, so that a folder of an earlier version, or one that was restored, is closed too.
+    pub fn close_to_others(&self) -> Result<()> {
+        for name in PRIVATE {
+            let path = self.path.join(name);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let mode = metadata.permissions().mode();
+            if metadata.is_symlink() || mode & 0o077 == 0 {
+                continue;
+            }
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o700))
+                .with_context(|| format!("cannot close `{}` to other people of this machine", path.display()))?;
+        }
+        Ok(())
     }
 }
 
@@ -111,12 +146,15 @@ pub fn nothing_runs(path: &Path) -> anyhow::Error {
 fn lock(path: &Path) -> Result<File> {
     let file = path.join("lock");
     let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&file);
-    let lock = lock.with_context(|| format!("cannot open `{}`", file.display()))?;
+    let lock = lock.with_context(|| {
+        format!("cannot write to the data directory `{}`; name another with --data", path.display())
+    })?;
     // SAFETY: flock only reads the descriptor, which `lock` keeps open.
     let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
     if taken != 0 {
         bail!(
-            "the data directory `{}` is in use by another dorian; stop that one, or name another with --data",
+            "cannot use the data directory `{}`: a dorian runs on it already; use that one (`dorian env`), stop it, or name \
+             another with --data",
             path.display()
         );
     }
@@ -167,4 +205,34 @@ fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
         };
         anyhow::Error::new(error).context(format!("cannot write `{}`{cure}", file.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_of_the_machine_cannot_look_into_what_programs_keep() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path()).unwrap();
+        for name in ["blobs", "client"] {
+            fs::create_dir(data.path.join(name)).unwrap();
+        }
+        fs::write(data.path.join("metadata.sqlite"), "").unwrap();
+        data.close_to_others().unwrap();
+        let mode = |name: &str| fs::metadata(data.path.join(name)).unwrap().permissions().mode() & 0o077;
+        let closed = ["blobs", "build-logs", "metadata.sqlite", "identity.json", "lock"];
+        assert_eq!(closed.map(mode), [0; 5]);
+        assert_ne!(mode("client"), 0, "people run the client that is in there");
+    }
+
+    #[test]
+    fn a_server_that_has_ended_leaves_no_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path()).unwrap();
+        data.write_address("127.0.0.1:9900").unwrap();
+        assert_eq!((address(folder.path()).is_some(), holder(folder.path())), (true, Holder::Server));
+        drop(data);
+        assert_eq!((address(folder.path()), holder(folder.path())), (None, Holder::Nobody));
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use control_plane::{GarbageEvent, GarbageReport, KEEP_DAYS, LayerRow};
+use types::words::counted;
 
 use crate::layers::{one_line, short, size};
 use crate::output::{print, progress, step_if_slow};
@@ -53,7 +54,7 @@ pub fn run(args: &GcArgs) -> Result<ExitCode> {
             GarbageEvent::Planned { layers, .. } => planned = layers,
             GarbageEvent::Removed { layers, bytes } if last_said.elapsed() > Duration::from_secs(1) => {
                 last_said = Instant::now();
-                progress(&format!("removed {layers} of {}, {}", count(planned.len(), "layer"), size(bytes)));
+                progress(&format!("removed {layers} of {}, {}", counted(planned.len(), "layer"), size(bytes)));
             }
             GarbageEvent::Removed { .. } => {}
             GarbageEvent::Finished(report) => break report,
@@ -78,35 +79,37 @@ fn dry_text(planned: &[LayerRow], report: &GarbageReport) -> String {
     let row = |layer: &LayerRow| format!("{}  {:>8}  {}", short(&layer.key), size(layer.bytes), one_line(&layer.title));
     let mut lines: Vec<String> = planned.iter().map(row).collect();
     lines.push(format!(
-        "would remove {} ({}) and {}, and downloads that were not used lately; {} ({}) stay",
-        count(report.layers, "layer"),
+        "would remove {} ({}) and {}, and downloads that were not used lately; {} ({}) {}",
+        counted(report.layers, "layer"),
         size(report.layer_bytes),
-        count(report.images, "image"),
-        count(report.layers_left, "layer"),
-        size(report.bytes_left)
+        counted(report.images, "image"),
+        counted(report.layers_left, "layer"),
+        size(report.bytes_left),
+        stay(report.layers_left)
     ));
     lines.join("\n")
 }
 
+fn stay(layers: usize) -> &'static str {
+    if layers == 1 { "stays" } else { "stay" }
+}
+
 fn text(report: &GarbageReport) -> String {
     let mut text = format!(
-        "removed {} ({}), {} and {} of downloads ({}); {} ({}) stay",
-        count(report.layers, "layer"),
+        "removed {} ({}), {} and {} of downloads ({}); {} ({}) {}",
+        counted(report.layers, "layer"),
         size(report.layer_bytes),
-        count(report.images, "image"),
-        count(report.caches, "folder"),
+        counted(report.images, "image"),
+        counted(report.caches, "folder"),
         size(report.cache_bytes),
-        count(report.layers_left, "layer"),
-        size(report.bytes_left)
+        counted(report.layers_left, "layer"),
+        size(report.bytes_left),
+        stay(report.layers_left)
     );
     if report.layers_wanted_meanwhile > 0 {
         text.push_str(&format!(", {} of them because somebody wanted them meanwhile", report.layers_wanted_meanwhile));
     }
     text
-}
-
-fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::config::Config;
 use crate::data_dir;
 use crate::output::be_quiet;
 use managed_client::ManagedClient;
@@ -28,7 +29,8 @@ const NEWEST_CLIENT: &str = "1.6.4";
 ///
 /// Uses the server of the data directory if one is running; otherwise starts one and stops it when the program has ended.
 /// The modal client is installed below the data directory the first time, with pip and the settings that pip has on this
-/// machine. Ctrl-C reaches the program first. The exit code is the program's.
+/// machine. Ctrl-C reaches the program first. The exit code is the program's; 143 or 129 when `dorian run` was told to stop by
+/// SIGTERM or SIGHUP.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +48,7 @@ pub struct RunArgs {
     /// The Python for the client and your program, 3.10 to 3.14; each gets a client of its own [default: the best on PATH]
     #[arg(long, value_name = "PROGRAM", env = "DORIAN_PYTHON")]
     python: Option<PathBuf>,
-    /// Show the program's output only
+    /// Show what the program itself prints, and nothing of progress; what its containers print is hidden, too
     #[arg(short, long)]
     quiet: bool,
     /// Dorian environment to run in
@@ -73,6 +75,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         format!("cannot make the data directory `{}`; name another with --data", args.data.display())
     })?;
     let data = args.data.canonicalize().with_context(|| format!("cannot resolve `{}`", args.data.display()))?;
+    // A mistake in it is said before a client is installed.
+    Config::read(&data)?;
 
     let client = ManagedClient::ensure(&data, &args.client, args.python.as_deref())?;
     let server = Membership::enter(&data)?;
@@ -91,8 +95,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 /// Said before anything is started or installed.
 fn require_file(args: &RunArgs) -> Result<()> {
     let file = args.file.split("::").next().unwrap_or_default();
-    if !args.module && file.ends_with(".py") && !Path::new(file).exists() {
-        bail!("there is no file `{file}`");
+    if args.module || Path::new(file).exists() {
+        return Ok(());
+    }
+    if file.ends_with(".py") {
+        bail!("cannot run `{file}`: there is no such file");
+    }
+    // The oldest clients take the name of a module without being told that it is one.
+    if !args.client.starts_with("0.") {
+        bail!("cannot run `{file}`: there is no such file; if it is the name of a Python module, add `-m`");
     }
     Ok(())
 }

@@ -42,9 +42,14 @@ struct Place {
 #[derive(Subcommand)]
 enum Act {
     /// Run a function with a schedule once, now, and print the id of the call; its schedule stays as it is
+    #[command(after_help = "\
+Examples:
+  sudo dorian schedules run my-app nightly_report
+  modal.FunctionCall.from_id(\"fc-...\").get()      in Python: waits for what it returns")]
     Run {
         /// Name or id of the deployed app
         app: String,
+        /// Name of the function
         function: String,
         #[command(flatten)]
         place: Place,

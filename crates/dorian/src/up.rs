@@ -51,10 +51,11 @@ pub fn run(args: &UpArgs) -> Result<()> {
     start_logging();
     // SAFETY: geteuid reads a property of the process and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
-        bail!("`dorian up` makes containers and must run as root; try `sudo dorian up`");
+        bail!("cannot serve without root's rights, since `dorian up` makes containers; try again with `sudo`");
     }
-    let listen: SocketAddr =
-        args.listen.parse().with_context(|| format!("`{}` is not an address like 127.0.0.1:9900", args.listen))?;
+    let listen: SocketAddr = args.listen.parse().map_err(|_| {
+        anyhow::anyhow!("cannot listen on `{}`: --listen takes an address and a port, like 127.0.0.1:9900", args.listen)
+    })?;
     let data = DataDir::open(&args.data)?;
     let chosen = config::Config::read(&data.path)?;
     // Bound before the rest is started, so that a taken port costs nothing.
@@ -78,7 +79,12 @@ pub fn run(args: &UpArgs) -> Result<()> {
 
 fn bind_error(listen: SocketAddr, error: std::io::Error) -> anyhow::Error {
     let hint = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "something listens there already; choose another port with --listen",
+        std::io::ErrorKind::AddrInUse => {
+            "something listens there already; stop it, or choose another port with --listen"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "no network of this machine has that address; choose another with --listen"
+        }
         _ => "choose another address with --listen",
     };
     anyhow::anyhow!("cannot listen on {listen}: {error}; {hint}")
@@ -136,6 +142,7 @@ async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpLis
         ControlPlane::start(Parts { config, store, blobs, blob_key, secret_key, builder, volumes, worker, events })
             .await?;
     endpoint.open(control.server.clone());
+    data.close_to_others()?;
     let admin = control.serve_admin().context("cannot make the socket for the operator's commands")?;
     data.write_address(&address.to_string())?;
     print!("{}", greeting(&address, &data.path));

@@ -34,8 +34,9 @@ impl ManagedClient {
         if client.is_complete(&home) {
             return Ok(client);
         }
-        fs::create_dir_all(data.join("client"))
-            .with_context(|| format!("cannot make a folder for the client in `{}`", data.display()))?;
+        fs::create_dir_all(data.join("client")).with_context(|| {
+            format!("cannot write to the data directory `{}`; name another with --data", data.display())
+        })?;
         let _lock = lock(&beside(&home, "lock"))?;
         // Another run may have made it meanwhile.
         if !client.is_complete(&home) {

@@ -48,7 +48,7 @@ impl Program {
     pub fn run_to_end(&self) -> Result<u8> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot prepare for waiting")?;
-        let status = runtime.block_on(async {
+        let (status, told) = runtime.block_on(async {
             // Before the program starts, so that no signal finds us unprepared. Handlers, unlike ignored signals, are not
             // handed on to it.
             let mut signals = Signals::catch().context("cannot catch signals")?;
@@ -56,7 +56,7 @@ impl Program {
             let child = child.with_context(|| format!("cannot run the client in `{}`", self.client.bin.display()))?;
             signals.wait_for(child).await.context("cannot wait for the client")
         })?;
-        Ok(exit_code(status))
+        Ok(exit_code(status, told))
     }
 
     fn command(&self) -> Command {
@@ -93,8 +93,10 @@ impl Signals {
         })
     }
 
-    async fn wait_for(&mut self, mut child: Child) -> std::io::Result<ExitStatus> {
+    /// How the program ended, and by which signal we were told to stop it, if by any.
+    async fn wait_for(&mut self, mut child: Child) -> std::io::Result<(ExitStatus, Option<libc::c_int>)> {
         let mut deadline: Option<Instant> = None;
+        let mut told = None;
         loop {
             let overdue = async {
                 match deadline {
@@ -103,10 +105,16 @@ impl Signals {
                 }
             };
             tokio::select! {
-                status = child.wait() => return status,
+                status = child.wait() => return Ok((status?, told)),
                 _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => deadline = deadline.or(interrupt(&child)),
-                _ = self.hang_up.recv() => deadline = deadline.or(interrupt(&child)),
+                _ = self.terminate.recv() => {
+                    told = told.or(Some(libc::SIGTERM));
+                    deadline = deadline.or(interrupt(&child));
+                }
+                _ = self.hang_up.recv() => {
+                    told = told.or(Some(libc::SIGHUP));
+                    deadline = deadline.or(interrupt(&child));
+                }
                 () = overdue => {
                     child.start_kill()?;
                     deadline = None;
@@ -124,9 +132,15 @@ fn interrupt(child: &Child) -> Option<Instant> {
     Some(Instant::now() + STOP_LIMIT)
 }
 
-/// As shells do: 128 and the signal's number for a program that a signal ended.
-fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+/// As shells do: 128 and the signal's number for a program that a signal ended. A client that is interrupted says that all
+/// went well; whoever told us to stop has not seen the program's end, and is not told that it succeeded.
+fn exit_code(status: ExitStatus, told: Option<libc::c_int>) -> u8 {
+    let by_signal = |signal| 128 + signal;
+    let code = match (status.code(), told) {
+        (Some(0), Some(signal)) => by_signal(signal),
+        (Some(code), _) => code,
+        (None, _) => status.signal().map_or(1, by_signal),
+    };
     u8::try_from(code).unwrap_or(1)
 }
 
@@ -152,8 +166,15 @@ mod tests {
 
     #[test]
     fn a_signalled_program_counts_as_shells_count_it() {
-        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), 3);
-        assert_eq!(exit_code(ExitStatus::from_raw(libc::SIGKILL)), 137);
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8), None), 3);
+        assert_eq!(exit_code(ExitStatus::from_raw(libc::SIGKILL), None), 137);
+    }
+
+    #[test]
+    fn a_program_that_was_told_to_stop_has_not_succeeded() {
+        assert_eq!(exit_code(ExitStatus::from_raw(0), Some(libc::SIGTERM)), 143);
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8), Some(libc::SIGTERM)), 3);
+        assert_eq!(exit_code(ExitStatus::from_raw(0), None), 0);
     }
 
     #[test]
@@ -166,12 +187,12 @@ mod tests {
     #[test]
     fn a_program_told_to_stop_is_interrupted_and_waited_for() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let status = runtime.block_on(async {
+        let (status, told) = runtime.block_on(async {
             let mut signals = Signals::catch().unwrap();
             let mut command = Command::new("sh");
             command.args(["-c", "trap 'exit 7' INT; kill -TERM $PPID; while :; do sleep 0.05; done"]);
             signals.wait_for(command.spawn().unwrap()).await.unwrap()
         });
-        assert_eq!(exit_code(status), 7);
+        assert_eq!((exit_code(status, told), told), (7, Some(libc::SIGTERM)));
     }
 }
