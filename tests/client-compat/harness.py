@@ -331,7 +331,7 @@ class Client:
 
 
 # Host user ids from here on are those of containers: the runtime maps a container's root to the first.
-FIRST_CONTAINER_UID = 1_000_000_000
+FIRST_CONTAINER_UID = 2_147_418_112
 
 
 def _container_processes():

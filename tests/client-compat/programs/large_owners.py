@@ -33,6 +33,12 @@ def archive_of(owner):
     return packed.getvalue()
 
 
+def leave_a_file():
+    with open("/by-function", "w"):
+        pass
+    os.chown("/by-function", 1_000_650_000, 100_500)
+
+
 def owned_image():
     context = local_folder({"file.txt": "content\n", "owned.tar": archive_of(197_609)})
     lines = [
@@ -49,13 +55,14 @@ def owned_image():
         "USER big",
         "RUN id -u > /tmp/by-name && touch ~/made",
     ]
-    return base.dockerfile_commands(lines, context_dir=context)
+    return base.dockerfile_commands(lines, context_dir=context).run_function(leave_a_file)
 
 
 def check_builds_give_files_large_owners():
     paths = ["/copied", "/added/unpacked/file", "/unpacked/file", "/installed", "/changed", "/tmp/made", "/home/big/made"]
     seen = look(
         owned_image(),
+        by_function="(os.stat('/by-function').st_uid, os.stat('/by-function').st_gid)",
         owners=f"{{path: (os.stat(path).st_uid, os.stat(path).st_gid) for path in {paths!r}}}",
         users="open('/tmp/by-number').read().split() + open('/tmp/by-name').read().split()",
         said="shell('set -e; cat /copied; for f in " + " ".join(paths) + "; do echo more >> $f; chown 0:0 $f; "
@@ -64,6 +71,7 @@ def check_builds_give_files_large_owners():
     owners = [100_500, 197_609, 197_609, 1_000_650_000, 2_147_483_647, 1_000_650_000, 100_500]
     # The group of a user that the image does not know is the same number.
     assert seen["owners"] == {path: (id, id) for path, id in zip(paths, owners)}, seen
+    assert seen["by_function"] == (1_000_650_000, 100_500), seen
     assert seen["users"] == ["1000650000", "100500"], seen
     assert seen["said"] == "content\nremoved", seen
 
