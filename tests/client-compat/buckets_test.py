@@ -185,10 +185,13 @@ def what_a_killed_server_left_mounted_is_gone_after_the_next_start(newest, serve
     store.call("delete_object", Bucket=variables["CHECK_BUCKET"], Key="go-on")
     program = newest.start("run", "bad_buckets.py", "--what", "hang", **variables)
     program.wait_for_line("the store may go now")
-    assert mounts_below(server.data / "mounts")
+    left = {line.split()[1] for line in mounts_below(server.data / "mounts")}
+    assert left
     server.kill()
     server.start()
-    assert not mounts_below(server.data / "mounts") and not list((server.data / "mounts").iterdir())
+    # The call goes on in a container of the next server, which may have mounts of its own by now.
+    assert not left & {line.split()[1] for line in mounts_below(server.data / "mounts")}
+    assert not [place for place in left if os.path.exists(place)]
     assert store.get(variables["CHECK_BUCKET"], "hello.txt") == b"hello", "what was mounted is still in the store"
     program.kill()
     program.end()
