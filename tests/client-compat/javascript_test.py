@@ -18,7 +18,7 @@ def ended(clients):
     if not shutil.which("node"):
         pytest.fail("`node` is missing: the Debian package `nodejs` has it, and `scripts/setup.sh js` installs it")
     if not (SDK / "modal").exists():
-        pytest.fail(f"the JavaScript SDK is not in {SDK}: `scripts/setup.sh js` installs it")
+        pytest.fail(f"no JavaScript SDK in {SDK}: `scripts/setup.sh js` installs it with npm (the Debian package `npm`)")
     newest = clients["1.6.4"]
     deployed = newest.modal("deploy", "from_javascript.py", APP_NAME=APP)
     assert deployed.code == 0, deployed

@@ -95,7 +95,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_but_a_well_formed_id_is_repeated() {
         for path in
-            ["/apps/ap-%3Cscript%3E", "/apps/%22onload=x", "/apps/ap-0/../../etc", "/apps/fu-0123456789abcdefABCDEF"]
+            ["/apps/ap-%3Cscript%3E", "/apps/%22onload=x", "/apps/ap-/../../etc", "/apps/fu-0123456789abcdefABCDEF"]
         {
             let (status, body) = got(path).await;
             assert_eq!(status, StatusCode::OK);

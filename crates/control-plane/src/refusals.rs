@@ -205,6 +205,16 @@ mod tests {
     }
 
     #[test]
+    fn a_role_for_a_bucket_is_refused_with_what_to_use_instead() {
+        let role =
+            |arn: &str| wire::CloudBucketMount { oidc_auth_role_arn: Some(arn.to_owned()), ..Default::default() };
+        let with = |arn| wire::Function { cloud_bucket_mounts: vec![role(arn)], ..Default::default() };
+        assert_eq!(decide_refusals(&with("")), Refusals::Nothing);
+        let sentence = decide_refusals(&with("arn:x")).of_call(&with("arn:x"), "").unwrap();
+        assert!(sentence.contains("oidc_auth_role_arn=") && sentence.contains("`secret=` is served"), "{sentence}");
+    }
+
+    #[test]
     fn of_a_class_only_the_web_endpoints_are_refused() {
         let class = class(&[("hello", Some(WebhookType::Function)), ("work", None)]);
         let refusals = decide_refusals(&class);
