@@ -108,7 +108,7 @@ async fn without_a_registry_one_sentence_says_what_was_tried_and_what_to_do() {
     let error = machine.dockerfile("FROM registry.invalid/some/image:1\nRUN true").await.error();
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     let expected = "cannot get image `registry.invalid/some/image:1`: `registry.invalid` cannot be reached; to use a \
-                    mirror, set `registries.mirrors.\"registry.invalid\"` in the configuration";
+                    mirror, set `registries.mirrors.\"registry.invalid\"` in `config.toml` and start the server again";
     assert_eq!(error, expected);
     machine.leave_nothing().await;
 }
