@@ -240,7 +240,10 @@ async fn an_archive_that_unpacks_to_too_much_fails_the_build_with_the_setting_to
     let config = RegistryConfig { layer_limits: limits, ..RegistryConfig::default() };
     let Some(machine) = Machine::with(|builder| builder.registries = config) else { return };
     let error = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await.error();
-    assert!(error.contains("more than 2000000 bytes; raise `registries.largest_layer_bytes`"), "{error}");
+    assert!(
+        error.contains("more than 2000000 bytes; raise `registries.largest_layer_bytes` in `config.toml`"),
+        "{error}"
+    );
     machine.leave_nothing().await;
 }
 
