@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct RuntimeConfig {
     /// Private folder of the runtime; it also identifies the runtime on this machine.
     pub state_dir: PathBuf,
+    /// Where the operator writes what is chosen, for messages that say what to set.
+    pub settings_file: PathBuf,
     /// Addresses for containers with `Network::Nat`; by default a /20 chosen from the state folder that overlaps
     /// with no route of this machine.
     pub subnet: Option<Subnet>,
@@ -42,6 +44,7 @@ impl RuntimeConfig {
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
+            settings_file: "config.toml".into(),
             subnet: None,
             bridge: None,
             cgroup_parent: None,

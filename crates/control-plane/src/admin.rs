@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `GET /layers?keep_days=14` | a [`LayerList`] |
 //! | `POST /gc?keep_days=14&dry_run=true` | a [`GarbageEvent`] per line |
+//! | `GET /builds` | a [`BuildList`](crate::BuildList) |
+//! | `POST /builds/cancel?image=im-1` | nothing, once the build has ended |
 //! | `GET /schedules` | a [`ScheduleList`](crate::ScheduleList) |
 //! | `POST /schedules/run?app=nightly&function=report` | the id of the call that it makes |
 
@@ -95,6 +97,8 @@ async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<B
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/schedules") => return plain(StatusCode::OK, line(&shared.list_schedules().await)),
         (&Method::POST, "/schedules/run") => return run_schedule(shared, query).await,
+        (&Method::GET, "/builds") => return plain(StatusCode::OK, line(&shared.list_builds())),
+        (&Method::POST, "/builds/cancel") => return cancel_build(shared, query).await,
         _ => {}
     }
     let options = match Options::parse(query) {
@@ -117,6 +121,16 @@ async fn run_schedule(shared: &Arc<Shared>, query: &str) -> Response<Body> {
     };
     match shared.run_schedule_now(&app, &function).await {
         Ok(call) => plain(StatusCode::OK, format!("{call}\n")),
+        Err(error) => plain(StatusCode::BAD_REQUEST, error),
+    }
+}
+
+async fn cancel_build(shared: &Arc<Shared>, query: &str) -> Response<Body> {
+    let Some(image) = parameter(query, "image") else {
+        return plain(StatusCode::BAD_REQUEST, "the request names no `image`".to_owned());
+    };
+    match shared.cancel_build(&image).await {
+        Ok(()) => plain(StatusCode::OK, String::new()),
         Err(error) => plain(StatusCode::BAD_REQUEST, error),
     }
 }

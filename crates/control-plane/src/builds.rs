@@ -3,7 +3,7 @@
 //! It runs like any other function (one call with one input, which the runner is told is its last), except that its
 //! output goes to the image's log and that the worker keeps what the container wrote.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::clock::now_ms;
 use crate::images::Image;
 use crate::owner::Owner;
 use crate::shared::Shared;
+use crate::tasks::STOP_GRACE_MS;
 use crate::volumes::VolumeUse;
 
 /// The container of a finished input runs its exit hooks and writes its files; then it is gone.
@@ -33,7 +34,23 @@ pub struct FunctionBuild {
     image: Mutex<Option<Arc<Image>>>,
     uses: Mutex<Uses>,
     /// The last container that ended, and what it left.
-    ended: watch::Sender<Option<(TaskId, Option<PathBuf>)>>,
+    ended: watch::Sender<Option<(TaskId, Option<Arc<Left>>)>>,
+}
+
+/// What a container wrote: `<task>/root/diff`. The task's folder goes with this.
+struct Left(PathBuf);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let Some(folder) = self.0.parent().and_then(Path::parent).map(Path::to_owned) else { return };
+        let removal = move || {
+            if let Err(error) = trees::remove(&folder) {
+                tracing::warn!(folder = %folder.display(), %error, "the folder of a build's container stays");
+            }
+        };
+        // Without the thread it stays until the next start.
+        let _ = std::thread::Builder::new().name("build-cleanup".to_owned()).spawn(removal);
+    }
 }
 
 /// Which builds need a function.
@@ -65,6 +82,9 @@ impl Drop for BuildUse {
         let mut uses = self.0.uses.lock();
         uses.now -= 1;
         uses.last_ended = now_ms();
+        if uses.now == 0 {
+            self.0.ended.send_replace(None);
+        }
     }
 }
 
@@ -75,8 +95,17 @@ impl FunctionBuild {
         }
     }
 
+    /// What it left goes at once when no build wants it any more.
     pub fn on_task_end(&self, task: &TaskId, changes: Option<PathBuf>) {
-        self.ended.send_replace(Some((task.clone(), changes)));
+        let left = changes.map(|changes| Arc::new(Left(changes)));
+        let uses = self.uses.lock();
+        if uses.now > 0 {
+            self.ended.send_replace(Some((task.clone(), left)));
+        }
+    }
+
+    fn is_anothers_too(&self) -> bool {
+        self.uses.lock().now > 1
     }
 }
 
@@ -92,6 +121,28 @@ pub struct FunctionRun {
     pub image_key: LayerKey,
     /// The same, or another one when it is to be made anew.
     pub layer: LayerKey,
+}
+
+/// A build's call. When the build is given up, its container ends with it.
+struct OpenCall<'a> {
+    shared: &'a Arc<Shared>,
+    run: &'a FunctionRun,
+    id: FunctionCallId,
+    has_output: bool,
+}
+
+impl Drop for OpenCall<'_> {
+    fn drop(&mut self) {
+        let owner = &self.run.owner;
+        owner.forget_call(self.shared, &self.id);
+        // With a build that shares the function, its container stays; what ran in it was told to stop.
+        if self.has_output || self.run.build.0.is_anothers_too() {
+            return;
+        }
+        for task in owner.task_ids() {
+            self.shared.stop_task(&task, STOP_GRACE_MS, "its build was stopped".to_owned());
+        }
+    }
 }
 
 /// All that can change the result: what it runs on, its code, the globals and arguments that it sees, the names of its
@@ -126,6 +177,7 @@ impl Shared {
         let builder = &self.images.builder;
         let name = run.owner.tag.clone();
         let title = format!("run_function {name}");
+        image.set_step(1, 1, format!("Step 1/1: {title}"));
         image.say(format!("=> Step 1/1: {title}\n"));
         let found = builder.find_with_layer(&run.base, &run.layer).await.map_err(|e| with_causes(&e))?;
         match found {
@@ -158,9 +210,10 @@ impl Shared {
         let owner = &run.owner;
         let build = &run.build.0;
         *build.image.lock() = Some(image.clone());
-        let call = FunctionCallId::random();
-        let output = self.call_once(run, &call).await;
-        owner.forget_call(self, &call);
+        let mut call = OpenCall { shared: self, run, id: FunctionCallId::random(), has_output: false };
+        let output = self.call_once(run, &call.id).await;
+        call.has_output = output.is_ok();
+        drop(call);
         let output = output?;
         let outcome = &output.outcome;
         if outcome.status != OutcomeStatus::Success {
@@ -171,24 +224,15 @@ impl Shared {
         }
         let mut ended = build.ended.subscribe();
         let is_it =
-            |end: &Option<(TaskId, Option<PathBuf>)>| end.as_ref().map(|(task, _)| task) == output.task.as_ref();
+            |end: &Option<(TaskId, Option<Arc<Left>>)>| end.as_ref().map(|(task, _)| task) == output.task.as_ref();
         let end = tokio::time::timeout(LEAVING_PATIENCE, ended.wait_for(is_it)).await;
-        let changes = end.ok().and_then(Result::ok).and_then(|end| end.as_ref()?.1.clone());
-        let changes = changes.ok_or_else(|| {
+        let left = end.ok().and_then(Result::ok).and_then(|end| end.as_ref()?.1.clone());
+        let left = left.ok_or_else(|| {
             format!("{title} returned, but its container did not end well afterwards, so its files were not kept")
         })?;
         let builder = &self.images.builder;
         let laid_over = self.mounted_paths(owner);
-        let made = builder.commit_changes(&run.base, &run.layer, &changes, title, &laid_over).await;
-        // `changes` was `<task>/root/diff`.
-        if let Some(folder) = changes.parent().and_then(std::path::Path::parent).map(std::path::Path::to_owned) {
-            let removal = move || {
-                if let Err(error) = trees::remove(&folder) {
-                    tracing::warn!(folder = %folder.display(), %error, "the folder of a build's container stays");
-                }
-            };
-            let _ = tokio::task::spawn_blocking(removal).await;
-        }
+        let made = builder.commit_changes(&run.base, &run.layer, &left.0, title, &laid_over).await;
         made.map_err(|e| with_causes(&e))
     }
 

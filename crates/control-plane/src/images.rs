@@ -1,5 +1,6 @@
 //! Images: built ones, and builds that run, each of them once however many ask.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -13,12 +14,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use types::ids::{AppId, ImageId, TaskId};
 
+use crate::build_waiters::{GivenUp, Standing, Waiters};
 use crate::clock::now_ms;
 use crate::image_names::ImageNames;
 
 /// Build lines kept for those who join late, and their bytes: a build may print without end.
 const MAX_LOG_LINES: usize = 20_000;
 const MAX_LOG_BYTES: usize = 8 << 20;
+/// Ended builds whose logs stay in memory, for those who still follow them, and the bytes of these logs together. Those of
+/// images that were built are on disk as well.
+const ENDED_KEPT: usize = 64;
+const ENDED_BYTES_KEPT: usize = 8 << 20;
 
 pub struct Images {
     pub builder: ImageBuilder,
@@ -26,6 +32,8 @@ pub struct Images {
     by_id: DashMap<ImageId, Arc<Image>>,
     by_key: DashMap<String, ImageId>,
     by_build: DashMap<TaskId, ImageId>,
+    /// The oldest first.
+    ended: Mutex<VecDeque<Arc<Image>>>,
 }
 
 pub struct Image {
@@ -43,6 +51,8 @@ pub struct Image {
     pub begun: Instant,
     state: Mutex<State>,
     news: Notify,
+    /// Somebody began or stopped waiting, or cancelled it.
+    attendance: Notify,
 }
 
 /// Where an image comes from.
@@ -57,12 +67,38 @@ pub struct Origin {
     pub started_at: Millis,
 }
 
-#[derive(Default)]
 struct State {
     log: Vec<LogLine>,
     log_bytes: usize,
+    step: Option<StepNow>,
+    waiters: Waiters,
     finished_at: Millis,
     result: Option<Result<Arc<BuiltImage>, String>>,
+}
+
+/// The step that a build is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepNow {
+    pub number: usize,
+    pub total: usize,
+    /// As the log announces it.
+    pub text: String,
+}
+
+/// Somebody waits for the build for as long as this lives.
+pub struct Waiting(Arc<Image>);
+
+impl Waiting {
+    pub fn image(&self) -> &Arc<Image> {
+        &self.0
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.state.lock().waiters.leave(Instant::now());
+        self.0.attendance.notify_waiters();
+    }
 }
 
 /// A line of a build's output with its newline.
@@ -94,6 +130,7 @@ impl Images {
             by_id: DashMap::new(),
             by_key: DashMap::new(),
             by_build: DashMap::new(),
+            ended: Mutex::default(),
         }
     }
 
@@ -125,7 +162,8 @@ impl Images {
 
     /// Takes up an image that an earlier server made.
     pub fn restore(&self, record: ImageRecord, built: BuiltImage) {
-        let state = State { finished_at: record.finished_at_ms, result: Some(Ok(Arc::new(built))), ..State::default() };
+        let mut state = State::new(Instant::now());
+        (state.finished_at, state.result) = (record.finished_at_ms, Some(Ok(Arc::new(built))));
         if !record.key.is_empty() {
             self.by_key.insert(record.key.clone(), record.id.clone());
         }
@@ -146,6 +184,7 @@ impl Images {
             begun: Instant::now(),
             state: Mutex::new(state),
             news: Notify::new(),
+            attendance: Notify::new(),
         });
     }
 
@@ -156,6 +195,26 @@ impl Images {
         }
         self.by_id.insert(image.id.clone(), image.clone());
         image
+    }
+
+    /// Its build has ended. Failed builds are remembered for as long as their logs.
+    pub fn on_end(&self, image: &Arc<Image>) {
+        let mut ended = self.ended.lock();
+        ended.push_back(image.clone());
+        let mut bytes: usize = ended.iter().map(|image| image.log_bytes()).sum();
+        let mut count = ended.len();
+        ended.retain(|image| {
+            let stays = (count <= ENDED_KEPT && bytes <= ENDED_BYTES_KEPT) || image.waiter_count() > 0;
+            if !stays {
+                count -= 1;
+                bytes -= image.log_bytes();
+                image.drop_log();
+                if image.built().is_none() {
+                    self.forget(&image.id);
+                }
+            }
+            stays
+        });
     }
 
     /// The image goes; who asks for its recipe again gets another, with another id.
@@ -177,13 +236,12 @@ impl Images {
         self.insert(Image::new(ImageId::random(), String::new(), builder_version, origin))
     }
 
-    /// The image with this key, unless it failed or is to be built anew.
+    /// The image with this key, unless it failed, was given up, or is to be built anew.
     pub fn find_or_begin(&self, key: &str, builder_version: &str, force: bool, origin: Origin) -> Found {
         let mut id = self.by_key.entry(key.to_owned()).or_insert_with(ImageId::random);
         let known = self.get(&id);
         if let Some(image) = known {
-            let running = image.is_running();
-            if running || (!force && image.built().is_some()) {
+            if image.ask() || (!force && image.built().is_some()) {
                 return Found::Known(image);
             }
             *id = ImageId::random();
@@ -192,13 +250,21 @@ impl Images {
     }
 }
 
+impl State {
+    fn new(now: Instant) -> Self {
+        let waiters = Waiters::new(now);
+        Self { log: Vec::new(), log_bytes: 0, step: None, waiters, finished_at: 0, result: None }
+    }
+}
+
 impl Image {
     fn new(id: ImageId, key: String, builder_version: &str, origin: Origin) -> Self {
         let builder_version = builder_version.to_owned();
         let (last_used, use_noted) = (AtomicU64::new(origin.started_at), AtomicU64::new(origin.started_at));
         let begun = Instant::now();
-        let (found, state) = (Mutex::new(begun), Mutex::default());
-        Self { id, key, builder_version, origin, last_used, use_noted, found, begun, state, news: Notify::new() }
+        let (found, state) = (Mutex::new(begun), Mutex::new(State::new(begun)));
+        let (news, attendance) = (Notify::new(), Notify::new());
+        Self { id, key, builder_version, origin, last_used, use_noted, found, begun, state, news, attendance }
     }
 
     pub fn built(&self) -> Option<Arc<BuiltImage>> {
@@ -227,6 +293,57 @@ impl Image {
     /// When its build ended; 0 while it runs.
     pub fn finished_at(&self) -> Millis {
         self.state.lock().finished_at
+    }
+
+    /// Somebody asks for it who will wait; false unless it is being built.
+    fn ask(&self) -> bool {
+        let mut state = self.state.lock();
+        state.result.is_none() && state.waiters.ask(Instant::now())
+    }
+
+    /// The build goes on for as long as the answer lives, unless it is cancelled.
+    pub fn wait(self: &Arc<Self>) -> Waiting {
+        self.state.lock().waiters.join();
+        self.attendance.notify_waiters();
+        Waiting(self.clone())
+    }
+
+    pub fn waiter_count(&self) -> usize {
+        self.state.lock().waiters.count()
+    }
+
+    pub fn cancel(&self) {
+        self.state.lock().waiters.cancel();
+        self.attendance.notify_waiters();
+    }
+
+    /// Resolves when the build is to end early.
+    pub async fn given_up(&self) -> GivenUp {
+        loop {
+            let attendance = self.attendance.notified();
+            let standing = self.state.lock().waiters.decide(Instant::now());
+            match standing {
+                Standing::Over(why) => return why,
+                Standing::EndsAt(time) => drop(tokio::time::timeout_at(time.into(), attendance).await),
+                Standing::Wanted => attendance.await,
+            }
+        }
+    }
+
+    pub fn step(&self) -> Option<StepNow> {
+        self.state.lock().step.clone()
+    }
+
+    pub fn set_step(&self, number: usize, total: usize, text: String) {
+        self.state.lock().step = Some(StepNow { number, total, text });
+    }
+
+    fn log_bytes(&self) -> usize {
+        self.state.lock().log_bytes
+    }
+
+    fn drop_log(&self) {
+        self.state.lock().log = Vec::new();
     }
 
     /// What the build printed, as far as it is in memory.
@@ -274,8 +391,17 @@ impl Image {
         }
     }
 
-    /// Waits for the end of the build.
-    pub async fn wait_built(&self) -> Result<Arc<BuiltImage>, String> {
+    /// Waits for the end of the build, which counts as wanting it.
+    pub async fn wait_built(self: &Arc<Self>) -> Result<Arc<BuiltImage>, String> {
+        if let Some(result) = self.result() {
+            return result;
+        }
+        let waiting = self.wait();
+        waiting.image().ended().await
+    }
+
+    /// Waits for the end of the build as an onlooker.
+    pub async fn ended(&self) -> Result<Arc<BuiltImage>, String> {
         loop {
             let news = self.news.notified();
             if let Some(result) = self.result() {

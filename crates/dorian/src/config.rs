@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use container_runtime::{RuntimeConfig, Subnet};
 use control_plane::LogLimits;
 use image_builder::{BuilderConfig, Credentials, LayerLimits, RegistryConfig};
 use serde::Deserialize;
@@ -24,6 +26,10 @@ pub struct Config {
     build: Build,
     logs: Logs,
     worker: Worker,
+    network: Network,
+    /// The file itself, for messages that say what to set.
+    #[serde(skip)]
+    path: PathBuf,
 }
 
 /// What containers get of this machine.
@@ -32,6 +38,16 @@ pub struct Config {
 struct Worker {
     /// Whether CPU is a share and not a need.
     cpu_overcommit: Option<bool>,
+}
+
+/// The network of containers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Network {
+    /// Addresses for containers, as in `10.99.0.0/20`; by default a free block of 10.64.0.0/10.
+    subnet: Option<String>,
+    /// Name servers for containers; by default this machine's.
+    resolvers: Vec<IpAddr>,
 }
 
 /// How much of what apps print is kept on disk.
@@ -92,17 +108,36 @@ impl Config {
         let path = data.join("config.toml");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
+        let read: Result<Self, toml_edit::de::Error> = toml_edit::de::from_str(&text);
         // The parser's message is several lines, with an end.
-        toml_edit::de::from_str(&text).map_err(|error| {
-            anyhow::anyhow!(
-                "cannot understand `{}`, mend it and try again: {}",
-                path.display(),
-                error.to_string().trim_end()
-            )
-        })
+        let read = read.map_err(|error| {
+            let (path, error) = (path.display(), error.to_string());
+            anyhow::anyhow!("cannot understand `{path}`, mend it and try again: {}", error.trim_end())
+        })?;
+        Ok(Self { path, ..read })
+    }
+
+    /// The choices about containers.
+    ///
+    /// # Errors
+    /// When the addresses for containers are none.
+    pub fn runtime(&self, state_dir: PathBuf) -> Result<RuntimeConfig> {
+        let mut runtime = RuntimeConfig::new(state_dir);
+        runtime.settings_file.clone_from(&self.path);
+        runtime.resolvers.clone_from(&self.network.resolvers);
+        if let Some(text) = &self.network.subnet {
+            let subnet = subnet(text).with_context(|| {
+                format!(
+                    "`network.subnet` in `{}`: `{text}` is not a block of addresses like `10.99.0.0/20`",
+                    self.path.display()
+                )
+            })?;
+            runtime.subnet = Some(subnet);
+        }
+        Ok(runtime)
     }
 
     /// How much of what apps print is kept.
@@ -128,10 +163,18 @@ impl Config {
     pub fn builder(self, images: &Path) -> Result<BuilderConfig> {
         let mut machine = BuilderConfig::new(images);
         if let Some(bundle) = self.build.ca_bundle {
-            anyhow::ensure!(bundle.is_file(), "`ca_bundle` of config.toml: there is no file `{}`", bundle.display());
+            anyhow::ensure!(
+                bundle.is_file(),
+                "`build.ca_bundle` in `{}`: there is no file `{}`",
+                self.path.display(),
+                bundle.display()
+            );
             machine.host_env.ca_bundle = Some(bundle);
         }
-        machine.host_env.choose(self.build.variables).map_err(|e| anyhow::anyhow!("config.toml: {e}"))?;
+        machine
+            .host_env
+            .choose(self.build.variables)
+            .map_err(|e| anyhow::anyhow!("`build.variables` in `{}`: {e}", self.path.display()))?;
         let login = |login: Login| Credentials { user: login.user, password: login.password };
         let chosen = self.registries;
         let usual = LayerLimits::default();
@@ -143,10 +186,18 @@ impl Config {
         let credentials = credentials.into_iter().map(|(host, given)| (host, login(given))).collect();
         Ok(BuilderConfig {
             registries: RegistryConfig { mirrors, mirrors_only, credentials, insecure, ecr_endpoint, layer_limits },
+            settings_file: self.path,
             debian_mirror: self.debian_mirror.or(machine.debian_mirror.clone()),
             ..machine
         })
     }
+}
+
+/// Room for 14 containers at least; a larger block than a /8 is nobody's own.
+fn subnet(text: &str) -> Option<Subnet> {
+    let (base, prefix) = text.split_once('/')?;
+    let subnet = Subnet { base: base.parse().ok()?, prefix: prefix.parse().ok()? };
+    ((8..=28).contains(&subnet.prefix) && u32::from(subnet.base) & !subnet.mask() == 0).then_some(subnet)
 }
 
 #[cfg(test)]
@@ -189,6 +240,27 @@ mod tests {
             let error = format!("{:#}", chosen(&format!("[build]\n{text}\n")).unwrap_err());
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn containers_get_the_operators_name_servers_and_addresses() {
+        let chosen = |text: &str| read(&format!("[network]\n{text}\n")).unwrap().runtime("/x".into());
+        let runtime = chosen("subnet = \"10.99.16.0/20\"\nresolvers = [\"192.0.2.53\"]").unwrap();
+        assert_eq!(runtime.subnet.map(|subnet| subnet.to_string()).as_deref(), Some("10.99.16.0/20"));
+        assert_eq!(runtime.resolvers, ["192.0.2.53".parse::<IpAddr>().unwrap()]);
+        for bad in ["10.99.16.0", "10.99.16.1/20", "10.99.16.0/30", "10.0.0.0/0", "x/20"] {
+            let error = chosen(&format!("subnet = \"{bad}\"")).unwrap_err().to_string();
+            assert!(error.contains("config.toml") && error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn messages_about_settings_name_the_file_in_the_data_directory() {
+        let data = tempfile::tempdir().unwrap();
+        let config = Config::read(data.path()).unwrap();
+        let file = data.path().join("config.toml");
+        assert_eq!(config.runtime("/x".into()).unwrap().settings_file, file);
+        assert_eq!(config.builder(Path::new("/x")).unwrap().settings_file, file);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The binary: reads the command line and hands over to one file per command.
 
 mod admin;
+mod builds;
 mod client_settings;
 mod config;
 mod data_dir;
@@ -38,6 +39,7 @@ Examples:
   modal run hello.py
 
   sudo dorian layers                what image builds left on disk, and why it stays
+  sudo dorian builds                which images are being built, and how far that is
   sudo dorian gc                    remove what nothing needs
   sudo dorian schedules             which functions run by themselves, and when
 
@@ -52,6 +54,7 @@ enum Command {
     Env(env::EnvArgs),
     Login(login::LoginArgs),
     Layers(layers::LayersArgs),
+    Builds(builds::BuildsArgs),
     Gc(gc::GcArgs),
     Schedules(schedules::SchedulesArgs),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Env(args) => env::run(&args),
         Command::Login(args) => login::run(&args),
         Command::Layers(args) => layers::run(&args),
+        Command::Builds(args) => builds::run(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Schedules(args) => schedules::run(&args),
     };

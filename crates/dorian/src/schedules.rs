@@ -33,7 +33,7 @@ pub struct SchedulesArgs {
 }
 
 #[derive(Args)]
-struct Place {
+pub struct Place {
     /// Folder of the server's state
     #[arg(long, value_name = "DIR", default_value = data_dir::DEFAULT, env = "DORIAN_DATA")]
     data: PathBuf,
@@ -71,13 +71,13 @@ pub fn run(args: &SchedulesArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(place: &Place, request: &str) -> Result<String> {
+pub fn ask(place: &Place, request: &str) -> Result<String> {
     let lines = admin::ask(&place.data, request)?;
     Ok(lines.collect::<Result<Vec<String>, _>>().context("cannot read the server's answer")?.concat())
 }
 
 /// As a parameter of a query.
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use blob_store::{DiskBlobs, DiskConfig};
 use clap::Args;
-use container_runtime::{Runtime, RuntimeConfig};
+use container_runtime::Runtime;
 use control_plane::{Config, ContainerEndpoint, ControlPlane, Parts};
 use image_builder::ImageBuilder;
 use metadata_store::MetadataStore;
@@ -62,7 +62,7 @@ pub fn run(args: &UpArgs) -> Result<()> {
     let listener = std::net::TcpListener::bind(listen).map_err(|error| bind_error(listen, error))?;
     let state_dir = data.path.join("runtime");
     // The launcher forks here, while this process has one thread.
-    let runtime = Runtime::start(RuntimeConfig::new(state_dir)).context("cannot prepare for running containers")?;
+    let runtime = Runtime::start(chosen.runtime(state_dir)?).context("cannot prepare for running containers")?;
     for warning in runtime.warnings() {
         tracing::warn!("{warning}");
     }

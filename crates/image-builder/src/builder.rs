@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use container_runtime::Runtime;
 use image_plan::{
-    Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Place, Plan, Recipe, StagePlan,
-    Step, plan,
+    Action, ContextFile, Facts, From, ImageConfig, Input, KeyHasher, LayerKey, Origin, Place, Plan, Recipe, Setting,
+    StagePlan, Step, plan,
 };
 
 use crate::config::BuilderConfig;
@@ -185,7 +185,7 @@ impl ImageBuilder {
         for stage in plan.stages {
             let from = &recipe.stages[stage.index].from_instruction;
             if !announced.contains(&stage.index) {
-                logs.say(recipe.place(stage.index, 1).header(&from.text));
+                logs.step(&recipe.place(stage.index, 1), &from.text);
             }
             if let Some(found) = skipped.get(&stage.index) {
                 self.show_skipped(&stage, found, logs);
@@ -193,11 +193,12 @@ impl ImageBuilder {
                 continue;
             }
             layers = layers_below(&stage, &bases, &step_context);
-            for step in stage.steps {
-                let position = step.position.clone();
-                let made = self.step(&layers, step, &mut step_context, request.cache, logs).await;
-                layers.extend(made.map_err(|error| error.at(&position))?);
+            for step in &stage.steps {
+                announce(stage.settings_before(Some(step)), logs);
+                let made = self.step(&layers, step.clone(), &mut step_context, request.cache, logs).await;
+                layers.extend(made.map_err(|error| error.at(&step.position))?);
             }
+            announce(stage.settings_before(None), logs);
             Arc::make_mut(&mut step_context.stages).insert(stage.index, layers.clone());
             config = stage.config;
         }
@@ -264,9 +265,11 @@ impl ImageBuilder {
 
     fn show_skipped(&self, stage: &StagePlan, found: &Predicted, logs: &LogSink) {
         for (step, is_there) in stage.steps.iter().zip(&found.is_there) {
-            logs.say(step.place.header(&step.title));
+            announce(stage.settings_before(Some(step)), logs);
+            logs.step(&step.place, &step.title);
             logs.say(if *is_there { "   CACHED" } else { "   not needed: what was taken from it is cached" });
         }
+        announce(stage.settings_before(None), logs);
     }
 
     /// The images that stages start from, by name. All of them before the first step: their configurations are needed
@@ -287,7 +290,7 @@ impl ImageBuilder {
                 continue;
             }
             announced.insert(index);
-            logs.say(recipe.place(index, 1).header(&stage.from_instruction.text));
+            logs.step(&recipe.place(index, 1), &stage.from_instruction.text);
             let base = match request.base_images.iter().find(|(tag, _)| tag == name) {
                 Some((_, image)) => Ok(image.clone()),
                 None => {
@@ -360,7 +363,7 @@ impl ImageBuilder {
         logs: &LogSink,
     ) -> Result<Option<LayerKey>, BuildError> {
         let store = &self.inner.store;
-        logs.say(step.place.header(&step.title));
+        logs.step(&step.place, &step.title);
         if let Action::MakeFolder { path } = &step.action
             && self.is_folder(below, path)?
         {
@@ -470,6 +473,11 @@ struct Predicted {
     layers: Vec<LayerKey>,
     /// For each step whether its layer is on disk.
     is_there: Vec<bool>,
+}
+
+/// Instructions without a layer are part of the count, so they are announced as well.
+fn announce<'a>(settings: impl Iterator<Item = &'a Setting>, logs: &LogSink) {
+    settings.for_each(|setting| logs.step(&setting.place, &setting.title));
 }
 
 /// What a stage starts from.

@@ -9,6 +9,8 @@ use crate::registry::RegistryConfig;
 pub struct BuilderConfig {
     /// `layers/`, `tmp/`, `cache/` and more are made below it. On a filesystem that overlayfs accepts as upper layer.
     pub data_dir: PathBuf,
+    /// Where the operator writes what is chosen, for messages that say what to set.
+    pub settings_file: PathBuf,
     /// Mirrors, credentials and hosts without TLS.
     pub registries: RegistryConfig,
     /// Archive for Debian bases and `apt-get` in builds; by default the one in this machine's own apt configuration.
@@ -24,6 +26,7 @@ impl BuilderConfig {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            settings_file: "config.toml".into(),
             registries: RegistryConfig::default(),
             // Beyond any file that somebody adds on purpose; it only keeps an endless answer from filling the disk.
             largest_download: 64 << 30,

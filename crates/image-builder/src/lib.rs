@@ -16,12 +16,14 @@
 //! | `once.rs` | the same layer is never made twice at once |
 //! | `container.rs`, `host.rs` | programs in build containers, and what they inherit from this machine |
 //! | `debs.rs` | Debian packages shared by builds |
+//! | `blocking.rs` | work on threads, and how it is stopped |
 //! | `bytecode.rs` | Python files that a step left uncompiled |
 //! | `stack.rs` | layers read as one tree |
 //! | `client.rs`, `tree.rs`, `metadata.rs` | the client's package, mounts, and facts about an image |
 
 mod archives;
 mod bases;
+mod blocking;
 mod builder;
 mod bytecode;
 mod changes;

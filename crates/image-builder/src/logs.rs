@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use image_plan::Place;
+
 use crate::request::{BuildLog, LogStream};
 
 /// Receives lines. Called from whichever thread reads the output, so it must not block.
@@ -19,6 +21,12 @@ impl LogSink {
 
     pub fn send(&self, log: BuildLog) {
         (self.0)(log);
+    }
+
+    /// Announces a step.
+    pub fn step(&self, place: &Place, title: &str) {
+        let stream = LogStream::Step { number: place.number, total: place.total };
+        self.send(BuildLog { text: place.header(title), stream });
     }
 
     /// A line from the builder itself.

@@ -101,8 +101,13 @@ pub struct BuildLog {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {
-    /// The builder itself: step headers, progress.
+    /// The builder itself: progress.
     Builder,
+    /// The builder's announcement of a step, out of so many.
+    Step {
+        number: usize,
+        total: usize,
+    },
     Stdout,
     Stderr,
 }

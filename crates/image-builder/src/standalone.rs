@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::bases::well_known::DebianBase;
+use crate::blocking::{Stop, blocking};
 use crate::builder::ImageBuilder;
 use crate::container::{self, Program};
 use crate::error::BuildError;
@@ -129,8 +130,12 @@ impl ImageBuilder {
         match self.archive_of(python, logs).await {
             Ok(archive) => {
                 let diff = workspace.diff();
-                let unpacked = tokio::task::spawn_blocking(move || unpack(&archive, &diff)).await;
-                unpacked.unwrap_or(Err(BuildError::Abandoned))?;
+                let held = workspace.clone();
+                let work = move |stop: &Stop| {
+                    let _held = held;
+                    unpack(&archive, &diff, stop)
+                };
+                blocking(work).await?;
             }
             Err(reason) => {
                 let base = DebianBase::for_python(&python.version).filter(|_| !python.free_threaded);
@@ -194,11 +199,11 @@ impl ImageBuilder {
     /// Lists a layer's files with their digests; kept, since reading thousands of files takes a while.
     async fn write_down(&self, key: &LayerKey) -> Result<Vec<StandaloneFile>, BuildError> {
         let layer = self.layer_path(key);
-        let listed = tokio::task::spawn_blocking(move || {
+        let work = move |stop: &Stop| {
             let mut files = Vec::new();
-            list(&layer, Path::new("python"), &mut files).map(|()| files)
-        });
-        let files = listed.await.unwrap_or(Err(BuildError::Abandoned))?;
+            list(&layer, Path::new("python"), &mut files, stop).map(|()| files)
+        };
+        let files = blocking(work).await?;
         self.inner.store.write_record(&record_name(key), &files)?;
         Ok(files)
     }
@@ -215,14 +220,14 @@ fn unreachable(title: &str, reason: &str) -> String {
 }
 
 /// By the rules for layers of registries, though the archive comes from a mirror that the operator trusts.
-fn unpack(archive: &Path, target: &Path) -> Result<(), BuildError> {
+fn unpack(archive: &Path, target: &Path, stop: &Stop) -> Result<(), BuildError> {
     let file = fs::File::open(archive).map_err(BuildError::on("read", archive))?;
-    unpack_alone(Box::new(GzDecoder::new(file)), target, LayerLimits::default())
+    unpack_alone(Box::new(GzDecoder::new(file)), target, LayerLimits::default(), stop)
         .map_err(|error| BuildError::Base(format!("cannot unpack the downloaded Python: {error}")))
 }
 
 /// Adds every file below `folder` (relative to `layer`); a link stands for what it leads to.
-fn list(layer: &Path, folder: &Path, files: &mut Vec<StandaloneFile>) -> Result<(), BuildError> {
+fn list(layer: &Path, folder: &Path, files: &mut Vec<StandaloneFile>, stop: &Stop) -> Result<(), BuildError> {
     let full = layer.join(folder);
     let mut names = Vec::new();
     for entry in fs::read_dir(&full).map_err(BuildError::on("read", &full))? {
@@ -238,14 +243,14 @@ fn list(layer: &Path, folder: &Path, files: &mut Vec<StandaloneFile>) -> Result<
         if meta.is_dir() {
             // A link to a folder could lead in circles, and Python's trees need none.
             if !path.is_symlink() {
-                list(layer, &relative, files)?;
+                list(layer, &relative, files, stop)?;
             }
             continue;
         }
         let Some(text) = relative.to_str() else { continue };
         files.push(StandaloneFile {
             path: format!("/{text}"),
-            digest: digest(&real)?,
+            digest: digest(&real, stop)?,
             mode: meta.permissions().mode() & 0o7777,
             source: real.strip_prefix(layer).unwrap_or(&relative).to_owned(),
         });
@@ -253,10 +258,10 @@ fn list(layer: &Path, folder: &Path, files: &mut Vec<StandaloneFile>) -> Result<
     Ok(())
 }
 
-fn digest(path: &Path) -> Result<String, BuildError> {
-    let mut file = fs::File::open(path).map_err(BuildError::on("read", path))?;
+fn digest(path: &Path, stop: &Stop) -> Result<String, BuildError> {
+    let file = fs::File::open(path).map_err(BuildError::on("read", path))?;
     let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(BuildError::on("read", path))?;
+    std::io::copy(&mut stop.reader(file), &mut hasher).map_err(BuildError::on("read", path))?;
     Ok(hex::encode(hasher.finalize()))
 }
 
@@ -339,7 +344,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", layer.join("python/bin/out")).unwrap();
         std::os::unix::fs::symlink("..", layer.join("python/bin/up")).unwrap();
         let mut files = Vec::new();
-        list(&layer, Path::new("python"), &mut files).unwrap();
+        list(&layer, Path::new("python"), &mut files, &Stop::default()).unwrap();
         let found: Vec<_> = files.iter().map(|file| (file.path.as_str(), file.source.to_str().unwrap())).collect();
         let bytes = "python/bin/python3.11";
         assert_eq!(found, [("/python/bin/python", bytes), ("/python/bin/python3.11", bytes)]);

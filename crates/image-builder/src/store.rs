@@ -149,12 +149,12 @@ impl LayerStore {
         let name: u64 = rand::rng().random();
         let path = self.root.join("tmp").join(format!("{name:016x}"));
         fs::DirBuilder::new().mode(0o755).create(&path).map_err(BuildError::on("create", &path))?;
-        Ok(Workspace { path })
+        Ok(Workspace(Arc::new(Folder { path })))
     }
 
     /// Makes `workspace/diff` the layer `key`. When somebody else was first, theirs is kept: both are right.
     pub fn commit(&self, workspace: &Workspace, key: &LayerKey, title: &str) -> Result<(), BuildError> {
-        let made = workspace.path.join("commit");
+        let made = workspace.path().join("commit");
         let rename = |from: PathBuf, to: &Path| fs::rename(&from, to).map_err(BuildError::on("move", &from));
         fs::create_dir(&made).map_err(BuildError::on("create", &made))?;
         rename(workspace.diff(), &made.join("diff"))?;
@@ -233,42 +233,52 @@ impl LayerStore {
     }
 }
 
-/// A folder for unfinished work, removed when dropped.
-pub(crate) struct Workspace {
+/// A folder for unfinished work, removed when the last clone is dropped.
+#[derive(Clone)]
+pub(crate) struct Workspace(Arc<Folder>);
+
+struct Folder {
     path: PathBuf,
 }
 
 impl Workspace {
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
+    }
+
+    /// Before the caller goes on; blocks for as long as that takes.
+    pub fn remove_now(self) {
+        // Dropping it tries again.
+        let _ = trees::remove(self.path());
     }
 
     /// Where the future layer's files are.
     pub fn diff(&self) -> PathBuf {
-        self.path.join("diff")
+        self.path().join("diff")
     }
 }
 
-impl Drop for Workspace {
+impl Drop for Folder {
+    /// What a committed layer leaves is next to nothing, and goes at once. A build that failed or was stopped may leave
+    /// gigabytes, and a container that is being killed may still write: that goes behind the build's back.
     fn drop(&mut self) {
-        if trees::remove(&self.path).is_ok() {
+        if !self.path.join("diff").exists() && trees::remove(&self.path).is_ok() {
             return;
         }
-        // A container that is being killed may still write. Waiting for it must not hold up this thread.
         let path = std::mem::take(&mut self.path);
-        let retry = move || {
-            let mut outcome = Ok(());
+        let remove = move || {
+            let mut outcome = trees::remove(&path);
             for _ in 0..50 {
-                std::thread::sleep(Duration::from_millis(100));
-                outcome = trees::remove(&path);
                 if outcome.is_ok() {
                     return;
                 }
+                std::thread::sleep(Duration::from_millis(100));
+                outcome = trees::remove(&path);
             }
             let error = outcome.err().map(|error| error.to_string());
             tracing::warn!(path = %path.display(), error, "a build's temporary folder stays until the next start");
         };
-        let _ = std::thread::Builder::new().name("build-cleanup".to_owned()).spawn(retry);
+        let _ = std::thread::Builder::new().name("build-cleanup".to_owned()).spawn(remove);
     }
 }
 

@@ -17,8 +17,9 @@ use std::sync::Arc;
 use container_runtime::LayeredMount;
 use image_plan::VolumeMount;
 
+use crate::blocking::{Stop, blocking};
 use crate::error::BuildError;
-use crate::steps::mounts::{Prepared, blocking};
+use crate::steps::mounts::Prepared;
 use crate::store::{LayerStore, Workspace};
 
 /// A volume for the RUN steps of one build. Errors are sentences that name the volume.
@@ -68,7 +69,7 @@ impl StepVolumes {
             return Ok(Self { opened: Vec::new(), workspace: None });
         }
         let (volumes, store) = (volumes.to_vec(), store.clone());
-        let open = move || {
+        let open = move |_: &Stop| {
             let workspace = store.workspace()?;
             let opened = volumes.iter().enumerate().map(|(number, volume)| {
                 let opened = volume.open().map_err(BuildError::Refused)?;
@@ -91,7 +92,7 @@ impl StepVolumes {
         if self.workspace.is_none() {
             return Ok(());
         }
-        let commit = move || {
+        let commit = move |_: &Stop| {
             for Opened { volume, mount } in &mut self.opened {
                 if let Some(upper) = &mount.upper {
                     volume.collect(&upper.join("diff")).map_err(BuildError::Refused)?;

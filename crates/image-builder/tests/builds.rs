@@ -133,6 +133,31 @@ async fn an_abandoned_build_stops_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_nobody_waits_for_reads_no_further_and_leaves_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    bench.build_steps("RUN true").await.ok();
+    // A file without an end.
+    let entry = ContextEntry { path: "/big".into(), digest: "zeros".into(), mode: 0o644, source: "/dev/zero".into() };
+    let request = BuildRequest { context: vec![entry], ..bench.request_steps("COPY big /big") };
+    let build = bench.machine.builder.clone();
+    let (sink, _) = recorder();
+    let waiting = tokio::spawn(async move { build.build(request, &sink).await });
+    let tmp = bench.machine.dir.path().join("images/tmp");
+    let start = Instant::now();
+    let is_copying = || fs::read_dir(&tmp).unwrap().any(|found| found.unwrap().path().join("diff/big").exists());
+    while !is_copying() {
+        assert!(start.elapsed() < Duration::from_secs(20) && !waiting.is_finished());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    waiting.abort();
+    while fs::read_dir(&tmp).unwrap().next().is_some() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the step's folder stays");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.leave_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forced_build_makes_new_layers_that_later_builds_use() {
     let Some(bench) = Bench::new() else { return };
     let text = "RUN cat /proc/sys/kernel/random/uuid > /id\nRUN echo after";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use container_runtime::{Runtime, RuntimeConfig};
 use dorian_image_builder::{BuilderConfig, ImageBuilder, RegistryConfig};
-use support::{Built, cache, may_make_containers, recorder, request};
+use support::{Built, Machine, cache, may_make_containers, recorder, request};
 
 struct Shared {
     builder: ImageBuilder,
@@ -70,6 +70,36 @@ async fn every_reference_to_a_known_python_is_one_base_that_looks_like_the_offic
     let other = shared.build(&format!("FROM python:3.11\n{LOOK}")).await;
     assert_eq!(other.ok().layers, image.layers);
     shared.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_nobody_waits_for_is_given_up_with_its_processes() {
+    let Some(machine) = Machine::with(|config| config.registries.mirrors_only = true) else { return };
+    let tmp = machine.dir.path().join("images/tmp");
+    let (build, (sink, log)) = (machine.builder.clone(), recorder());
+    let waiting = tokio::spawn(async move { build.build(request("FROM debian:bookworm\nRUN true"), &sink).await });
+    let start = Instant::now();
+    let soon = |what: &str| assert!(start.elapsed() < Duration::from_secs(120), "{what}: {:?}", log.lock());
+    while !log.lock().iter().any(|line| line.contains("apt-get update")) {
+        soon("mmdebstrap does not start");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!processes_naming(&tmp).is_empty());
+    waiting.abort();
+    while !processes_naming(&tmp).is_empty() || std::fs::read_dir(&tmp).unwrap().next().is_some() {
+        soon("something is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    machine.leave_nothing().await;
+}
+
+fn processes_naming(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let names = |process: &std::path::PathBuf| {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&*folder.to_string_lossy())
+    };
+    processes.filter(names).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,7 +108,7 @@ async fn without_a_registry_one_sentence_says_what_was_tried_and_what_to_do() {
     let error = machine.dockerfile("FROM registry.invalid/some/image:1\nRUN true").await.error();
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     let expected = "cannot get image `registry.invalid/some/image:1`: `registry.invalid` cannot be reached; to use a \
-                    mirror, set `registries.mirrors.\"registry.invalid\"` in the configuration";
+                    mirror, set `registries.mirrors.\"registry.invalid\"` in `config.toml` and start the server again";
     assert_eq!(error, expected);
     machine.leave_nothing().await;
 }
@@ -240,7 +240,10 @@ async fn an_archive_that_unpacks_to_too_much_fails_the_build_with_the_setting_to
     let config = RegistryConfig { layer_limits: limits, ..RegistryConfig::default() };
     let Some(machine) = Machine::with(|builder| builder.registries = config) else { return };
     let error = machine.dockerfile(&format!("FROM {}\nRUN true", registry.image("single"))).await.error();
-    assert!(error.contains("more than 2000000 bytes; raise `registries.largest_layer_bytes`"), "{error}");
+    assert!(
+        error.contains("more than 2000000 bytes; raise `registries.largest_layer_bytes` in `config.toml`"),
+        "{error}"
+    );
     machine.leave_nothing().await;
 }
 

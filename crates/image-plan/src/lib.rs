@@ -41,6 +41,6 @@ pub use key::{KeyHasher, LayerKey};
 pub use mode::ModeChange;
 pub use mount::{Owned, Sharing, VolumeMount};
 pub use parse::parse;
-pub use plan::{Action, CopyFrom, Facts, Input, Mount, Plan, StagePlan, Step, plan};
+pub use plan::{Action, CopyFrom, Facts, Input, Mount, Plan, Setting, StagePlan, Step, plan};
 pub use recipe::{From, Origin, Place, Recipe, Stage};
 pub use reference::{Reference, ReferenceError};

@@ -52,8 +52,18 @@ pub struct StagePlan {
     pub index: usize,
     pub from: From,
     pub steps: Vec<Step>,
+    /// Instructions that make no layer.
+    pub settings: Vec<Setting>,
     /// After the last instruction.
     pub config: ImageConfig,
+}
+
+/// An instruction that changes nothing but the configuration or the variables: `ENV`, `USER`, `LABEL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    pub place: Place,
+    /// The instruction on one line, for the log.
+    pub title: String,
 }
 
 /// One layer to be made.
@@ -153,6 +163,16 @@ pub enum Mount {
     },
 }
 
+impl StagePlan {
+    /// The settings between the step before the `next`-th instruction and that instruction; with none, those at the end.
+    pub fn settings_before(&self, next: Option<&Step>) -> impl Iterator<Item = &Setting> {
+        let end = next.map_or(usize::MAX, |step| step.place.number);
+        let earlier = self.steps.iter().map(|step| step.place.number).filter(move |number| *number < end);
+        let begin = earlier.max().unwrap_or(0);
+        self.settings.iter().filter(move |setting| (begin..end).contains(&setting.place.number))
+    }
+}
+
 impl Plan {
     /// The stage that is the image.
     pub fn last(&self) -> Option<&StagePlan> {
@@ -212,13 +232,14 @@ pub fn plan(recipe: &Recipe, facts: &Facts) -> Result<Plan, DockerfileError> {
             From::Stage(parent) => planned.get(parent).map(|(_, scope)| scope.clone()).unwrap_or_default(),
         };
         let given = Given { build_args: &facts.build_args, global: &recipe.global_arguments };
-        let mut planner = Planner { facts, given, scope, escape: '\\', steps: Vec::new() };
+        let mut planner = Planner { facts, given, scope, escape: '\\', steps: Vec::new(), settings: Vec::new() };
         for (number, (instruction, origins)) in stage.instructions.iter().zip(&stage.origins).enumerate() {
             planner.instruction(recipe.place(index, number + 2), instruction, origins)?;
         }
-        let config = planner.scope.config.clone();
-        let plan = StagePlan { index, from: stage.from.clone(), steps: planner.steps, config };
-        planned.insert(index, (plan, planner.scope));
+        let Planner { scope, steps, settings, .. } = planner;
+        let config = scope.config.clone();
+        let plan = StagePlan { index, from: stage.from.clone(), steps, settings, config };
+        planned.insert(index, (plan, scope));
     }
     Ok(Plan { stages: planned.into_values().map(|(plan, _)| plan).collect() })
 }
@@ -239,6 +260,7 @@ struct Planner<'a> {
     /// Of the instruction at hand.
     escape: char,
     steps: Vec<Step>,
+    settings: Vec<Setting>,
 }
 
 impl Planner<'_> {
@@ -252,15 +274,17 @@ impl Planner<'_> {
         let action = self.action(instruction, origins).map_err(|Mistake(message, position)| {
             DockerfileError::new(position.as_ref().unwrap_or(&instruction.position), message)
         })?;
-        if let Some(action) = action {
-            self.steps.push(Step {
+        let title = instruction.text.clone();
+        match action {
+            Some(action) => self.steps.push(Step {
                 place,
-                title: instruction.text.clone(),
+                title,
                 position: instruction.position.clone(),
                 fingerprint: fingerprint(&action, self.facts),
                 inputs: inputs(&action),
                 action,
-            });
+            }),
+            None => self.settings.push(Setting { place, title }),
         }
         Ok(())
     }

@@ -46,6 +46,18 @@ fn only_what_the_last_stage_needs_is_planned() {
 }
 
 #[test]
+fn instructions_that_make_no_layer_keep_their_numbers() {
+    let found = planned("FROM a\nENV A=1\nRUN x\nLABEL b=c\nUSER d\nRUN y\nARG E=1");
+    let stage = found.last().unwrap();
+    let numbers = |next: Option<usize>| -> Vec<usize> {
+        stage.settings_before(next.map(|at| &stage.steps[at])).map(|setting| setting.place.number).collect()
+    };
+    assert_eq!((numbers(Some(0)), numbers(Some(1)), numbers(None)), (vec![2], vec![4, 5], vec![7]));
+    let alone = planned("FROM a\nENV A=1\nUSER b");
+    assert_eq!(alone.last().unwrap().settings_before(None).count(), 2);
+}
+
+#[test]
 fn stages_are_found_by_name_in_any_case_by_number_and_through_arguments() {
     let text = "ARG FIRST=build\nFROM a AS Build\nFROM ${FIRST} AS next\nARG WHICH=BUILD\nCOPY --from=$WHICH /x /y\n\
                 COPY --from=0 /x /y\nCOPY --from=debian:12 /x /y";

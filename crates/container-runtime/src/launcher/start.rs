@@ -39,7 +39,7 @@ pub fn start(config: RuntimeConfig) -> Doing<Started> {
     let userns = user_namespace(&config, &mut warnings);
     let network = network::set_up(&config).map_err(|failure| failure.0);
     match &network {
-        Ok(_) => warnings.extend(resolvers::warning(&config.resolvers)),
+        Ok(_) => warnings.extend(resolvers::warning(&config.resolvers, &config.settings_file)),
         Err(reason) => warnings.push(format!("containers have no network: {reason}")),
     }
     let templates = config.state_dir.join("disks");

@@ -44,7 +44,10 @@ pub fn set_up(config: &RuntimeConfig) -> Doing<Bridge> {
             .subnet_candidates()
             .find(|candidate| !routes.overlap(*candidate))
             .ok_or_else(|| io::Error::other("every block in 10.64.0.0/10 is in use"))
-            .at("choose addresses for containers (set `subnet` in the configuration)")?,
+            .at(format_args!(
+                "choose addresses for containers (set `network.subnet` in `{}`)",
+                config.settings_file.display()
+            ))?,
     };
     firewall::install(config, subnet)?;
     let name = config.bridge_name();

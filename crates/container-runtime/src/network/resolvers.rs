@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 /// The machine's list, and the one that systemd-resolved keeps of the servers behind its loopback address.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -33,11 +34,13 @@ pub fn choose(configured: &[IpAddr]) -> Resolvers {
 }
 
 /// A sentence for the operator when containers will not be able to resolve names.
-pub fn warning(configured: &[IpAddr]) -> Option<String> {
+pub fn warning(configured: &[IpAddr], settings_file: &Path) -> Option<String> {
     choose(configured).servers.is_empty().then(|| {
-        "this machine's name servers are all on its loopback, where containers cannot reach them: names will not \
-         resolve in containers; set `resolvers` in the configuration"
-            .to_string()
+        format!(
+            "this machine's name servers are all on its loopback, where containers cannot reach them: names will not \
+             resolve in containers; set `network.resolvers` in `{}`",
+            settings_file.display()
+        )
     })
 }
 

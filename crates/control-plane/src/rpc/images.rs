@@ -6,7 +6,7 @@ use std::sync::Arc;
 use client_protocol::wire;
 use futures::Stream;
 use image_builder::{
-    BuildLog, BuildRequest, BuiltImage, CacheUse, ContextEntry, KeyHasher, LayerKey, LogSink, RegistryAuth,
+    BuildLog, BuildRequest, BuiltImage, CacheUse, ContextEntry, KeyHasher, LayerKey, LogSink, LogStream, RegistryAuth,
     RegistryAuthKind, StandalonePython,
 };
 use metadata_store::{ImageRecord, StoreError, Write};
@@ -24,7 +24,7 @@ use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
 use crate::convert;
 use crate::environment_size;
-use crate::images::{Found, Image, Origin};
+use crate::images::{Found, Image, Origin, Waiting};
 use crate::mounts::content_path;
 use crate::rpc::{Api, store_status};
 use crate::shared::Shared;
@@ -218,7 +218,8 @@ impl Api {
         let seen: usize = request.last_entry_id.parse().unwrap_or(0);
         let skip_log = image.built().is_some() && !request.include_logs_for_finished;
         let patience = patience(request.timeout, Duration::from_secs(60));
-        let state = JoinState { image, seen, skip_log, deadline: Instant::now() + patience, ended: false };
+        let state =
+            JoinState { waiting: image.wait(), seen, skip_log, deadline: Instant::now() + patience, ended: false };
         Ok(Box::pin(futures::stream::unfold(state, JoinState::next)))
     }
 
@@ -235,7 +236,7 @@ impl Api {
         let image = found.ok_or_else(|| Status::not_found(format!("No Image with ID {id}")))?;
         if image.result().is_none() {
             return Err(Status::failed_precondition(format!(
-                "image `{id}` is being built; delete it when that has ended"
+                "image `{id}` is being built; delete it when that has ended, or stop that with `dorian builds cancel {id}`"
             )));
         }
         self.shared.forget_image(&image.id).await.map_err(|e| store_status(&e))?;
@@ -300,7 +301,7 @@ impl Build {
 }
 
 struct JoinState {
-    image: Arc<Image>,
+    waiting: Waiting,
     seen: usize,
     skip_log: bool,
     deadline: Instant,
@@ -312,7 +313,7 @@ impl JoinState {
         if self.ended {
             return None;
         }
-        let waited = tokio::time::timeout_at(self.deadline, self.image.progress_after(self.seen)).await;
+        let waited = tokio::time::timeout_at(self.deadline, self.waiting.image().progress_after(self.seen)).await;
         let progress = waited.ok()?;
         self.seen += progress.lines.len();
         let mut reply = wire::ImageJoinStreamingResponse { entry_id: self.seen.to_string(), ..Default::default() };
@@ -324,7 +325,7 @@ impl JoinState {
             reply.eof = true;
             match result {
                 Ok(built) => {
-                    reply.metadata = Some(metadata(&self.image, &built));
+                    reply.metadata = Some(metadata(self.waiting.image(), &built));
                     reply.result = Some(success());
                 }
                 Err(error) => reply.result = Some(failure(error)),
@@ -335,14 +336,10 @@ impl JoinState {
 }
 
 async fn build_image(api: Api, image: Arc<Image>, build: Build) {
-    let result = match build {
-        Build::Function(run) => api.shared.run_build_function(&image, run).await,
-        Build::Dockerfile(request) => {
-            let sink_image = image.clone();
-            let sink = LogSink::new(move |log: BuildLog| sink_image.say(format!("{}\n", log.text)));
-            let built = api.shared.images.builder.build(*request, &sink).await;
-            built.map_err(|error| with_causes(&error))
-        }
+    // What is given up is dropped, and with it the containers and downloads of its steps.
+    let result = tokio::select! {
+        result = make_image(&api, &image, build) => result,
+        why = image.given_up() => Err(why.message()),
     };
     let result = match result {
         Ok(built) => store_built(&api, &image, built).await,
@@ -352,6 +349,23 @@ async fn build_image(api: Api, image: Arc<Image>, build: Build) {
         tracing::info!(image = %image.id, error, "an image build failed");
     }
     image.finish(result);
+    api.shared.images.on_end(&image);
+}
+
+async fn make_image(api: &Api, image: &Arc<Image>, build: Build) -> Result<BuiltImage, String> {
+    let request = match build {
+        Build::Function(run) => return api.shared.run_build_function(image, run).await,
+        Build::Dockerfile(request) => request,
+    };
+    let sink_image = image.clone();
+    let sink = LogSink::new(move |log: BuildLog| {
+        if let LogStream::Step { number, total } = log.stream {
+            sink_image.set_step(number, total, log.text.trim_start_matches("=> ").to_owned());
+        }
+        sink_image.say(format!("{}\n", log.text));
+    });
+    let built = api.shared.images.builder.build(*request, &sink).await;
+    built.map_err(|error| with_causes(&error))
 }
 
 async fn store_built(api: &Api, image: &Image, built: BuiltImage) -> Result<Arc<BuiltImage>, String> {

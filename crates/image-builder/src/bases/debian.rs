@@ -37,6 +37,9 @@ const DPKG_OPTIONS: [&str; 8] = [
     "path-exclude=/usr/lib/python3*/config-3*/lib*.a",
 ];
 
+/// What `unshare` ends with when there is no such program.
+const NOT_FOUND: i32 = 127;
+
 /// Writes the root filesystem to `target`, which must not exist. Dropping the future stops the work.
 pub(crate) async fn bootstrap(
     base: DebianBase,
@@ -46,7 +49,7 @@ pub(crate) async fn bootstrap(
 ) -> Result<(), BuildError> {
     let (answer, done) = oneshot::channel();
     let (mut command, logs, title) = (command(base, mirror, target), logs.clone(), base.title());
-    let child = RunningChild::default();
+    let child = Arc::new(Mutex::new(Child::NotStarted));
     let _kill_when_dropped = KillOnDrop(child.clone());
     // A thread of its own: the kernel ties `--pdeathsig` to the thread that started the child, and a pool's thread may end
     // at any time.
@@ -58,24 +61,42 @@ pub(crate) async fn bootstrap(
     done.await.unwrap_or(Err(BuildError::Abandoned))
 }
 
-/// The child's process id from its start until it is about to be reaped, so that no other process is ever hit.
-type RunningChild = Arc<Mutex<Option<rustix::process::Pid>>>;
+enum Child {
+    NotStarted,
+    /// Until it is about to be reaped, so that no other process is ever hit.
+    Running(rustix::process::Pid),
+    Ended,
+    /// Nobody waits for it any more: it must not start.
+    Unwanted,
+}
 
-struct KillOnDrop(RunningChild);
+struct KillOnDrop(Arc<Mutex<Child>>);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        if let Some(process) = self.0.lock().take() {
+        if let Child::Running(process) = std::mem::replace(&mut *self.0.lock(), Child::Unwanted) {
             // It may have ended by itself just now, which is as good.
             let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
         }
     }
 }
 
-fn run(command: &mut Command, title: &str, logs: &LogSink, running: &RunningChild) -> Result<(), BuildError> {
-    let missing = "start `mmdebstrap` (install it with `apt-get install mmdebstrap`)";
-    let mut child = command.spawn().map_err(BuildError::io(missing))?;
-    *running.lock() = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+/// Holds the lock for as long as a start takes, so that whoever gives up either prevents the child or kills it.
+fn start(command: &mut Command, state: &Mutex<Child>) -> Result<std::process::Child, BuildError> {
+    let mut state = state.lock();
+    if matches!(*state, Child::Unwanted) {
+        return Err(BuildError::Abandoned);
+    }
+    let missing = "start `mmdebstrap` (for which `setpriv` is needed: `apt-get install util-linux mmdebstrap`)";
+    let child = command.spawn().map_err(BuildError::io(missing))?;
+    if let Some(process) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        *state = Child::Running(process);
+    }
+    Ok(child)
+}
+
+fn run(command: &mut Command, title: &str, logs: &LogSink, state: &Mutex<Child>) -> Result<(), BuildError> {
+    let mut child = start(command, state)?;
     let output = child.stderr.take();
     let mut tail = Vec::new();
     for line in output.into_iter().flat_map(|stream| BufReader::new(stream).split(b'\n')).map_while(Result::ok) {
@@ -89,13 +110,17 @@ fn run(command: &mut Command, title: &str, logs: &LogSink, running: &RunningChil
             tail.remove(0);
         }
     }
-    running.lock().take();
+    *state.lock() = Child::Ended;
     let status = child.wait().map_err(BuildError::io("wait for `mmdebstrap`"))?;
     if status.success() {
         return Ok(());
     }
     let tail = tail.join("\n  ");
-    Err(BuildError::Base(format!("cannot make {title} with `mmdebstrap` ({status}):\n  {tail}")))
+    let hint = match status.code() {
+        Some(NOT_FOUND) => "\nhint: install it on the server's machine, with `apt-get install mmdebstrap`",
+        _ => "",
+    };
+    Err(BuildError::Base(format!("cannot make {title} with `mmdebstrap` ({status}):\n  {tail}{hint}")))
 }
 
 fn command(base: DebianBase, mirror: Option<&str>, target: &Path) -> Command {

@@ -63,8 +63,9 @@ impl ImageBuilder {
                 self.debian_base(base, logs).await
             }
             _ if failure.is_absence => Err(BuildError::Base(format!(
-                "cannot get image `{reference}`: {tried}; to use a mirror, set `registries.mirrors.\"{}\"` in the configuration",
-                reference.registry
+                "cannot get image `{reference}`: {tried}; to use a mirror, set `registries.mirrors.\"{}\"` in `{}` and start the server again",
+                reference.registry,
+                self.inner.config.settings_file.display()
             ))),
             _ => Err(BuildError::Base(format!("cannot get image `{reference}`: {tried}"))),
         }
@@ -74,7 +75,7 @@ impl ImageBuilder {
     pub(crate) async fn debian_base(&self, base: DebianBase, logs: &LogSink) -> Result<BuiltImage, BuildError> {
         let key = base.layer_key();
         if !self.inner.store.has(&key) {
-            logs.say(format!("   making {} from a Debian mirror (once, about half a minute)", base.title()));
+            logs.say(format!("   making {} from a Debian mirror; later builds find it made", base.title()));
             let (this, wanted) = (self.clone(), key.clone());
             let make = move |logs| async move { this.make_debian_base(base, &wanted, &logs).await };
             self.inner.layers.run(key.clone(), logs, make).await?;

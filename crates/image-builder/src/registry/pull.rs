@@ -19,6 +19,7 @@ use super::credentials::RegistryAuth;
 use super::manifest::{ConfigFile, Descriptor, Document, Parsed};
 use super::progress::{Progress, megabytes};
 use super::unpack::{self, UnpackError};
+use crate::blocking::{Stop, StopOnDrop};
 use crate::builder::ImageBuilder;
 use crate::error::BuildError;
 use crate::logs::LogSink;
@@ -248,7 +249,7 @@ impl ImageBuilder {
         for digest in digests {
             locks.push(self.inner.downloads.lock(digest.clone()).await);
         }
-        // Held by the work that unpacks, too: it goes on when nobody waits for it any more.
+        // Held by the work that unpacks, too: it ends a little later than whoever waits for it.
         let locks = Arc::new(locks);
         let folder = self.inner.store.cache_dir("blobs", "")?;
         // Loops of their own: a download goes on while nobody looks, because a layer is being unpacked.
@@ -281,26 +282,38 @@ impl ImageBuilder {
         path: PathBuf,
         locks: &Arc<Vec<tokio::sync::OwnedMutexGuard<()>>>,
         progress: &Arc<Progress>,
-    ) -> tokio::task::JoinHandle<Result<(), BuildError>> {
+    ) -> Unpacking {
         let (store, below) = (self.inner.store.clone(), self.layer_paths(&wanted.below));
         let limits = self.inner.registries.config.layer_limits;
         let (locks, progress) = (locks.clone(), progress.clone());
-        tokio::task::spawn_blocking(move || {
+        let settings_file = self.inner.config.settings_file.clone();
+        let stop = Stop::default();
+        let stop_when_dropped = StopOnDrop(stop.clone());
+        let work = move || {
             let _locks = locks;
             if store.has(&wanted.key) {
                 progress.layer_done();
                 return Ok(());
             }
             let workspace = store.workspace()?;
-            let unpacked = unpack::unpack(&path, &workspace.diff(), &below, &wanted.diff_id, limits);
+            let unpacked = unpack::unpack(&path, &workspace.diff(), &below, &wanted.diff_id, limits, &stop);
             if let Err(error) = unpacked {
+                workspace.remove_now();
+                if stop.is_asked() {
+                    return Err(BuildError::Abandoned);
+                }
                 let shown = format!("unpack layer `{}`", wanted.layer.digest);
                 if let UnpackError::Disk(source) = error {
                     return Err(BuildError::io(shown)(source));
                 }
                 // It would be no better the next time.
                 let _ = std::fs::remove_file(&path);
-                return Err(BuildError::Base(format!("cannot {shown}: {error}")));
+                let mut message = format!("cannot {shown}: {error}");
+                if let UnpackError::TooLarge { setting, .. } = error {
+                    let file = settings_file.display();
+                    message += &format!("; raise `{setting}` in `{file}` if that is what it should hold");
+                }
+                return Err(BuildError::Base(message));
             }
             store.commit(&workspace, &wanted.key, &format!("layer {}", wanted.diff_id))?;
             progress.layer_done();
@@ -309,7 +322,8 @@ impl ImageBuilder {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 removed => removed.map_err(BuildError::on("remove", &path)),
             }
-        })
+        };
+        Unpacking { work: tokio::task::spawn_blocking(work), _stop_when_dropped: stop_when_dropped }
     }
 }
 
@@ -343,9 +357,15 @@ impl Drop for Download {
     }
 }
 
-async fn finish(work: Option<tokio::task::JoinHandle<Result<(), BuildError>>>) -> Result<(), BuildError> {
-    match work {
-        Some(work) => work.await.unwrap_or(Err(BuildError::Abandoned)),
+/// A layer being unpacked; asked to stop when dropped. Its archive stays, so that another pull starts from there.
+struct Unpacking {
+    work: tokio::task::JoinHandle<Result<(), BuildError>>,
+    _stop_when_dropped: StopOnDrop,
+}
+
+async fn finish(unpacking: Option<Unpacking>) -> Result<(), BuildError> {
+    match unpacking {
+        Some(unpacking) => unpacking.work.await.unwrap_or(Err(BuildError::Abandoned)),
         None => Ok(()),
     }
 }

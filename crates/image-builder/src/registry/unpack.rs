@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use tar::{Archive, Entry, EntryType};
 use types::owners;
 
+use crate::blocking::Stop;
 use crate::stack::{LayerStack, OPAQUE};
 
 /// What one layer may unpack to.
@@ -50,7 +51,7 @@ pub(crate) enum UnpackError {
     Entry { path: String, reason: String },
     #[error("the archive is damaged: {0}")]
     Archive(#[source] io::Error),
-    #[error("it unpacks to more than {limit}; raise `{setting}` in the configuration if that is what it should hold")]
+    #[error("it unpacks to more than {limit}")]
     TooLarge { limit: String, setting: &'static str },
     /// The archive is not to blame.
     #[error("cannot write its files: {0}")]
@@ -72,8 +73,9 @@ pub(crate) fn unpack(
     below: &[PathBuf],
     expected: &str,
     limits: LayerLimits,
+    stop: &Stop,
 ) -> Result<(), UnpackError> {
-    let inner = decompress(archive).map_err(UnpackError::Archive)?;
+    let inner = decompress(archive, stop).map_err(UnpackError::Archive)?;
     let mut reader = unpack_entries(inner, Unpacker::new(diff, below, limits).map_err(UnpackError::Disk)?)?;
     // What follows the end mark belongs to the digest, too.
     reader.budget.set(LONGEST_END);
@@ -91,8 +93,10 @@ pub(crate) fn unpack_alone(
     archive: Box<dyn Read + Send>,
     folder: &Path,
     limits: LayerLimits,
+    stop: &Stop,
 ) -> Result<(), UnpackError> {
-    unpack_entries(archive, Unpacker::new(folder, &[], limits).map_err(UnpackError::Disk)?).map(drop)
+    unpack_entries(Box::new(stop.reader(archive)), Unpacker::new(folder, &[], limits).map_err(UnpackError::Disk)?)
+        .map(drop)
 }
 
 /// Gives the reader back at the archive's end mark.
@@ -110,15 +114,16 @@ fn unpack_entries(inner: Box<dyn Read>, mut unpacker: Unpacker) -> Result<Hashin
 }
 
 /// By the first bytes rather than the announced type, which registries get wrong.
-fn decompress(path: &Path) -> io::Result<Box<dyn Read>> {
+fn decompress(path: &Path, stop: &Stop) -> io::Result<Box<dyn Read>> {
     let mut start = [0; 4];
     let mut file = File::open(path)?;
     let length = file.read(&mut start)?;
     let file = BufReader::with_capacity(1 << 20, File::open(path)?);
+    // What comes out is counted in gigabytes where what goes in is not, so it is stopped behind the decompression.
     Ok(match &start[..length] {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(file)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
-        _ => Box::new(file),
+        [0x1f, 0x8b, ..] => Box::new(stop.reader(MultiGzDecoder::new(file))),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(stop.reader(zstd::stream::read::Decoder::with_buffer(file)?)),
+        _ => Box::new(stop.reader(file)),
     })
 }
 

@@ -68,7 +68,7 @@ impl Made {
         fs::write(&path, &bytes).unwrap();
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
         let (diff, below) = (self.folder.path().join("diff"), self.folder.path().join("below"));
-        let outcome = unpack(&path, &diff, &[below], &digest, limits);
+        let outcome = unpack(&path, &diff, &[below], &digest, limits, &Stop::default());
         (self.folder, outcome)
     }
 
@@ -288,7 +288,8 @@ fn zeros_without_end_behind_the_last_file_are_not_read() {
     io::Write::write_all(&mut bomb, &made.archive.into_inner().unwrap()).unwrap();
     (0..80).for_each(|_| io::Write::write_all(&mut bomb, &vec![0; 1 << 20]).unwrap());
     bomb.finish().unwrap();
-    let error = unpack(&path, &folder.path().join("diff"), &[], "sha256:00", LayerLimits::default()).unwrap_err();
+    let error = unpack(&path, &folder.path().join("diff"), &[], "sha256:00", LayerLimits::default(), &Stop::default())
+        .unwrap_err();
     assert!(matches!(error, UnpackError::Archive(_)), "{error:?}");
 }
 
@@ -300,8 +301,9 @@ fn too_many_files_are_stopped_by_their_number() {
     let mut made = Made::new();
     (0..20).for_each(|number| made.file(&format!("{number}"), ""));
     let limits = LayerLimits { bytes: 1 << 30, entries: 10 };
-    let error = made.unpack_within(limits).1.unwrap_err().to_string();
-    assert!(error.contains("more than 10 files; raise `registries.most_layer_files`"), "{error}");
+    let error = made.unpack_within(limits).1.unwrap_err();
+    let UnpackError::TooLarge { limit, setting } = &error else { panic!("{error}") };
+    assert_eq!((limit.as_str(), *setting), ("10 files", "registries.most_layer_files"));
 }
 
 #[test]
@@ -327,7 +329,8 @@ fn damaged_and_cut_off_compression_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("layer");
         fs::write(&path, bytes).unwrap();
-        let outcome = unpack(&path, &folder.path().join("diff"), &[], &digest, LayerLimits::default());
+        let outcome =
+            unpack(&path, &folder.path().join("diff"), &[], &digest, LayerLimits::default(), &Stop::default());
         let error = outcome.map(|()| name).unwrap_err();
         assert!(matches!(error, UnpackError::Archive(_) | UnpackError::Entry { .. }), "{name}: {error:?}");
     }
@@ -341,6 +344,7 @@ fn content_with_another_digest_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let archive = folder.path().join("layer.tar");
     fs::write(&archive, tar::Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
-    let outcome = unpack(&archive, &folder.path().join("diff"), &[], "sha256:00", LayerLimits::default());
+    let outcome =
+        unpack(&archive, &folder.path().join("diff"), &[], "sha256:00", LayerLimits::default(), &Stop::default());
     assert!(matches!(outcome, Err(UnpackError::Digest { .. })));
 }

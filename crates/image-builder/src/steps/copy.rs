@@ -11,6 +11,7 @@ use image_plan::{CopyItem, CopySource, LayerKey, ModeChange, glob};
 use types::owners;
 
 use crate::archives;
+use crate::blocking::{Stop, blocking};
 use crate::builder::{ContextSource, ImageBuilder, StepContext};
 use crate::downloads::Downloaded;
 use crate::error::BuildError;
@@ -46,12 +47,14 @@ impl ImageBuilder {
         }
         let (items, sources, mode) = (items.to_vec(), context.context.clone(), mode.cloned());
         let (diff, spare) = (workspace.diff(), workspace.path().join("unpacked"));
-        let work = move || {
-            let writer = LayerWriter::new(&stack, diff, owner)?;
+        let workspace = workspace.clone();
+        let work = move |stop: &Stop| {
+            let _held = workspace;
+            let writer = LayerWriter::new(&stack, diff, owner, stop.clone())?;
             let mut copying = Copying { writer, sources: &sources, downloads: &downloads, mode: mode.as_ref(), spare };
             items.iter().try_for_each(|item| copying.item(item))
         };
-        tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuildError::Abandoned))
+        blocking(work).await
     }
 
     pub(crate) fn make_folder_step(
@@ -61,7 +64,7 @@ impl ImageBuilder {
         workspace: &Workspace,
     ) -> Result<(), BuildError> {
         let stack = LayerStack::new(self.layer_paths(below));
-        LayerWriter::new(&stack, workspace.diff(), None)?.folder(Path::new(path))
+        LayerWriter::new(&stack, workspace.diff(), None, Stop::default())?.folder(Path::new(path))
     }
 
     pub(crate) fn is_folder(&self, below: &[LayerKey], path: &str) -> Result<bool, BuildError> {
@@ -112,7 +115,7 @@ impl Copying<'_> {
             return self.unpack(archive, folder);
         }
         let target = self.writer.place(Path::new(&item.dest), item.name_within_folder.as_deref().map(OsStr::new))?;
-        copy_new(&disk, &target)?;
+        self.writer.copy_new(&disk, &target)?;
         self.finish(&target, mode)
     }
 
@@ -132,7 +135,7 @@ impl Copying<'_> {
     /// those; then from there as from another image.
     fn unpack(&mut self, archive: Box<dyn Read + Send>, dest: &str) -> Result<(), BuildError> {
         let _ = trees::remove(&self.spare);
-        unpack_alone(archive, &self.spare, LayerLimits::default())
+        unpack_alone(archive, &self.spare, LayerLimits::default(), &self.writer.stop)
             .map_err(|error| BuildError::Refused(format!("cannot unpack the archive: {error}")))?;
         let from = LayerStack::new([self.spare.clone()]);
         let mut copier = Copier { from: &from, writer: &mut self.writer, exclude: &[], mode: self.mode };
@@ -168,7 +171,7 @@ impl Copier<'_, '_> {
             made.map_err(BuildError::on("make the link", &target))?;
             return self.writer.set_owner(&target, owner);
         }
-        copy_new(&found.path, &target)?;
+        self.writer.copy_new(&found.path, &target)?;
         let own = meta.mode() & 0o7777;
         self.writer.set(&target, self.mode.map_or(own, |change| change.apply(own, false)), owner)?;
         // Python's bytecode is valid for a source of a certain time.
@@ -213,18 +216,25 @@ pub(crate) struct LayerWriter<'a> {
     owner: Option<(u32, u32)>,
     /// Folders that `diff` has already, relative.
     made: HashSet<PathBuf>,
+    stop: Stop,
 }
 
 impl<'a> LayerWriter<'a> {
-    pub fn new(stack: &'a LayerStack, diff: PathBuf, owner: Option<(u32, u32)>) -> Result<Self, BuildError> {
+    pub fn new(
+        stack: &'a LayerStack,
+        diff: PathBuf,
+        owner: Option<(u32, u32)>,
+        stop: Stop,
+    ) -> Result<Self, BuildError> {
         make_layer_root(&diff)?;
-        let mut writer = Self { stack, diff, owner, made: HashSet::new() };
+        let mut writer = Self { stack, diff, owner, made: HashSet::new(), stop };
         writer.made.insert(PathBuf::new());
         Ok(writer)
     }
 
     /// Where a file for `dest` is to be made, which does not exist; its folders do.
     fn place(&mut self, dest: &Path, name_within_folder: Option<&OsStr>) -> Result<PathBuf, BuildError> {
+        self.stop.check().map_err(BuildError::on("write", dest))?;
         let mut dest = dest.to_owned();
         if let Some(name) = name_within_folder
             && self.look(&dest)?.1
@@ -294,6 +304,12 @@ impl<'a> LayerWriter<'a> {
         Ok(())
     }
 
+    /// The copy, a new file, is for its owner alone.
+    fn copy_new(&self, from: &Path, to: &Path) -> Result<(), BuildError> {
+        let copied = fs::File::open(from).and_then(|from| self.stop.copy_file(from, create_new(to)?));
+        copied.map_err(BuildError::on("copy a file to", to))
+    }
+
     fn set(&self, path: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<(), BuildError> {
         self.set_owner(path, owner)?;
         // After the owner: changing it clears the set-user bit.
@@ -308,11 +324,6 @@ impl<'a> LayerWriter<'a> {
 
 fn create_new(path: &Path) -> io::Result<fs::File> {
     fs::File::options().write(true).create_new(true).mode(0o600).open(path)
-}
-
-fn copy_new(from: &Path, to: &Path) -> Result<(), BuildError> {
-    let copied = fs::File::open(from).and_then(|mut from| io::copy(&mut from, &mut create_new(to)?));
-    copied.map(drop).map_err(BuildError::on("copy a file to", to))
 }
 
 /// The folder that becomes `/`, open to everybody whatever this process's umask says.
@@ -380,7 +391,7 @@ mod tests {
         fs::set_permissions(low.join("usr"), fs::Permissions::from_mode(0o711)).unwrap();
         std::os::unix::fs::symlink("usr/lib", low.join("lib")).unwrap();
         let stack = LayerStack::new([low]);
-        let writer = LayerWriter::new(&stack, folder.path().join("diff"), None).unwrap();
+        let writer = LayerWriter::new(&stack, folder.path().join("diff"), None, Stop::default()).unwrap();
         let spare = folder.path().join("spare");
         let mut copying = Copying { writer, sources: &[], downloads: &BTreeMap::new(), mode: None, spare };
         let item = |dest: &str, name: Option<&str>| CopyItem {
@@ -417,7 +428,7 @@ mod tests {
         fs::create_dir(nested.join("b")).unwrap();
         fs::write(nested.join("b/file"), "theirs").unwrap();
         let below = LayerStack::new([]);
-        let mut writer = LayerWriter::new(&below, folder.path().join("diff"), None).unwrap();
+        let mut writer = LayerWriter::new(&below, folder.path().join("diff"), None, Stop::default()).unwrap();
         let mut copy = |from: &Path| {
             let from = LayerStack::new([from.to_owned()]);
             let mut copier = Copier { from: &from, writer: &mut writer, exclude: &[], mode: None };

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use image_plan::{CopyFrom, KeyHasher, LayerKey, Origin, Reference, glob};
 
 use crate::bases::well_known::DebianBase;
+use crate::blocking::{Stop, blocking};
 use crate::builder::{ImageBuilder, StepContext};
 use crate::container::{self, Program};
 use crate::error::BuildError;
@@ -30,8 +31,10 @@ impl ImageBuilder {
         let stack = LayerStack::new(self.layer_paths(below));
         let owner = resolve_owner(&stack, copy.owner.as_deref())?;
         let (copy, diff) = (copy.clone(), workspace.diff());
-        let work = move || {
-            let mut writer = LayerWriter::new(&stack, diff, owner)?;
+        let workspace = workspace.clone();
+        let work = move |stop: &Stop| {
+            let _held = workspace;
+            let mut writer = LayerWriter::new(&stack, diff, owner, stop.clone())?;
             let (exclude, mode) = (&copy.exclude, copy.mode.as_ref());
             let mut copier = Copier { from: &from, writer: &mut writer, exclude, mode };
             let mut sources = Vec::new();
@@ -54,7 +57,7 @@ impl ImageBuilder {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuildError::Abandoned))
+        blocking(work).await
     }
 
     pub(crate) async fn image_to_copy_from(&self, name: &str, logs: &LogSink) -> Result<Vec<LayerKey>, BuildError> {

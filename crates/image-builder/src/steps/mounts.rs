@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use container_runtime::{Bind, Tmpfs};
 use image_plan::{ContextPart, KeyHasher, Mount, Owned, Sharing};
 use parking_lot::Mutex;
 
+use crate::blocking::{Stop, blocking};
 use crate::builder::{ContextSource, ImageBuilder, StepContext};
 use crate::error::BuildError;
 use crate::logs::LogSink;
@@ -96,13 +98,23 @@ impl ImageBuilder {
                 }
                 Mount::Context { part, target, writable } => {
                     let (part, sources, place) = (part.clone(), context.context.clone(), own.clone());
-                    blocking(move || write_context(&part, &sources, &place)).await?;
+                    let workspace = workspace.clone();
+                    let write = move |stop: &Stop| {
+                        let _held = workspace;
+                        write_context(&part, &sources, &place, stop)
+                    };
+                    blocking(write).await?;
                     prepared.binds.push(Bind { source: own, target: target.clone(), read_only: !writable });
                 }
                 Mount::Origin { origin, source, target, writable } => {
                     let layers = self.layer_paths(&self.origin_layers(origin, context, logs).await?);
                     let (stack, wanted, writable) = (LayerStack::new(layers), source.clone(), *writable);
-                    let source = blocking(move || show(&stack, &wanted, &own, writable)).await?;
+                    let workspace = workspace.clone();
+                    let show = move |stop: &Stop| {
+                        let _held = workspace;
+                        show(&stack, &wanted, &own, writable, stop)
+                    };
+                    let source = blocking(show).await?;
                     prepared.binds.push(Bind { source, target: target.clone(), read_only: !writable });
                 }
             }
@@ -198,9 +210,9 @@ fn write_secret(folder: &Path, value: &str, owned: &Owned) -> Result<PathBuf, Bu
     Ok(path)
 }
 
-fn write_context(part: &ContextPart, sources: &[ContextSource], place: &Path) -> Result<(), BuildError> {
+fn write_context(part: &ContextPart, sources: &[ContextSource], place: &Path, stop: &Stop) -> Result<(), BuildError> {
     match part {
-        ContextPart::File(index) => write_file(&sources[*index], place),
+        ContextPart::File(index) => write_file(&sources[*index], place, stop),
         ContextPart::Folder(files) => {
             make_folder(place)?;
             for (index, path) in files {
@@ -209,7 +221,7 @@ fn write_context(part: &ContextPart, sources: &[ContextSource], place: &Path) ->
                 if let Some(parent) = target.parent() {
                     make_folder(parent)?;
                 }
-                write_file(&sources[*index], &target)?;
+                write_file(&sources[*index], &target, stop)?;
             }
             Ok(())
         }
@@ -221,11 +233,11 @@ fn make_folder(path: &Path) -> Result<(), BuildError> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(BuildError::on("create", path))
 }
 
-fn write_file(source: &ContextSource, target: &Path) -> Result<(), BuildError> {
+fn write_file(source: &ContextSource, target: &Path, stop: &Stop) -> Result<(), BuildError> {
     let write = BuildError::on("write a file of the build context to", target);
     let (written, mode) = match source {
         ContextSource::Memory(data) => (fs::write(target, data), 0o644),
-        ContextSource::Disk(path, mode) => (fs::copy(path, target).map(drop), *mode),
+        ContextSource::Disk(path, mode) => (copy(path, target, stop), *mode),
     };
     written.map_err(write)?;
     let mode = fs::Permissions::from_mode(mode & 0o7777);
@@ -233,7 +245,7 @@ fn write_file(source: &ContextSource, target: &Path) -> Result<(), BuildError> {
 }
 
 /// What the merged tree has at `wanted`, as something that can be mounted: its own place on disk, or made at `place`.
-fn show(stack: &LayerStack, wanted: &str, place: &Path, writable: bool) -> Result<PathBuf, BuildError> {
+fn show(stack: &LayerStack, wanted: &str, place: &Path, writable: bool, stop: &Stop) -> Result<PathBuf, BuildError> {
     let look = BuildError::io(format!("look at `{wanted}` for a mount"));
     let resolved = stack.resolve(wanted).map_err(look)?;
     let found = resolved.found.ok_or_else(|| BuildError::Refused(format!("`--mount`: there is no `{wanted}`")))?;
@@ -246,11 +258,18 @@ fn show(stack: &LayerStack, wanted: &str, place: &Path, writable: bool) -> Resul
             return Ok(folder);
         }
     }
-    reproduce(stack, &resolved.path, &found, place, writable)?;
+    reproduce(stack, &resolved.path, &found, place, writable, stop)?;
     Ok(place.to_owned())
 }
 
-fn reproduce(stack: &LayerStack, path: &Path, found: &Found, to: &Path, writable: bool) -> Result<(), BuildError> {
+fn reproduce(
+    stack: &LayerStack,
+    path: &Path,
+    found: &Found,
+    to: &Path,
+    writable: bool,
+    stop: &Stop,
+) -> Result<(), BuildError> {
     let fail = |error| BuildError::on("make a mount's file", to)(error);
     let meta = &found.meta;
     if meta.is_symlink() {
@@ -262,7 +281,7 @@ fn reproduce(stack: &LayerStack, path: &Path, found: &Found, to: &Path, writable
         if !writable && fs::hard_link(&found.path, to).is_ok() {
             return Ok(());
         }
-        fs::copy(&found.path, to).map_err(fail)?;
+        copy(&found.path, to, stop).map_err(fail)?;
         return set_owned(to, &Owned { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 });
     }
     if !meta.is_dir() {
@@ -272,14 +291,13 @@ fn reproduce(stack: &LayerStack, path: &Path, found: &Found, to: &Path, writable
     for name in stack.list(path).map_err(BuildError::on("read the folder", path))? {
         let below = path.join(&name);
         if let Some(found) = stack.entry(&below).map_err(BuildError::on("look at", &below))? {
-            reproduce(stack, &below, &found, &to.join(&name), writable)?;
+            reproduce(stack, &below, &found, &to.join(&name), writable, stop)?;
         }
     }
     set_owned(to, &Owned { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 })
 }
 
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
-) -> Result<T, BuildError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuildError::Abandoned))
+/// To a new file, whose mode is the caller's to set.
+fn copy(from: &Path, to: &Path, stop: &Stop) -> io::Result<()> {
+    stop.copy_file(fs::File::open(from)?, fs::File::create_new(to)?)
 }

@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use container_runtime::{Runtime, RuntimeConfig};
 use dorian_image_builder::{BuildError, BuildRequest, BuilderConfig, BuiltImage, ImageBuilder, LogSink};
@@ -64,8 +65,14 @@ impl Machine {
 
     /// Nothing may stay in the folder for unfinished work.
     pub async fn leave_nothing(self) {
-        let unfinished: Vec<_> = fs::read_dir(self.dir.path().join("images/tmp")).unwrap().flatten().collect();
-        assert!(unfinished.is_empty(), "{unfinished:?}");
+        let folder = self.dir.path().join("images/tmp");
+        let unfinished = || fs::read_dir(&folder).unwrap().flatten().collect::<Vec<_>>();
+        // What failed steps left goes behind their backs.
+        let start = Instant::now();
+        while !unfinished().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", unfinished());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         self.runtime.shutdown().await;
     }
 }
@@ -149,6 +156,8 @@ pub fn busybox() -> Vec<u8> {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output();
+    let output =
+        output.unwrap_or_else(|error| panic!("{command:?}: {error}; are Debian's `apt` and `dpkg` installed?"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
