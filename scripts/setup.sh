@@ -126,7 +126,8 @@ cargo_is_there() {
 
 case "${1:-}" in
     build) debian_packages build-essential protobuf-compiler libprotobuf-dev pkg-config; cargo_is_there ;;
-    run) debian_packages mmdebstrap nftables iproute2 e2fsprogs zstd ca-certificates ;;
+    # A Python for the client that `dorian run` installs.
+    run) debian_packages mmdebstrap nftables iproute2 e2fsprogs zstd ca-certificates; python >/dev/null ;;
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
     pytest) pytest_environment ;;
     registry) registry ;;

@@ -51,7 +51,7 @@ pub struct RunArgs {
     /// Show what the program itself prints, and nothing of progress; what its containers print is hidden, too
     #[arg(short, long)]
     quiet: bool,
-    /// Dorian environment to run in
+    /// Environment to run in
     #[arg(short, long, value_name = "NAME")]
     env: Option<String>,
     /// Take FILE as the name of a Python module
