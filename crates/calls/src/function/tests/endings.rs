@@ -33,8 +33,13 @@ impl Bench {
     }
 
     fn told(&self) -> Vec<&str> {
-        let line = |e| if let &Effect::Tell { ref text, .. } = e { Some(text.as_str()) } else { None };
-        self.effects.iter().filter_map(line).collect()
+        let mut lines = Vec::new();
+        for effect in &self.effects {
+            if let Effect::Tell { text, .. } = effect {
+                lines.push(text.as_str());
+            }
+        }
+        lines
     }
 }
 
