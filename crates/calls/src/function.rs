@@ -178,6 +178,11 @@ impl FunctionCalls {
         (task.running.is_empty() && task.abandoned.is_empty()).then_some(task.idle_since).flatten()
     }
 
+    /// Whether a task works on something, or on what was cancelled.
+    pub fn is_busy(&self, task: &TaskId) -> bool {
+        self.tasks.get(task).is_some_and(|t| !t.running.is_empty() || !t.abandoned.is_empty())
+    }
+
     /// How many inputs' room a task has given away: an incomplete batch takes that of a whole one.
     pub fn running_on(&self, task: &TaskId) -> usize {
         let running = self.tasks.get(task).map_or(0, |t| t.running.len());

@@ -188,27 +188,35 @@ impl Shared {
                 let text =
                     format!("the container did not become ready within {seconds} s; raise it with `startup_timeout=`");
                 task.reported.lock().get_or_insert(Outcome::of(OutcomeStatus::InitFailure, text.clone()));
-                // With a signal, and so a traceback: it shows what the start hangs in.
-                self.interrupt_task(&task, STOP_GRACE_MS, text);
+                self.interrupt_start(&task, text);
             }
         });
         Ok(())
     }
 
     /// Ends a task, with a grace for its exit hooks. Those that run have entered first: a container that has not asked for an
-    /// input is killed at once, so that its interrupted start does not show in a run that needs nothing of it any more.
+    /// input is killed at once. One that works on nothing has been told to leave, and does so by itself. An interrupt would
+    /// show in a run that needs nothing of either: it can meet the runner where that prints a traceback.
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
         let Some(task) = self.tasks.get(id) else { return };
+        task.stop_reason.lock().get_or_insert(why);
+        // From here on it is handed nothing more.
+        task.owner.on_stop(self, id);
         let grace_ms = if task.is_ready() { grace_ms } else { 0 };
-        self.interrupt_task(&task, grace_ms, why);
+        self.send_stop(id, task.owner.read(|calls| calls.is_busy(id)), grace_ms);
     }
 
-    fn interrupt_task(self: &Arc<Self>, task: &Arc<Task>, grace_ms: u64, why: String) {
+    /// With a signal, and so a traceback: it shows what the start hangs in.
+    fn interrupt_start(self: &Arc<Self>, task: &Task, why: String) {
         task.stop_reason.lock().get_or_insert(why);
         task.owner.on_stop(self, &task.id);
-        let (shared, task) = (self.clone(), task.id.clone());
+        self.send_stop(&task.id, true, STOP_GRACE_MS);
+    }
+
+    fn send_stop(self: &Arc<Self>, task: &TaskId, interrupt: bool, grace_ms: u64) {
+        let (shared, task) = (self.clone(), task.clone());
         tokio::spawn(async move {
-            let _ = shared.worker.commands.send(WorkerCommand::Stop { task, grace_ms }).await;
+            let _ = shared.worker.commands.send(WorkerCommand::Stop { task, interrupt, grace_ms }).await;
         });
     }
 

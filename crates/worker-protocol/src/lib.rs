@@ -49,9 +49,11 @@ pub struct TaskSpec {
 #[derive(Debug)]
 pub enum WorkerCommand {
     Start(Box<TaskSpec>),
-    /// Interrupt the task's program; kill it if it is still there after the grace. Without a grace it is killed at once.
+    /// Interrupt the task's program, unless it is leaving by itself; kill it if it is still there after the grace. Without a
+    /// grace it is killed at once.
     Stop {
         task: TaskId,
+        interrupt: bool,
         grace_ms: u64,
     },
     Volume(VolumeCommand),

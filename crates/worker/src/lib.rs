@@ -17,7 +17,7 @@ use types::ids::TaskId;
 use volume_fs::ContentStore;
 use worker_protocol::{Capacity, ContainerApi, VolumeCommand, WorkerCommand, WorkerEvent, WorkerHandle};
 
-use crate::task::TaskControl;
+use crate::task::{Stop, TaskControl};
 
 /// Commands that may wait; the control plane awaits room. A start is handed to its own loop at once, so more than a
 /// few waiting means that the machine is in trouble.
@@ -95,9 +95,9 @@ async fn command_loop(worker: Arc<Worker>, mut inbox: mpsc::Receiver<WorkerComma
                     command => drop(tokio::spawn(volumes::execute(worker.clone(), mounted, command))),
                 }
             }
-            WorkerCommand::Stop { task, grace_ms } => {
+            WorkerCommand::Stop { task, interrupt, grace_ms } => {
                 if let Some(control) = worker.running.lock().await.get(&task) {
-                    control.stop(grace_ms);
+                    control.stop(Stop { interrupt, grace_ms });
                 }
             }
         }

@@ -33,10 +33,24 @@ const PIDS: u32 = 4_096;
 /// only need to be read empty.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How a task is to be stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    pub interrupt: bool,
+    pub grace_ms: u64,
+}
+
+impl Stop {
+    /// The stricter of the two.
+    fn and(self, other: Self) -> Self {
+        Self { interrupt: self.interrupt || other.interrupt, grace_ms: self.grace_ms.min(other.grace_ms) }
+    }
+}
+
 #[derive(Clone)]
 pub struct TaskControl {
-    /// Milliseconds of grace once a stop is wanted.
-    stop: Arc<watch::Sender<Option<u64>>>,
+    /// Set once a stop is wanted.
+    stop: Arc<watch::Sender<Option<Stop>>>,
     /// Set when the container runs.
     mounted: Arc<OnceLock<Arc<Mounted>>>,
 }
@@ -50,9 +64,9 @@ impl TaskControl {
         self.mounted.get().cloned()
     }
 
-    /// A second stop with less grace wins over the first.
-    pub fn stop(&self, grace_ms: u64) {
-        self.stop.send_modify(|grace| *grace = Some(grace.map_or(grace_ms, |g| g.min(grace_ms))));
+    /// A second stop makes the first one stricter.
+    pub fn stop(&self, stop: Stop) {
+        self.stop.send_modify(|wanted| *wanted = Some(wanted.map_or(stop, |earlier| earlier.and(stop))));
     }
 }
 
@@ -270,18 +284,20 @@ impl Running {
 
     /// SIGINT is the runner's word for a graceful end; what is left after the grace is killed whole. Without a grace there
     /// is nothing to say: an interpreter that hears a signal on its way to being killed prints a traceback.
-    async fn interrupt(&self, stop: &mut watch::Receiver<Option<u64>>) -> container_runtime::Exit {
+    async fn interrupt(&self, stop: &mut watch::Receiver<Option<Stop>>) -> container_runtime::Exit {
         let begun = Instant::now();
-        if stop.borrow().is_some_and(|grace_ms| grace_ms > 0) {
-            self.mounted.container.signal(libc::SIGINT);
-        }
+        let mut interrupted = false;
         loop {
-            let grace = Duration::from_millis(stop.borrow_and_update().unwrap_or(0));
-            let left = grace.saturating_sub(begun.elapsed());
+            let Stop { interrupt, grace_ms } =
+                stop.borrow_and_update().unwrap_or(Stop { interrupt: false, grace_ms: 0 });
+            let left = Duration::from_millis(grace_ms).saturating_sub(begun.elapsed());
             if left.is_zero() {
                 self.mounted.container.kill();
                 self.mounts.interrupt();
                 return self.mounted.container.wait().await;
+            }
+            if interrupt && !std::mem::replace(&mut interrupted, true) {
+                self.mounted.container.signal(libc::SIGINT);
             }
             tokio::select! {
                 exit = self.mounted.container.wait() => return exit,
@@ -289,5 +305,21 @@ impl Running {
                 _ = stop.changed() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_stop_makes_the_first_one_stricter() {
+        let control = TaskControl::new();
+        let wanted = |interrupt, grace_ms| Some(Stop { interrupt, grace_ms });
+        control.stop(Stop { interrupt: true, grace_ms: 3_000 });
+        control.stop(Stop { interrupt: false, grace_ms: 30_000 });
+        assert_eq!(*control.stop.borrow(), wanted(true, 3_000));
+        control.stop(Stop { interrupt: false, grace_ms: 0 });
+        assert_eq!(*control.stop.borrow(), wanted(true, 0));
     }
 }

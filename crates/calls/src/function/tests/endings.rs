@@ -33,9 +33,13 @@ impl Bench {
     }
 
     fn told(&self) -> Vec<&str> {
-        let line = |e: &'_ Effect| matches!(e, Effect::Tell { .. });
-        let tell = self.effects.iter().filter(|e| line(e));
-        tell.map(|e| if let Effect::Tell { text, .. } = e { text.as_str() } else { "" }).collect()
+        let mut lines = Vec::new();
+        for effect in &self.effects {
+            if let Effect::Tell { text, .. } = effect {
+                lines.push(text.as_str());
+            }
+        }
+        lines
     }
 }
 
@@ -191,6 +195,21 @@ fn what_a_container_says_while_it_is_stopped_waits_for_its_end() {
     bench.end(1, stopped(), 4);
     assert_eq!(bench.delivered(), [(task_id(2), 2)]);
     assert_eq!(bench.statuses(), [OutcomeStatus::Success]);
+}
+
+#[test]
+fn a_container_is_busy_while_it_works_on_an_input_cancelled_or_not() {
+    let mut bench = Bench::new(Policy::default(), 2, false);
+    assert!(!bench.calls.is_busy(&task_id(1)));
+    bench.poll(1, 1, 0);
+    assert!(bench.calls.is_busy(&task_id(1)));
+    bench.output(1, 0, Some(0), success(), 1);
+    assert!(!bench.calls.is_busy(&task_id(1)));
+    bench.poll(1, 1, 2);
+    bench.cancel(0, 3);
+    assert!(bench.calls.is_busy(&task_id(1)), "it has not ended yet");
+    bench.output(1, 1, Some(0), interrupted(), 4);
+    assert!(!bench.calls.is_busy(&task_id(1)));
 }
 
 #[test]
