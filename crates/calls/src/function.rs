@@ -112,6 +112,8 @@ enum Stage {
         task: TaskId,
         limit: Millis,
         ran_ms: Millis,
+        /// Its code is over.
+        reported: bool,
         /// `None` when the container was interrupted in the middle: then the attempt is lost.
         outcome: Option<Box<Outcome>>,
     },
@@ -180,7 +182,10 @@ impl FunctionCalls {
 
     /// Whether a task works on something, or on what was cancelled.
     pub fn is_busy(&self, task: &TaskId) -> bool {
-        self.tasks.get(task).is_some_and(|t| !t.running.is_empty() || !t.abandoned.is_empty())
+        let Some(task) = self.tasks.get(task) else { return false };
+        let is_over =
+            |id| matches!(self.inputs.get(id).map(|i| &i.stage), Some(Stage::Stopping { reported: true, .. }));
+        !task.abandoned.is_empty() || !task.running.iter().all(is_over)
     }
 
     /// How many inputs' room a task has given away: an incomplete batch takes that of a whole one.

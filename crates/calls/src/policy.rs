@@ -1,6 +1,7 @@
 //! How often and how late a failed attempt is tried again.
 
 use crate::Millis;
+use crate::input::OutcomeStatus;
 
 /// Attempts that the platform lost (a machine went away, the server restarted) are repeated without counting against
 /// the user's policy, but not for ever: an input that takes its machine down each time must end somewhere. Eight is
@@ -23,6 +24,11 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// Whether an attempt that ended so is followed by another, after so many failures before it.
+    pub(crate) fn repeats(&self, status: OutcomeStatus, failures: u32) -> bool {
+        matches!(status, OutcomeStatus::Failure | OutcomeStatus::Timeout) && failures < self.retries
+    }
+
     /// Delay before retry `n` (1 is the first): `initial * backoff^(n-1)`, at most the maximum.
     pub fn delay_ms(&self, n: u32) -> u64 {
         let factor = f64::from(self.backoff_coefficient).max(0.0).powi(n.saturating_sub(1).min(1_000) as i32);

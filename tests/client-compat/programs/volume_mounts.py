@@ -237,6 +237,22 @@ def check_a_retry_after_a_timeout_finds_the_last_commit():
     assert found >= 8, found
 
 
+SINGLE_USE = {"single_use_containers": True} if NUMBERS >= (1, 1) else {"max_inputs": 1}
+
+
+@app.function(volumes=MOUNTED, retries=modal.Retries(max_retries=1, initial_delay=0.0), **SINGLE_USE)
+def resumes_alone(name):
+    kept = Path("/v") / name
+    if kept.exists():
+        return kept.read_text()
+    kept.write_text("from the attempt before")
+    raise RuntimeError("try again")
+
+
+def check_a_retry_after_a_container_of_single_use_finds_its_last_commit():
+    assert resumes_alone.remote("resumed-alone") == "from the attempt before"
+
+
 KINDS_OF_FILES = """
 import socket, stat
 folder = v / "kinds"

@@ -126,8 +126,7 @@ impl FunctionCalls {
     /// An attempt that the user's code answers for has ended: final, or another attempt.
     pub(super) fn settle(&mut self, id: &InputId, outcome: Outcome, now: Millis, effects: &mut Vec<Effect>) {
         let Some(state) = self.inputs.get_mut(id) else { return };
-        let may_retry = matches!(outcome.status, OutcomeStatus::Failure | OutcomeStatus::Timeout);
-        if !may_retry || state.user_failures >= self.policy.retry.retries {
+        if !self.policy.retry.repeats(outcome.status, state.user_failures) {
             self.finish(id, outcome, now, effects);
             return;
         }
@@ -164,14 +163,14 @@ impl FunctionCalls {
 
     /// The attempt is over, and its container on its way to its end: until then nobody may start where this one wrote, nor
     /// be told of its outcome.
-    pub(super) fn hold(&mut self, id: &InputId, outcome: Option<Outcome>, now: Millis) {
+    pub(super) fn hold(&mut self, id: &InputId, outcome: Option<Outcome>, reported: bool, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
         let Stage::Running { deadline, .. } = &state.stage else { return };
         let Some((task, due)) = state.stage.held_by() else { return };
         let (task, deadline) = (task.clone(), *deadline);
         let limit = now.saturating_add(STOP_LIMIT_MS);
         let ran_ms = ran_ms(deadline, &self.policy, now);
-        state.stage = Stage::Stopping { task: task.clone(), limit, ran_ms, outcome: outcome.map(Box::new) };
+        state.stage = Stage::Stopping { task: task.clone(), limit, ran_ms, reported, outcome: outcome.map(Box::new) };
         self.deadlines.remove(&(due, task.clone(), id.clone()));
         self.deadlines.insert((limit, task, id.clone()));
     }

@@ -154,12 +154,24 @@ impl FunctionCalls {
         let disturbed = task.is_some_and(|t| t.disturbed.contains(id));
         match outcome.status {
             OutcomeStatus::Success => self.settle(id, outcome, now, effects),
-            OutcomeStatus::Terminated if stopping => self.hold(id, None, now),
-            _ if stopping => self.hold(id, Some(outcome), now),
+            OutcomeStatus::Terminated if stopping => self.hold(id, None, true, now),
+            _ if stopping => self.hold(id, Some(outcome), true, now),
             OutcomeStatus::Terminated if disturbed => self.retry_disturbed(task_id, id, now, effects),
-            OutcomeStatus::Terminated => self.settle(id, cancelled_itself(outcome), now, effects),
+            OutcomeStatus::Terminated => self.on_report(task_id, id, cancelled_itself(outcome), now, effects),
+            status if self.leaves_before_retry(task_id, id, status) => {
+                self.hold(id, Some(outcome), true, now);
+                self.stop_for(task_id, format!("it leaves, and input `{id}` is tried again after it"), effects);
+            }
             _ => self.settle(id, outcome, now, effects),
         }
+    }
+
+    /// A failed attempt is tried again elsewhere, for its container leaves now, as one of single use does: then the next
+    /// one waits for its last commit.
+    fn leaves_before_retry(&self, task_id: &TaskId, id: &InputId, status: OutcomeStatus) -> bool {
+        let (Some(task), Some(state)) = (self.tasks.get(task_id), self.inputs.get(id)) else { return false };
+        let is_last = task.draining && task.running.len() == 1 && task.abandoned.is_empty();
+        is_last && self.policy.retry.repeats(status, state.user_failures)
     }
 
     /// A container is gone. Its inputs are settled by the cause.

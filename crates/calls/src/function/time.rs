@@ -54,7 +54,7 @@ impl FunctionCalls {
             effects.push(Effect::Tell { task: task_id.clone(), call: state.call.clone(), input: input.clone(), text });
         }
         let text = format!("the input ran longer than its timeout of {seconds} s; its container was stopped");
-        self.hold(input, Some(Outcome::of(OutcomeStatus::Timeout, text)), now);
+        self.hold(input, Some(Outcome::of(OutcomeStatus::Timeout, text)), false, now);
         self.stop_for(task_id, format!("input `{input}` exceeded its timeout of {seconds} s"), effects);
     }
 
@@ -66,7 +66,7 @@ impl FunctionCalls {
         }
     }
 
-    fn stop_for(&mut self, task_id: &TaskId, why: String, effects: &mut Vec<Effect>) {
+    pub(super) fn stop_for(&mut self, task_id: &TaskId, why: String, effects: &mut Vec<Effect>) {
         let Some(task) = self.tasks.get_mut(task_id).filter(|t| !t.stopping) else { return };
         task.stopping = true;
         effects.push(Effect::StopTask { task: task_id.clone(), why });

@@ -213,6 +213,20 @@ fn a_container_is_busy_while_it_works_on_an_input_cancelled_or_not() {
 }
 
 #[test]
+fn a_retry_waits_for_the_end_of_a_container_of_single_use() {
+    let mut bench = Bench::new(Policy { single_use: true, ..Bench::with_retries(1, 0) }, 1, false);
+    bench.poll(1, 1, 0);
+    assert!(bench.output(1, 0, Some(0), failure(), 1));
+    assert!(matches!(&bench.effects[..], [Effect::StopTask { .. }]));
+    assert!(!bench.calls.is_busy(&task_id(1)), "it leaves by itself");
+    assert!(bench.poll(2, 1, 2).is_empty());
+    bench.end(1, TaskEnd::Left, 3);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+    bench.output(2, 0, Some(1), failure(), 4);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Failure], "nothing follows, so nothing waits");
+}
+
+#[test]
 fn what_is_cancelled_on_a_container_that_is_being_stopped_is_over_at_once_and_not_told_to_it() {
     let mut bench = Bench::new(Policy { timeout_ms: 1_000, ..Policy::default() }, 1, false);
     add_another(&mut bench, 1);
