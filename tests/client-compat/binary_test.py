@@ -208,6 +208,16 @@ def sigterm_ends_the_server_in_order(tmp_path):
         server.stop()
 
 
+def a_server_is_small_again_after_a_burst(newest, server):
+    ended = newest.run("burst.py", within_s=400)
+    assert ended.code == 0 and "burst over" in ended.out, ended
+    # What an app has printed and returned stays for a minute after its end, for those who are late.
+    def is_small():
+        return server.memory_mib("RssAnon") < 60
+
+    wait_for(is_small, 150, f"less than 60 MiB after a burst, which are {server.memory_mib('RssAnon'):.0f} at its end")
+
+
 @pytest.mark.parametrize("version", [NEWEST])
 def an_idle_server_is_small(tmp_path, version):
     server = Server(tmp_path / "data", free_port()).start()

@@ -55,8 +55,9 @@ async fn what_is_written_is_a_layer_and_nothing_else_is_in_it() {
 }
 
 fn listing(folder: &Path) -> Vec<String> {
-    let output = std::process::Command::new("find").arg(folder).args(["-mindepth", "1", "-printf", "%P\n"]).output();
-    String::from_utf8(output.unwrap().stdout).unwrap().lines().map(String::from).collect()
+    let mut find = std::process::Command::new("find");
+    let output = common::output_of(find.arg(folder).args(["-mindepth", "1", "-printf", "%P\n"]));
+    String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -158,7 +158,8 @@ async fn a_limited_disk_leaves_no_loop_device_and_no_file() {
     let scratch = spec.inner.scratch.clone();
     let run = machine.start(spec).await;
     let mine = || {
-        let text = std::process::Command::new("losetup").args(["-l", "-n", "-O", "BACK-FILE"]).output().unwrap().stdout;
+        let mut list = std::process::Command::new("losetup");
+        let text = common::output_of(list.args(["-l", "-n", "-O", "BACK-FILE"])).stdout;
         String::from_utf8(text).unwrap().lines().filter(|line| line.contains(scratch.to_str().unwrap())).count()
     };
     assert_eq!(mine(), 1);

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
-use common::{Machine, own_address, run};
+use common::{Machine, output_of, own_address, run};
 
 /// Another "machine" at `address`, which tells everybody who connects to port 7 who they seem to be.
 struct Outside {
@@ -113,7 +113,7 @@ async fn containers_do_not_reach_each_other() {
     let server = machine.start(machine.shell("while :; do nc -l -p 80 -e echo reached; done").nat()).await;
     let pid = server.container.pid().to_string();
     let inside = |command: &str| {
-        let output = Command::new("nsenter").args(["-t", &pid, "-n", "bash", "-c", command]).output().unwrap();
+        let output = output_of(Command::new("nsenter").args(["-t", &pid, "-n", "bash", "-c", command]));
         String::from_utf8(output.stdout).unwrap()
     };
     // Within its own network the server answers: otherwise it would prove nothing that others do not reach it.
@@ -139,7 +139,7 @@ async fn low_ports_and_ping_need_no_right() {
     let run = machine.start(machine.shell(script)).await;
     // Read from outside: the numbers are groups, which inside would be shown as the container sees them.
     let setting = ["-n", "cat", "/proc/sys/net/ipv4/ping_group_range"];
-    let output = Command::new("nsenter").args(["-t", &run.container.pid().to_string()]).args(setting).output().unwrap();
+    let output = output_of(Command::new("nsenter").args(["-t", &run.container.pid().to_string()]).args(setting));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "0\t2147483647\n");
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     run.container.kill();

@@ -187,6 +187,7 @@ impl ControlPlane {
         tokio::spawn(shared.clone().object_reaper_loop());
         tokio::spawn(shared.clone().contents_loop());
         tokio::spawn(shared.clone().expiry_loop());
+        tokio::spawn(shared.clone().quiet_logs_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
             .merge(volume_fs::http::router(parts.volumes, blob_key))

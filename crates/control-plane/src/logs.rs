@@ -13,6 +13,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use calls::Millis;
@@ -29,8 +30,8 @@ pub use retention::LogLimits;
 /// Entries are at most a pipe's 64 KiB each; typical lines are far shorter.
 const MAX_ENTRIES: usize = 20_000;
 const MAX_BYTES: usize = 16 << 20;
-/// Kept of an app that has stopped, until it leaves the lists.
-const MAX_HISTORY_BYTES: usize = 1 << 20;
+/// Followers that take longer to read what is in memory have gone.
+const QUIET_MS: Millis = 300_000;
 /// What one task may print in its life. The rest is dropped after a line that says so: a runaway loop must not push
 /// every other task's lines out of the buffer.
 pub const MAX_TASK_BYTES: u64 = 64 << 20;
@@ -81,8 +82,8 @@ pub struct AppLog {
     buffer: Mutex<Buffer>,
     news: Notify,
     keeper: Option<(Arc<LogKeeper>, AppId)>,
-    /// Entries up to this sequence are of an earlier server, on the disk only.
-    base: u64,
+    /// Entries up to this sequence are on the disk only: those of an earlier server, and those put away.
+    base: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +112,7 @@ impl AppLog {
     pub fn kept(keeper: &Arc<LogKeeper>, app: &AppId) -> Self {
         let base = keeper.base(app);
         let buffer = Mutex::new(Buffer { next: base, ..Buffer::default() });
-        Self { buffer, news: Notify::new(), keeper: Some((keeper.clone(), app.clone())), base }
+        Self { buffer, news: Notify::new(), keeper: Some((keeper.clone(), app.clone())), base: base.into() }
     }
 
     pub fn append(&self, at: Millis, origin: Origin, descriptor: Descriptor, text: String) {
@@ -141,14 +142,26 @@ impl AppLog {
         self.news.notify_waiters();
     }
 
-    /// Keeps only the newest part: the app is over, and its log is history.
-    pub fn shrink(&self) {
-        let mut buffer = self.buffer.lock();
-        while buffer.bytes > MAX_HISTORY_BYTES {
-            let Some(oldest) = buffer.entries.pop_front() else { break };
-            buffer.bytes -= oldest.text.len();
+    /// Leaves to the disk what is in memory: the app is over, and its log is history. After the keeper was flushed.
+    pub fn put_away(&self) {
+        if self.keeper.is_none() {
+            return;
         }
-        buffer.entries.shrink_to_fit();
+        let mut buffer = self.buffer.lock();
+        self.base.store(buffer.next, Ordering::Relaxed);
+        buffer.bytes = 0;
+        let entries = std::mem::take(&mut buffer.entries);
+        drop(buffer);
+        drop(entries);
+    }
+
+    /// As `put_away`, of an app that goes on and has printed nothing for a while.
+    /// Short lines cost far more than their letters, so a server with many apps would hold hundreds of megabytes.
+    pub fn put_away_if_quiet(&self, now: Millis) {
+        let newest = self.buffer.lock().entries.back().map(|entry| entry.at);
+        if newest.is_some_and(|at| at.saturating_add(QUIET_MS) <= now) {
+            self.put_away();
+        }
     }
 
     /// The newest entries that are wanted, and the sequence before which only the disk has some.
@@ -166,9 +179,9 @@ impl AppLog {
         buffer.entries.front().map_or(buffer.next + 1, |e| e.sequence)
     }
 
-    /// Entries up to this sequence are of an earlier server, on the disk only.
+    /// Entries up to this sequence are on the disk only.
     pub fn base(&self) -> u64 {
-        self.base
+        self.base.load(Ordering::Relaxed)
     }
 
     /// The sequence of the newest entry.

@@ -401,7 +401,8 @@ impl Shared {
             }
             self.forget_secrets(|secret| secret.app.as_ref() == Some(&app.id));
             self.forget_objects_of(&app.id);
-            app.log.shrink();
+            self.logs.flush().await;
+            app.log.put_away();
         }
     }
 
@@ -492,6 +493,17 @@ impl Shared {
             }
             tokio::time::sleep(Duration::from_secs(3600)).await;
             self.forget_what_is_over();
+        }
+    }
+
+    /// Takes what quiet apps have printed out of memory.
+    pub async fn quiet_logs_loop(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            // What is old enough by now is on the disk after this.
+            let now = now_ms();
+            self.logs.flush().await;
+            self.apps.iter().for_each(|app| app.log.put_away_if_quiet(now));
         }
     }
 

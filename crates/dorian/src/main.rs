@@ -10,6 +10,7 @@ mod gc;
 mod greeting;
 mod layers;
 mod login;
+mod memory;
 mod open_files;
 mod output;
 mod person;
@@ -38,8 +39,8 @@ Examples:
   sudo dorian login                 point the modal client at it from now on
   modal run hello.py
 
-  sudo dorian layers                what image builds left on disk, and why it stays
   sudo dorian builds                which images are being built, and how far that is
+  sudo dorian layers                what image builds left on disk, and why it stays
   sudo dorian gc                    remove what nothing needs
   sudo dorian schedules             which functions run by themselves, and when
 
@@ -53,8 +54,8 @@ enum Command {
     Run(run::RunArgs),
     Env(env::EnvArgs),
     Login(login::LoginArgs),
-    Layers(layers::LayersArgs),
     Builds(builds::BuildsArgs),
+    Layers(layers::LayersArgs),
     Gc(gc::GcArgs),
     Schedules(schedules::SchedulesArgs),
 }
@@ -65,8 +66,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Env(args) => env::run(&args),
         Command::Login(args) => login::run(&args),
-        Command::Layers(args) => layers::run(&args),
         Command::Builds(args) => builds::run(&args),
+        Command::Layers(args) => layers::run(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Schedules(args) => schedules::run(&args),
     };

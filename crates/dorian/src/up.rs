@@ -23,7 +23,7 @@ use worker::WorkerConfig;
 use crate::config;
 use crate::data_dir::{self, DataDir};
 use crate::greeting::greeting;
-use crate::open_files;
+use crate::{memory, open_files};
 
 /// Events from the worker that may wait. Output comes in chunks of up to 64 KiB, so this bounds it to a few MiB; a
 /// full queue slows the printing containers.
@@ -68,6 +68,7 @@ pub fn run(args: &UpArgs) -> Result<()> {
     }
     // After the launcher, which sets its own limit and those of containers.
     open_files::raise_limit();
+    memory::give_back_when_idle();
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
     let mut executor = tokio::runtime::Builder::new_multi_thread();
     let tokio = executor.worker_threads(threads).thread_stack_size(THREAD_STACK).enable_all().build()?;

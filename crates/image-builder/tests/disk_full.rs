@@ -20,7 +20,7 @@ impl SmallDisk {
         fs::create_dir_all(folder).unwrap();
         let options = format!("size={size}");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "small"]).arg(folder).status();
-        assert!(mounted.unwrap().success());
+        assert!(mounted.expect("Debian's package `mount` is installed").success());
         Self(folder.to_owned())
     }
 }

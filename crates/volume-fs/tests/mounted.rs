@@ -60,7 +60,7 @@ impl Mount {
             work.display()
         );
         let status = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(self.root()).status();
-        assert!(status.unwrap().success(), "{options}");
+        assert!(status.expect("Debian's package `mount` is installed").success(), "{options}");
     }
 
     fn commit(&mut self, volumes: &Volumes, taking: Taking) {
@@ -420,7 +420,7 @@ impl OtherDisk {
         let disk = Self(folder());
         let size = format!("size={bytes}");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(disk.0.path()).status();
-        assert!(mounted.unwrap().success());
+        assert!(mounted.expect("Debian's package `mount` is installed").success());
         disk
     }
 }

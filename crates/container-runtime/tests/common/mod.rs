@@ -185,8 +185,26 @@ fn make_rootfs(cache: &Path, root: &Path) {
     fs::remove_dir_all(&work).unwrap();
 }
 
+/// What a program of this machine printed, by whatever status it ended.
+pub fn output_of(command: &mut Command) -> std::process::Output {
+    command.output().unwrap_or_else(|error| {
+        let package = match command.get_program().to_str() {
+            Some("ip") => "iproute2",
+            Some("nft") => "nftables",
+            Some("losetup") => "mount",
+            Some("nsenter") => "util-linux",
+            Some("dpkg-deb") => "dpkg",
+            Some("apt-get") => "apt",
+            Some("find") => "findutils",
+            Some("mknod") => "coreutils",
+            other => other.unwrap_or_default(),
+        };
+        panic!("{command:?}: {error}; is the Debian package `{package}` installed?")
+    })
+}
+
 pub fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = output_of(command);
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -215,7 +233,7 @@ pub fn traces(config: &RuntimeConfig) -> Vec<String> {
             found.push(format!("network link {link}"));
         }
     }
-    let tables = Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
+    let tables = output_of(Command::new("nft").args(["list", "tables"])).stdout;
     if String::from_utf8_lossy(&tables).contains(&config.nft_table()) {
         found.push(format!("nftables table {}", config.nft_table()));
     }
@@ -254,7 +272,7 @@ pub fn until<T, D: std::fmt::Debug>(
 
 /// The machine's own address on its way out (any of its addresses that is not loopback).
 pub fn own_address() -> Ipv4Addr {
-    let output = Command::new("hostname").arg("-I").output().unwrap().stdout;
+    let output = output_of(Command::new("hostname").arg("-I")).stdout;
     let text = String::from_utf8(output).unwrap();
     text.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or(Ipv4Addr::LOCALHOST)
 }

@@ -56,6 +56,27 @@ fn what_was_printed_is_there_after_a_restart_and_in_order() {
     assert!(log.after(log.base(), 10).entries.is_empty());
 }
 
+#[tokio::test]
+async fn a_quiet_log_leaves_memory_and_is_read_from_the_disk_by_the_same_positions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (keeper, log) = open(folder.path(), LogLimits::default());
+    let base = log.base();
+    for line in 0..3 {
+        say(&log, format!("line {line}"));
+    }
+    keeper.flush().await;
+    log.put_away_if_quiet(7 + QUIET_MS - 1);
+    assert_eq!(log.base(), base, "it was not quiet for long enough");
+    log.put_away_if_quiet(7 + QUIET_MS);
+    assert_eq!((log.base(), log.buffer.lock().entries.capacity()), (base + 3, 0));
+    say(&log, "line 3");
+    let page = log.after(log.base(), 10);
+    assert_eq!((texts(&page.entries), page.missed), (vec!["line 3"], 0));
+    let before = log.visit(|_| ());
+    let kept = kept(&keeper, KeptRange { after: 0, before, since_ms: 0 }, 10);
+    assert_eq!(texts(&kept), ["line 0", "line 1", "line 2"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]

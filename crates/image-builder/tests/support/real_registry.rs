@@ -44,7 +44,9 @@ impl RealRegistry {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("`docker-registry` is installed");
+            .unwrap_or_else(|error| {
+                panic!("`docker-registry`: {error}; install it with `apt-get install docker-registry`")
+            });
         let registry = Self { child, port, login, _dir: dir };
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
