@@ -73,6 +73,9 @@ pub struct GarbageReport {
     pub bytes_left: u64,
     pub caches: usize,
     pub cache_bytes: u64,
+    /// Of files that volumes do not refer to any more.
+    #[serde(default)]
+    pub volume_bytes: u64,
 }
 
 /// Which images keep their layers.
@@ -123,7 +126,8 @@ impl Shared {
         }
         let mut again = self.look(keep, Remaining).await?;
         again.unused_since = looked.unused_since;
-        self.remove(keep, forgotten, again, say).await
+        let report = self.remove(keep, forgotten, again, say).await?;
+        Ok(GarbageReport { volume_bytes: self.give_back_volume_space().await?, ..report })
     }
 
     async fn remove(

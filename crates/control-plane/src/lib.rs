@@ -18,6 +18,7 @@ mod collect;
 mod convert;
 mod definition;
 mod deployments;
+mod disk;
 mod environment_size;
 mod garbage;
 mod generators;
@@ -46,6 +47,7 @@ mod start;
 mod status;
 mod tasks;
 mod variants;
+mod volume_space;
 mod volumes;
 mod watcher;
 
@@ -63,6 +65,7 @@ use worker_protocol::{WorkerEvent, WorkerHandle};
 
 pub use admin::{ADMIN_SOCKET, Admin, KEEP_DAYS};
 pub use collect::Reason;
+pub use disk::{DiskReport, DiskRow, disk_report_offline};
 pub use garbage::{GarbageEvent, GarbageReport, LayerList, LayerRow};
 pub use logs::LogLimits;
 pub use schedules::{ScheduleList, ScheduleRow};
@@ -139,6 +142,7 @@ impl ControlPlane {
             secrets: secrets::Secrets::new(&parts.secret_key),
             objects: Default::default(),
             passing_blobs: Default::default(),
+            passing_contents: Default::default(),
             shared_files,
             listings: Default::default(),
             queues: queues::Queues::new(contents.clone()),
@@ -157,6 +161,7 @@ impl ControlPlane {
         tokio::spawn(shared.clone().object_reaper_loop());
         tokio::spawn(shared.clone().contents_loop());
         tokio::spawn(shared.clone().expiry_loop());
+        tokio::spawn(shared.clone().volume_space_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
             .merge(volume_fs::http::router(parts.volumes, blob_key));

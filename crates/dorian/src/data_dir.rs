@@ -51,6 +51,19 @@ impl DataDir {
     }
 }
 
+/// Keeps servers away from a data directory while it is held; none when one uses it now.
+pub fn lock_unused(path: &Path) -> Result<Option<File>> {
+    let absent = || format!("there is no data directory `{}`; name another with --data", path.display());
+    let file = match File::open(path.join("lock")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(absent()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            bail!("only root may look into `{}`; try again with `sudo`", path.display())
+        }
+        file => file.with_context(|| format!("cannot open the lock of `{}`", path.display()))?,
+    };
+    Ok(take(&file).then_some(file))
+}
+
 /// Reads what a client needs from a data directory that a server has used.
 pub fn client_settings(path: &Path) -> Result<(Identity, String)> {
     let identity = read_identity(path)?.with_context(|| {
@@ -64,15 +77,19 @@ fn lock(path: &Path) -> Result<File> {
     let file = path.join("lock");
     let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&file);
     let lock = lock.with_context(|| format!("cannot open `{}`", file.display()))?;
-    // SAFETY: flock only reads the descriptor, which `lock` keeps open.
-    let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    if taken != 0 {
+    if !take(&lock) {
         bail!(
             "the data directory `{}` is in use by another dorian; stop that one, or name another with --data",
             path.display()
         );
     }
     Ok(lock)
+}
+
+fn take(lock: &File) -> bool {
+    // SAFETY: flock only reads the descriptor, which `lock` keeps open.
+    let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    taken == 0
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>> {

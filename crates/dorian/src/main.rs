@@ -4,6 +4,7 @@ mod admin;
 mod client_settings;
 mod config;
 mod data_dir;
+mod disk;
 mod env;
 mod gc;
 mod layers;
@@ -35,6 +36,7 @@ Examples:
   sudo dorian login                 point the modal client at it from now on
   modal run hello.py
 
+  sudo dorian disk                  what takes up the disk, and what could go
   sudo dorian layers                what image builds left on disk, and why it stays
   sudo dorian gc                    remove what nothing needs
   sudo dorian schedules             which functions run by themselves, and when
@@ -49,6 +51,7 @@ enum Command {
     Run(run::RunArgs),
     Env(env::EnvArgs),
     Login(login::LoginArgs),
+    Disk(disk::DiskArgs),
     Layers(layers::LayersArgs),
     Gc(gc::GcArgs),
     Schedules(schedules::SchedulesArgs),
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Env(args) => env::run(&args),
         Command::Login(args) => login::run(&args),
+        Command::Disk(args) => disk::run(&args),
         Command::Layers(args) => layers::run(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Schedules(args) => schedules::run(&args),

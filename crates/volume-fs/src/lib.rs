@@ -24,8 +24,11 @@
 pub mod commit;
 mod content;
 mod error;
+mod fetching;
+mod hidden;
 pub mod http;
 pub mod layer;
+mod loose;
 mod merge;
 pub mod store;
 mod sys;
@@ -35,5 +38,7 @@ pub mod view;
 
 pub use content::ContentStore;
 pub use error::VolumeError;
-pub use store::{Pinned, Volumes};
+pub use fetching::Fetching;
+pub use manifest::merging::Need;
+pub use store::{Pinned, VolumeBytes, Volumes, VolumesBytes, bytes_on_disk};
 pub use view::{Kind, Node, View};
