@@ -1,6 +1,7 @@
 """Where the space of the data directory is, and that it comes back when nothing needs what it holds."""
 
 import json
+import time
 
 import pytest
 from harness import dorian, wait_for
@@ -110,3 +111,18 @@ def disk_says_where_the_space_is_and_what_could_go(newest, server):
     assert 0 < measured < report["total_bytes"] and report["free_bytes"] > 0, report
     missing = dorian("disk", "--data", server.data / "nowhere")
     assert missing.returncode == 1 and "there is no data directory" in missing.stderr, missing
+
+
+def a_layer_of_a_running_container_counts_as_used_now(newest, server):
+    running = newest.start("run", "layered_image.py::hold_long", CHECK_STAMP="used-now", CHECK_APP="used-now")
+    try:
+        running.wait_for_line("holding", 240)
+        begun = time.time()
+        # What counts is not when the container started; layers' times are in whole seconds.
+        wait_for(lambda: time.time() > begun + 2.5, 5, "the next seconds")
+        asked_ms = time.time() * 1000
+        layers = json.loads(dorian("layers", "--data", server.data, "--json").stdout)["layers"]
+        of_ours = [layer for layer in layers if "used-now" in layer["title"]]
+        assert len(of_ours) == 2 and all(layer["used_ms"] > asked_ms - 1500 for layer in of_ours), (asked_ms, of_ours)
+    finally:
+        running.kill()

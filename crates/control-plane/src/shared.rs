@@ -454,6 +454,8 @@ impl Shared {
                 tracing::warn!(error, "could not delete everything that has expired");
             }
             tokio::time::sleep(Duration::from_secs(3600)).await;
+            // A layer that was in use for weeks is not old when its container ends.
+            self.note_layers_in_use().await;
             self.forget_what_is_over();
         }
     }
