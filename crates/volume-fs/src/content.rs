@@ -172,6 +172,15 @@ impl ContentStore {
         }
     }
 
+    /// Makes a reference that is a file of its own a link again.
+    pub(crate) fn refer_again(&self, id: &ContentId, reference: &Path) -> Result<(), VolumeError> {
+        let aside = self.incoming.join(random_base62(16));
+        if !self.refer(id, &aside)? {
+            return fs::hard_link(reference, self.path(id)).doing("name", reference);
+        }
+        fs::rename(&aside, reference).doing("refer to", reference)
+    }
+
     fn name(&self, file: &Path, id: &ContentId, reference: &Path) -> Result<(), VolumeError> {
         if let Err(error) = fs::hard_link(file, self.path(id))
             && error.kind() != io::ErrorKind::AlreadyExists

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use manifest::content::ContentId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -279,6 +280,7 @@ impl Volume {
         for path in [&folder.join("layers"), &building] {
             fs::create_dir_all(path).doing("make folder", path)?;
         }
+        mend_references(&folder, &contents)?;
         let unnamed = unnamed_layers(&folder, &head)?.into_iter();
         let retired = unnamed.map(|name| Retired { name, left: Some(now) }).collect();
         let state = Mutex::new(State { head, retired, ..State::default() });
@@ -368,6 +370,22 @@ impl Volumes {
         let volume = self.volume(id).ok()?;
         volume.layer_is_named(layer).then(|| volume.layer(layer).join("diff").join(path))
     }
+}
+
+/// A copy of the data directory that kept no hard links has a file in the place of each reference, and its contents would be
+/// taken for unused.
+fn mend_references(volume: &Path, contents: &ContentStore) -> Result<(), VolumeError> {
+    let layers = volume.join("layers");
+    for layer in fs::read_dir(&layers).doing("list", &layers)?.flatten() {
+        for reference in fs::read_dir(layer.path().join("refs")).into_iter().flatten().flatten() {
+            let is_alone = reference.metadata().is_ok_and(|metadata| metadata.nlink() == 1);
+            let id = reference.file_name().to_str().and_then(ContentId::parse);
+            if let (true, Some(id)) = (is_alone, id) {
+                contents.refer_again(&id, &reference.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Layers that the head does not name were never committed, or were merged away.

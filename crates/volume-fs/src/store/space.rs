@@ -68,6 +68,8 @@ impl Volumes {
 
     /// As [`Volumes::sweep`], and looks at every content: also at what a server that was killed has left.
     pub fn sweep_all(&self, now: SystemTime, need: Need) -> Result<u64, VolumeError> {
+        // A volume that was not opened yet may have references that are none, see `mend_references`.
+        self.open_all()?;
         self.sweep_layers(now, need);
         self.inner.deleted.lock().retain(|_, since| ago(*since, now) < SENT_KEPT);
         self.inner.uploads.sweep(now, need);

@@ -313,6 +313,27 @@ fn a_killed_server_leaves_nothing_for_ever_and_loses_nothing() {
     assert_eq!(contents_in(&folder), 0);
 }
 
+/// As `rsync` without `-H` leaves it.
+#[test]
+fn a_copy_without_hard_links_loses_nothing() {
+    let (folder, volumes) = store();
+    let id = put_big(&volumes, 1);
+    drop(volumes);
+    for layer in fs::read_dir(folder.path().join("vo-1/layers")).unwrap() {
+        for reference in fs::read_dir(layer.unwrap().path().join("refs")).unwrap() {
+            let (path, aside) = (reference.unwrap().path(), folder.path().join("aside"));
+            fs::copy(&path, &aside).unwrap();
+            fs::rename(&aside, &path).unwrap();
+        }
+    }
+    let copied = Volumes::open(folder.path()).unwrap();
+    copied.sweep_all(SystemTime::now() + SENT_KEPT, Need::Space).unwrap();
+    assert!(copied.contents().has(&id), "the layer refers to it again");
+    copied.delete("vo-1").unwrap();
+    copied.give_back(SystemTime::now()).unwrap();
+    assert_eq!(contents_in(&folder), 0);
+}
+
 /// A head of a server that did not count yet.
 #[test]
 fn what_an_older_server_has_left_hidden_is_found() {
