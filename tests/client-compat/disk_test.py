@@ -74,7 +74,7 @@ def a_container_goes_on_reading_the_version_that_it_has_whatever_is_given_back(n
 def what_was_put_and_replaced_or_deleted_is_given_back_by_gc(newest, server, space, tmp_path, version):
     assert newest.modal("volume", "create", "space", "--version", version).code == 0
     file = tmp_path / "checkpoint"
-    for number in range(3):
+    for number in range(2):
         file.write_bytes(bytes([number + int(version) * 16]) * SIZE)
         assert newest.modal("volume", "put", "--force", "space", file, "/checkpoint").code == 0
     assert dorian("gc", "--data", server.data).returncode == 0

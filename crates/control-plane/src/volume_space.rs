@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Between two sweeps: containers that end together let go of many layers.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Sweeping takes at most one part in so many of the time; on a full disk it looks at everything.
-const SHARE: u32 = 4;
+const SHARE: u32 = 10;
 
 impl Shared {
     /// Merges layers of a volume in its own time, if that is worth it.

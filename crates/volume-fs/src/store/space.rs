@@ -78,7 +78,7 @@ impl Volumes {
         self.sweep_contents(self.inner.contents.all()?, now, need)
     }
 
-    /// Everything that can go goes: all layers that hide something are merged, and waiting is cut short.
+    /// As much as can go goes: layers are merged for less than usual, and waiting is cut short.
     pub fn give_back(&self, now: SystemTime) -> Result<u64, VolumeError> {
         for id in self.open_all()? {
             if let Err(error) = self.merge(&id, Need::Space) {
