@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use manifest::content::ContentId;
@@ -51,6 +52,8 @@ struct Volume {
     publishing: Mutex<()>,
     /// Held by the one merge that goes on.
     merging: Mutex<()>,
+    /// Somebody has asked for a merge since the last one began.
+    is_merge_wanted: AtomicBool,
     /// Locked for a moment, never while the disk works except to replace the head.
     state: Mutex<State>,
 }
@@ -284,7 +287,14 @@ impl Volume {
         let unnamed = unnamed_layers(&folder, &head)?.into_iter();
         let retired = unnamed.map(|name| Retired { name, left: Some(now) }).collect();
         let state = Mutex::new(State { head, retired, ..State::default() });
-        Ok(Self { folder, contents, publishing: Mutex::default(), merging: Mutex::default(), state })
+        Ok(Self {
+            folder,
+            contents,
+            publishing: Mutex::default(),
+            merging: Mutex::default(),
+            is_merge_wanted: AtomicBool::default(),
+            state,
+        })
     }
 
     fn layer(&self, name: &str) -> PathBuf {

@@ -14,6 +14,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use manifest::content::ContentId;
@@ -130,8 +131,21 @@ impl Volumes {
 
 impl Volume {
     fn merge(self: &Arc<Self>, need: Need) -> Result<bool, VolumeError> {
-        // Every commit asks for a merge; while one goes on, another would do the same work.
-        let Some(_merging) = self.merging.try_lock() else { return Ok(false) };
+        self.is_merge_wanted.store(true, Ordering::SeqCst);
+        let mut has_merged = false;
+        while self.is_merge_wanted.load(Ordering::SeqCst) {
+            // Every commit asks for a merge. Whoever merges now looks again for those that ask meanwhile: it lets go of the
+            // lock before that look, so one of the two sees the other.
+            let Some(_merging) = self.merging.try_lock() else { return Ok(has_merged) };
+            if self.is_merge_wanted.swap(false, Ordering::SeqCst) {
+                has_merged |= self.merge_once(need)?;
+            }
+        }
+        Ok(has_merged)
+    }
+
+    /// The caller holds `merging`.
+    fn merge_once(self: &Arc<Self>, need: Need) -> Result<bool, VolumeError> {
         let pinned = self.layers()?;
         self.count_hidden(&pinned.pinned.names)?;
         let head = self.state.lock().head.clone();

@@ -233,6 +233,19 @@ fn a_file_that_is_replaced_again_and_again_takes_its_own_space_only() {
 }
 
 #[test]
+fn a_merge_that_is_asked_for_during_another_is_made() {
+    let (folder, volumes) = store();
+    std::thread::scope(|scope| {
+        for byte in 1..=20 {
+            put_big(&volumes, byte);
+            scope.spawn(|| volumes.merge("vo-1", Need::Usual).unwrap());
+        }
+    });
+    volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
+    assert_eq!(contents_in(&folder), 1);
+}
+
+#[test]
 fn a_reader_keeps_the_bytes_of_the_version_that_it_began_with() {
     let (folder, volumes) = store();
     let first = put_big(&volumes, 1);
