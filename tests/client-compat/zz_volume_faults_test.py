@@ -105,6 +105,11 @@ def a_full_disk_refuses_a_commit_whole_and_the_volume_goes_on(newest, little_roo
     assert "now others see {'small': 'two'}" in ended.out, ended
 
 
+def a_disk_that_holds_three_versions_takes_twelve_after_each_other(newest, little_room):
+    ended = newest.run("full_disk.py::replace")
+    assert ended.code == 0 and "committed 11" in ended.out, ended
+
+
 def what_a_full_disk_has_lost_is_said_in_the_log(newest, little_room):
     ended = newest.run("full_disk.py::lose")
     assert ended.code == 0, ended

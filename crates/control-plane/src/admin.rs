@@ -4,6 +4,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /layers?keep_days=14` | a [`LayerList`] |
+//! | `GET /disk` | a [`DiskReport`](crate::DiskReport) |
 //! | `POST /gc?keep_days=14&dry_run=true` | a [`GarbageEvent`] per line |
 //! | `GET /builds` | a [`BuildList`](crate::BuildList) |
 //! | `POST /builds/cancel?image=im-1` | nothing, once the build has ended |
@@ -108,6 +109,10 @@ async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<B
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/layers") => match shared.list_layers(options.keep).await {
             Ok(list) => plain(StatusCode::OK, line(&list)),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error),
+        },
+        (&Method::GET, "/disk") => match shared.disk_report(options.keep).await {
+            Ok(report) => plain(StatusCode::OK, line(&report)),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error),
         },
         (&Method::POST, "/gc") => collect(shared.clone(), options),

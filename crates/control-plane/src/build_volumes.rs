@@ -117,6 +117,7 @@ impl OpenVolume for OfStep {
 
 impl Drop for OfStep {
     fn drop(&mut self) {
-        self.collected.iter().for_each(BuiltLayer::discard);
+        let contents = self.shared.volumes.store.contents();
+        self.collected.iter().for_each(|layer| layer.discard(contents));
     }
 }

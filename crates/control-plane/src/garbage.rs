@@ -73,6 +73,9 @@ pub struct GarbageReport {
     pub bytes_left: u64,
     pub caches: usize,
     pub cache_bytes: u64,
+    /// Of files that volumes do not refer to any more.
+    #[serde(default)]
+    pub volume_bytes: u64,
 }
 
 /// Which images keep their layers.
@@ -95,6 +98,7 @@ struct Looked {
 impl Shared {
     /// The layers with the reasons why they stay when what was used within `keep` does.
     pub async fn list_layers(self: &Arc<Self>, keep: Duration) -> Result<LayerList, String> {
+        self.note_layers_in_use().await;
         Ok(LayerList { layers: self.look(keep, ByUse).await?.rows })
     }
 
@@ -106,6 +110,7 @@ impl Shared {
         say: impl Fn(GarbageEvent) + Send + Sync + 'static,
     ) -> Result<GarbageReport, String> {
         let _alone = self.collecting.lock().await;
+        self.note_layers_in_use().await;
         let looked = self.look(keep, ByUse).await?;
         let goes: Vec<LayerRow> = looked.rows.iter().filter(|row| row.kept.is_empty()).cloned().collect();
         say(GarbageEvent::Planned { images: looked.plan.forget.clone(), layers: goes.clone() });
@@ -123,7 +128,8 @@ impl Shared {
         }
         let mut again = self.look(keep, Remaining).await?;
         again.unused_since = looked.unused_since;
-        self.remove(keep, forgotten, again, say).await
+        let report = self.remove(keep, forgotten, again, say).await?;
+        Ok(GarbageReport { volume_bytes: self.give_back_volume_space().await?, ..report })
     }
 
     async fn remove(
@@ -161,6 +167,29 @@ impl Shared {
             Ok(report)
         };
         tokio::task::spawn_blocking(work).await.map_err(|error| format!("the collection ended early: {error}"))?
+    }
+
+    /// Notes that the layers of running containers and of live apps are in use at this moment.
+    pub async fn note_layers_in_use(self: &Arc<Self>) {
+        let mut images: BTreeSet<ImageId> = BTreeSet::new();
+        let mut layers: BTreeSet<String> = BTreeSet::new();
+        for task in self.tasks.all() {
+            images.extend(task.owner.definition().image.clone());
+            layers.extend(task.layers.lock().iter().flatten().cloned());
+        }
+        let live = self.owners.iter().filter(|owner| owner.app.is_running());
+        images.extend(live.filter_map(|owner| owner.definition().image.clone()));
+        let all = self.images.all();
+        let built = all.iter().filter(|image| images.contains(&image.id)).filter_map(|image| image.built());
+        layers.extend(built.flat_map(|built| built.layers.iter().map(ToString::to_string).collect::<Vec<_>>()));
+        let builder = self.images.builder.clone();
+        let note = move || {
+            for key in layers.iter().filter_map(|layer| LayerKey::parse(layer)) {
+                // To find it is to use it; one that is missing is whoever starts the container's to report.
+                builder.find_layer(&key);
+            }
+        };
+        let _ = tokio::task::spawn_blocking(note).await;
     }
 
     async fn look(self: &Arc<Self>, keep: Duration, images_that_stay: ImagesThatStay) -> Result<Looked, String> {

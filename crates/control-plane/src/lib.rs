@@ -20,6 +20,7 @@ mod collect;
 mod convert;
 mod definition;
 mod deployments;
+mod disk;
 mod environment_size;
 mod garbage;
 mod generators;
@@ -53,6 +54,7 @@ mod status;
 mod tasks;
 mod unserved;
 mod variants;
+mod volume_space;
 mod volumes;
 mod warnings;
 mod watcher;
@@ -71,6 +73,7 @@ use worker_protocol::{WorkerEvent, WorkerHandle};
 
 pub use admin::{ADMIN_SOCKET, Admin, KEEP_DAYS};
 pub use collect::Reason;
+pub use disk::{DiskReport, DiskRow, disk_report_offline};
 pub use garbage::{GarbageEvent, GarbageReport, LayerList, LayerRow};
 pub use logs::LogLimits;
 pub use running_builds::{BuildList, BuildRow};
@@ -169,6 +172,7 @@ impl ControlPlane {
             secrets: secrets::Secrets::new(&parts.secret_key),
             objects: Default::default(),
             passing_blobs: Default::default(),
+            passing_contents: Default::default(),
             shared_files,
             listings: Default::default(),
             queues: queues::Queues::new(contents.clone()),
@@ -188,6 +192,7 @@ impl ControlPlane {
         tokio::spawn(shared.clone().contents_loop());
         tokio::spawn(shared.clone().expiry_loop());
         tokio::spawn(shared.clone().quiet_logs_loop());
+        tokio::spawn(shared.clone().volume_space_loop());
         tokio::spawn(shared.clone().schedule_loop());
         let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
             .merge(volume_fs::http::router(parts.volumes, blob_key))

@@ -28,7 +28,7 @@ use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
 use crate::mounts::Mounts;
 use crate::objects::Objects;
 use crate::owner::Owner;
-use crate::passing_blobs::PassingBlobs;
+use crate::passing_blobs::{PassingBlobs, PassingContents};
 use crate::queues::Queues;
 use crate::rpc::listings::Listings;
 use crate::schedules::Schedules;
@@ -66,6 +66,8 @@ pub struct Shared {
     pub blobs: DiskBlobs,
     pub blob_key: UrlKey,
     pub passing_blobs: PassingBlobs,
+    /// Files that clients sent for volumes, which have them now.
+    pub passing_contents: PassingContents,
     pub worker: WorkerHandle,
     pub capacity: CapacityPool,
     pub environments: RwLock<BTreeMap<String, EnvironmentRecord>>,
@@ -483,8 +485,8 @@ pub const STOPPED_APPS_LISTED_MS: Millis = 24 * 3_600_000;
 const UPLOADS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 impl Shared {
-    /// Deletes, at the start and every hour, what has expired: results, uploads that were given up, blobs that no record
-    /// names, of those that are known to be [passing](crate::passing_blobs) the ones whose time is over.
+    /// Deletes, at the start and every hour, what has expired: results, uploads that were given up, blobs that no
+    /// record names.
     pub async fn expiry_loop(self: Arc<Self>) {
         loop {
             // At once: a server that is often restarted has no hour.
@@ -492,6 +494,8 @@ impl Shared {
                 tracing::warn!(error, "could not delete everything that has expired");
             }
             tokio::time::sleep(Duration::from_secs(3600)).await;
+            // A layer that was in use for weeks is not old when its container ends.
+            self.note_layers_in_use().await;
             self.forget_what_is_over();
         }
     }
@@ -527,8 +531,8 @@ impl Shared {
     }
 
     async fn expire_blobs(&self) -> Result<(), String> {
-        let freed = self.volumes.with(|store| store.sweep(std::time::SystemTime::now())).await;
-        freed.map_err(|error| types::errors::with_causes(&error))?;
+        let swept = self.volumes.with(|store| store.sweep_all(std::time::SystemTime::now(), store.need())).await;
+        swept.map_err(|error| types::errors::with_causes(&error))?;
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
@@ -538,17 +542,34 @@ impl Shared {
             self.store.blobs_in_use().await.map_err(|e| text(&e))?.into_iter().collect();
         // A day more than results live: calls that are only in memory are long answered by then.
         let old = self.blobs.blobs_before(now - RESULTS_KEPT - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
-        let passing = self.passing_blobs.take_over(now_ms());
-        for blob in expired.blobs.into_iter().chain(old).chain(passing).filter(|b| !in_use.contains(b)) {
+        for blob in expired.blobs.into_iter().chain(old).filter(|b| !in_use.contains(b)) {
             if let Err(error) = self.blobs.delete(&blob).await {
                 tracing::warn!(%blob, %error, "a blob that nobody needs could not be deleted");
             }
         }
-        // Files that came for volumes, which have their own copy, and for mounts that are no more.
+        // Files that came for volumes and never got there, and for mounts that are no more.
         let mounted = self.mounts.contents();
         let contents = self.blobs.contents_before(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
         for content in contents.iter().filter(|content| !mounted.contains(&content.to_string())) {
             self.blobs.delete_content(content).await.map_err(|e| text(&e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Deletes the [passing](crate::passing_blobs) blobs whose time is over.
+    pub async fn delete_passing_blobs(&self) -> Result<(), String> {
+        let passing = self.passing_blobs.take_over(now_ms());
+        if passing.is_empty() {
+            return Ok(());
+        }
+        let in_use: std::collections::HashSet<_> =
+            self.store.blobs_in_use().await.map_err(|error| error.to_string())?.into_iter().collect();
+        for blob in passing.into_iter().filter(|blob| !in_use.contains(blob)) {
+            if let Err(error) = self.blobs.delete(&blob).await {
+                tracing::warn!(%blob, %error, "a blob that nobody needs could not be deleted");
+            }
         }
         Ok(())
     }

@@ -228,23 +228,25 @@ impl Shared {
             return Err(VolumeError::Deleted.into());
         }
         let (task, volume) = (task.clone(), volume.clone());
-        let asked = self.ask_worker(|request| VolumeCommand::Collect {
-            task: task.clone(),
-            volume: volume.clone(),
-            request,
-            leave_open,
-        });
-        let layer = match asked.await {
+        let mut asked = self.collect_layer(&task, &volume, leave_open).await;
+        if matches!(asked, (_, VolumeAnswer::Failed(_))) && self.has_made_room_for_a_commit().await {
+            asked = self.collect_layer(&task, &volume, leave_open).await;
+        }
+        let (request, layer) = match asked {
             (_, VolumeAnswer::Collected(None)) => return Ok(()),
             (request, VolumeAnswer::Collected(Some(layer))) => (request, layer),
             (_, VolumeAnswer::Failed(error)) => return Err(VolumeFailure::Worker(error)),
             (_, answer) => return Err(VolumeFailure::Worker(format!("the worker gave another answer: {answer:?}"))),
         };
-        let (request, layer) = layer;
         let published = self.publish_volume(&volume, layer).await;
         let settle = VolumeCommand::Settle { task, volume, request, is_taken: published.is_ok() };
         let _ = self.worker.commands.send(WorkerCommand::Volume(settle)).await;
         Ok(published?)
+    }
+
+    async fn collect_layer(&self, task: &TaskId, volume: &VolumeId, leave_open: bool) -> (RequestId, VolumeAnswer) {
+        let (task, volume) = (task.clone(), volume.clone());
+        self.ask_worker(|request| VolumeCommand::Collect { task, volume, request, leave_open }).await
     }
 
     /// Makes a layer part of a volume, or throws it away.
@@ -260,24 +262,11 @@ impl Shared {
         let publish = || self.volumes.store.publish(volume.as_str(), layer);
         let published = if is_known { publish() } else { Err(VolumeError::Deleted) };
         if let Err(error) = published {
-            layer.discard();
+            layer.discard(self.volumes.store.contents());
             return Err(error);
         }
         self.tidy_volume(volume.to_string());
         Ok(())
-    }
-
-    /// Merges layers in its own time, if there are many.
-    pub fn tidy_volume(self: &Arc<Self>, volume: String) {
-        let shared = self.clone();
-        tokio::spawn(async move {
-            let id = volume.clone();
-            if let Err(error) = shared.volumes.with(move |store| store.merge(&id)).await
-                && !matches!(error, VolumeError::Deleted)
-            {
-                tracing::warn!(volume, error = with_causes(&error), "layers of a volume could not be merged");
-            }
-        });
     }
 
     /// Commits, and shows the task the newest version of its volume. As [`Shared::commit_volume`], to the end.

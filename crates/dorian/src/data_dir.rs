@@ -143,15 +143,26 @@ pub fn nothing_runs(path: &Path) -> anyhow::Error {
     )
 }
 
+/// Keeps servers away from a data directory while it is held; none when one uses it now.
+pub fn lock_unused(path: &Path) -> Result<Option<File>> {
+    let absent = || format!("there is no data directory `{}`; name another with --data", path.display());
+    let file = match File::open(path.join("lock")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(absent()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            bail!("only root may look into `{}`; try again with `sudo`", path.display())
+        }
+        file => file.with_context(|| format!("cannot open the lock of `{}`", path.display()))?,
+    };
+    Ok(take(&file).then_some(file))
+}
+
 fn lock(path: &Path) -> Result<File> {
     let file = path.join("lock");
     let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&file);
     let lock = lock.with_context(|| {
         format!("cannot write to the data directory `{}`; name another with --data", path.display())
     })?;
-    // SAFETY: flock only reads the descriptor, which `lock` keeps open.
-    let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    if taken != 0 {
+    if !take(&lock) {
         bail!(
             "cannot use the data directory `{}`: a dorian runs on it already; use that one (`dorian env`), stop it, or name \
              another with --data",
@@ -159,6 +170,12 @@ fn lock(path: &Path) -> Result<File> {
         );
     }
     Ok(lock)
+}
+
+fn take(lock: &File) -> bool {
+    // SAFETY: flock only reads the descriptor, which `lock` keeps open.
+    let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    taken == 0
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>> {

@@ -1,4 +1,4 @@
-//! `dorian gc`: removes image layers that nothing needs.
+//! `dorian gc`: removes image layers that nothing needs, and files that no volume refers to.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,11 +13,12 @@ use crate::layers::{one_line, short, size};
 use crate::output::{print, progress, step_if_slow};
 use crate::{admin, data_dir};
 
-/// Remove image layers and downloads that nothing in use needs
+/// Remove image layers, downloads and files of volumes that nothing in use needs
 ///
 /// Kept are the images of apps that run or are deployed, of running containers and of published names, what a build is
 /// about to use, and whatever was used within the last days; of the package downloads, what was used within these days.
-/// With `--keep-days 0`, a program that starts at this moment may find that one of its images was just removed.
+/// Of volumes, what was replaced or deleted goes at once, whatever its age, unless it is still being read. With
+/// `--keep-days 0`, a program that starts at this moment may find that one of its images was just removed.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -79,7 +80,8 @@ fn dry_text(planned: &[LayerRow], report: &GarbageReport) -> String {
     let row = |layer: &LayerRow| format!("{}  {:>8}  {}", short(&layer.key), size(layer.bytes), one_line(&layer.title));
     let mut lines: Vec<String> = planned.iter().map(row).collect();
     lines.push(format!(
-        "would remove {} ({}) and {}, and downloads that were not used lately; {} ({}) {}",
+        "would remove {} ({}) and {}, downloads that were not used lately, and what volumes do not refer to any more; \
+         {} ({}) {}",
         counted(report.layers, "layer"),
         size(report.layer_bytes),
         counted(report.images, "image"),
@@ -96,12 +98,13 @@ fn stay(layers: usize) -> &'static str {
 
 fn text(report: &GarbageReport) -> String {
     let mut text = format!(
-        "removed {} ({}), {} and {} of downloads ({}); {} ({}) {}",
+        "removed {} ({}), {}, {} of downloads ({}) and {} of volumes; {} ({}) {}",
         counted(report.layers, "layer"),
         size(report.layer_bytes),
         counted(report.images, "image"),
         counted(report.caches, "folder"),
         size(report.cache_bytes),
+        size(report.volume_bytes),
         counted(report.layers_left, "layer"),
         size(report.bytes_left),
         stay(report.layers_left)
@@ -127,10 +130,11 @@ mod tests {
             bytes_left: 5_000_000_000,
             caches: 0,
             cache_bytes: 0,
+            volume_bytes: 30_000_000,
         };
         assert_eq!(
             text(&report),
-            "removed 2 layers (3.0 MB), 1 image and 0 folders of downloads (0 kB); 4 layers (5.0 GB) stay, \
+            "removed 2 layers (3.0 MB), 1 image, 0 folders of downloads (0 kB) and 30.0 MB of volumes; 4 layers (5.0 GB) stay, \
              1 of them because somebody wanted them meanwhile"
         );
     }

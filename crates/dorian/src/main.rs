@@ -5,6 +5,7 @@ mod builds;
 mod client_settings;
 mod config;
 mod data_dir;
+mod disk;
 mod env;
 mod gc;
 mod greeting;
@@ -40,6 +41,7 @@ Examples:
   modal run hello.py
 
   sudo dorian builds                which images are being built, and how far that is
+  sudo dorian disk                  what takes up the disk, and what could go
   sudo dorian layers                what image builds left on disk, and why it stays
   sudo dorian gc                    remove what nothing needs
   sudo dorian schedules             which functions run by themselves, and when
@@ -55,6 +57,7 @@ enum Command {
     Env(env::EnvArgs),
     Login(login::LoginArgs),
     Builds(builds::BuildsArgs),
+    Disk(disk::DiskArgs),
     Layers(layers::LayersArgs),
     Gc(gc::GcArgs),
     Schedules(schedules::SchedulesArgs),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Env(args) => env::run(&args),
         Command::Login(args) => login::run(&args),
         Command::Builds(args) => builds::run(&args),
+        Command::Disk(args) => disk::run(&args),
         Command::Layers(args) => layers::run(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Schedules(args) => schedules::run(&args),

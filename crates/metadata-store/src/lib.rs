@@ -30,5 +30,5 @@ pub use records::{
     ImageRecord, ImageRevisionRecord, InputRecord, LoadedState, MountFileRecord, MountRecord, ObjectRecord,
     OutputRecord, ScheduleRecord, ScheduledRun, SecretRecord, StoredCall, VariantRecord, Write,
 };
-pub use store::MetadataStore;
+pub use store::{MetadataStore, names_of_objects};
 pub use vault::{Vault, VaultError};

@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -32,6 +33,19 @@ struct Inner {
     path: PathBuf,
     queue: Queue,
     readers: Mutex<Vec<Connection>>,
+}
+
+/// The names of volumes and other objects, by id, from a database that no server uses; nothing is written to it.
+pub fn names_of_objects(path: &Path) -> Result<HashMap<String, String>, StoreError> {
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let failed = |source| StoreError::Database { doing: "read names", path: path.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    let mut query = connection.prepare("SELECT id, name FROM objects WHERE name IS NOT NULL").map_err(failed)?;
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+    rows.collect::<rusqlite::Result<_>>().map_err(failed)
 }
 
 impl MetadataStore {

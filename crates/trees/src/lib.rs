@@ -1,4 +1,4 @@
-//! Takes away folders that programs filled.
+//! Takes away folders that programs filled, and measures them.
 //!
 //! A program nests folders as deep as it likes (`mkdir` and `chdir`, again and again), far beyond what fits into a path,
 //! into a thread's stack or into a process's table of open files. `std::fs::remove_dir_all` goes down by recursion, and a
@@ -6,6 +6,8 @@
 //! open folders (a link that is put in the way is removed, not followed), and moves up what lies deeper.
 //!
 //! Other file systems are never entered: what is mounted somewhere inside is not ours to delete.
+
+pub mod usage;
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -1,17 +1,19 @@
 //! Bytes of large files, each content once.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use manifest::content::{
     BLOCK_BYTES, BlockDigest, ContentId, block_count, block_digest, block_length, digest_of_zeros,
 };
+use parking_lot::RwLock;
 use types::ids::random_base62;
 
 use crate::error::{Doing, VolumeError};
+use crate::loose::Loose;
 use crate::sys;
 
 /// Zeros are left out of a copy in pieces of this size: holes stay holes.
@@ -23,12 +25,27 @@ pub struct ContentStore {
     folder: PathBuf,
     /// On the same file system; what is in it is not whole.
     incoming: PathBuf,
+    /// Held for writing for the moment in which an unused content gets out of reach, for reading by who needs one to be
+    /// there. The disk does no more than a rename or a link meanwhile.
+    gate: Arc<RwLock<()>>,
+    loose: Arc<Loose>,
+}
+
+/// What became of a content that may be unused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// With so many bytes.
+    Gone(u64),
+    /// Something refers to it, or it is gone already.
+    NotUnused,
+    Stays,
 }
 
 impl ContentStore {
     /// Makes the folders below the folder of volumes.
     pub fn open(volumes: &Path) -> Result<Self, VolumeError> {
-        let store = Self { folder: volumes.join("content"), incoming: volumes.join("uploads") };
+        let (folder, incoming) = (volumes.join("content"), volumes.join("uploads"));
+        let store = Self { folder, incoming, gate: Arc::default(), loose: Arc::default() };
         for folder in [&store.folder, &store.incoming] {
             fs::create_dir_all(folder).doing("make folder", folder)?;
         }
@@ -57,9 +74,36 @@ impl ContentStore {
         self.path(id).exists()
     }
 
-    /// Whether a layer refers to it.
-    pub(crate) fn is_used(&self, id: &ContentId) -> bool {
-        fs::metadata(self.path(id)).is_ok_and(|metadata| metadata.nlink() > 1)
+    /// Whether it is there; if so, `note` is called before anybody can take it away.
+    pub(crate) fn has_noting(&self, id: &ContentId, note: impl FnOnce()) -> bool {
+        let _open = self.gate.read();
+        let has = self.has(id);
+        if has {
+            note();
+        }
+        has
+    }
+
+    pub(crate) fn loose(&self) -> &Loose {
+        &self.loose
+    }
+
+    /// Takes away a folder with layers, and notes the contents that they refer to.
+    pub(crate) fn remove_layers<'a>(
+        &self,
+        layers: impl IntoIterator<Item = &'a Path>,
+        folder: &Path,
+    ) -> io::Result<()> {
+        let names =
+            layers.into_iter().flat_map(|layer| fs::read_dir(layer.join("refs")).into_iter().flatten().flatten());
+        let referred: Vec<_> = names.filter_map(|entry| ContentId::parse(entry.file_name().to_str()?)).collect();
+        let removed = trees::remove(folder);
+        self.loose.note(referred);
+        removed
+    }
+
+    pub(crate) fn remove_layer(&self, layer: &Path) -> io::Result<()> {
+        self.remove_layers([layer], layer)
     }
 
     /// Copies a file's bytes as they are now and gives them their name, with one more link at `reference` so that nobody
@@ -119,12 +163,22 @@ impl ContentStore {
 
     /// One more link to a content; false when there is no such content.
     pub(crate) fn refer(&self, id: &ContentId, reference: &Path) -> Result<bool, VolumeError> {
+        let _open = self.gate.read();
         match fs::hard_link(self.path(id), reference) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error).doing("refer to", reference),
         }
+    }
+
+    /// Makes a reference that is a file of its own a link again.
+    pub(crate) fn refer_again(&self, id: &ContentId, reference: &Path) -> Result<(), VolumeError> {
+        let aside = self.incoming.join(random_base62(16));
+        if !self.refer(id, &aside)? {
+            return fs::hard_link(reference, self.path(id)).doing("name", reference);
+        }
+        fs::rename(&aside, reference).doing("refer to", reference)
     }
 
     fn name(&self, file: &Path, id: &ContentId, reference: &Path) -> Result<(), VolumeError> {
@@ -151,33 +205,34 @@ impl ContentStore {
         fs::remove_file(file).doing("remove", file)
     }
 
-    /// Deletes contents that nothing refers to since `before`, but for those that somebody is about to use.
-    pub(crate) fn sweep(&self, before: SystemTime, is_wanted: impl Fn(&str) -> bool) -> Result<u64, VolumeError> {
-        let mut freed = 0;
-        for entry in fs::read_dir(&self.folder).doing("list", &self.folder)?.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            // The change time: when it lost its last reference, if it had one.
-            let changed = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(metadata.ctime().max(0) as u64);
-            let is_unused = metadata.nlink() == 1 && changed < before;
-            if is_unused && !is_wanted(&entry.file_name().to_string_lossy()) && self.remove_unused(&entry.path()) {
-                freed += metadata.blocks() * 512;
-            }
-        }
-        Ok(freed)
+    /// The names of all that are there.
+    pub(crate) fn all(&self) -> Result<Vec<ContentId>, VolumeError> {
+        let listed = fs::read_dir(&self.folder).doing("list", &self.folder)?.flatten();
+        Ok(listed.filter_map(|entry| ContentId::parse(entry.file_name().to_str()?)).collect())
     }
 
-    /// Out of reach first: a layer that refers to it after the look at it keeps it.
-    fn remove_unused(&self, path: &Path) -> bool {
-        let aside = self.incoming.join(random_base62(16));
-        if fs::rename(path, &aside).is_err() {
-            return false;
+    /// Takes a content away if nothing refers to it and nothing else makes it stay.
+    pub(crate) fn remove_unused(&self, id: &ContentId, stays: impl Fn(&Metadata) -> bool) -> io::Result<Looked> {
+        let (path, aside) = (self.path(id), self.incoming.join(random_base62(16)));
+        let look = || match fs::metadata(&path) {
+            Ok(metadata) if metadata.nlink() > 1 => Err(Looked::NotUnused),
+            Ok(metadata) if stays(&metadata) => Err(Looked::Stays),
+            Ok(metadata) => Ok(metadata.blocks() * 512),
+            Err(_) => Err(Looked::NotUnused),
+        };
+        if let Err(looked) = look() {
+            return Ok(looked);
         }
-        let is_unused = fs::metadata(&aside).is_ok_and(|metadata| metadata.nlink() == 1);
-        if !is_unused {
-            // If its bytes have come anew meanwhile, that is as good.
-            let _ = fs::hard_link(&aside, path);
-        }
-        fs::remove_file(&aside).is_ok() && is_unused
+        let shut = self.gate.write();
+        // Somebody may have found it since.
+        let bytes = match look() {
+            Ok(bytes) => bytes,
+            Err(looked) => return Ok(looked),
+        };
+        fs::rename(&path, &aside)?;
+        drop(shut);
+        fs::remove_file(&aside)?;
+        Ok(Looked::Gone(bytes))
     }
 }
 

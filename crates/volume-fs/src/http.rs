@@ -27,11 +27,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::error::VolumeError;
+use crate::fetching::{Fetched, Fetching, Sending};
 use crate::store::Volumes;
 use crate::view::Node;
 
 /// How long a URL is good for. Clients use them at once; a large file over a slow line takes a while.
-pub(crate) const VALID_S: u64 = 12 * 3600;
+const VALID_S: u64 = manifest::keeping::SENT_KEPT.as_secs();
 /// A sender that sends nothing for so long has gone without a word.
 const SILENCE_ENDS: Duration = Duration::from_secs(300);
 /// Bytes read from disk, or written to it, at a time.
@@ -55,6 +56,7 @@ pub fn router(volumes: Volumes, key: UrlKey) -> Router {
 pub struct Urls {
     pub base: String,
     pub key: UrlKey,
+    pub fetching: Fetching,
 }
 
 /// What a token names.
@@ -62,6 +64,16 @@ pub struct Urls {
 enum Place {
     Content(String),
     Layer { volume: String, layer: String, path: PathBuf },
+}
+
+impl Place {
+    fn fetched(&self) -> Fetched {
+        match self {
+            // One that is not the name of a content is none of ours.
+            Self::Content(id) => ContentId::parse(id).map_or(Fetched::Layer(String::new()), Fetched::Content),
+            Self::Layer { layer, .. } => Fetched::Layer(layer.clone()),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,6 +89,8 @@ impl Urls {
         format!("{}/volume-blocks/{id}/{index}?{}", self.base, self.key.query_for(&what, now_s() + VALID_S))
     }
 
+    /// What it names stays for as long as somebody goes on fetching it, also when the caller's view is gone.
+    ///
     /// # Errors
     /// When the node cannot be read.
     pub fn read(&self, volume: &str, node: &Node, (start, length): (u64, u64)) -> Result<String, VolumeError> {
@@ -84,6 +98,7 @@ impl Urls {
             Some(id) => Place::Content(id.to_string()),
             None => layer_place(volume, node.path()),
         };
+        self.fetching.note(place.fetched());
         let token = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&Stretch { place, start, length }).unwrap_or_default());
         let query = self.key.query_for(&read_permission(&token), now_s() + VALID_S);
         Ok(format!("{}/volume-files/{token}?{query}", self.base))
@@ -197,6 +212,7 @@ async fn read(State(face): State<Face>, Path(token): Path<String>, RawQuery(quer
     }
     let decoded = URL_SAFE_NO_PAD.decode(&token).ok();
     let stretch: Option<Stretch> = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let fetching = face.volumes.fetching().clone();
     // It may have to open the volume first.
     let found = tokio::task::spawn_blocking(move || stretch.and_then(|stretch| Some((face.path(&stretch)?, stretch))));
     let Some((path, stretch)) = found.await.ok().flatten() else {
@@ -204,10 +220,11 @@ async fn read(State(face): State<Face>, Path(token): Path<String>, RawQuery(quer
     };
     match open(&path, &stretch).await {
         Ok(file) => {
+            let sending = Sending::begin(fetching, stretch.place.fetched());
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_LENGTH, stretch.length.into());
             headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
-            (headers, pieces(file, stretch.length)).into_response()
+            (headers, pieces(file, stretch.length, sending)).into_response()
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             refuse(StatusCode::NOT_FOUND, "this version of the file is gone; read the file again")
@@ -235,8 +252,8 @@ async fn open(path: &FilePath, stretch: &Stretch) -> io::Result<tokio::fs::File>
 }
 
 /// A piece at a time: memory does not grow with the length.
-fn pieces(file: tokio::fs::File, length: u64) -> Body {
-    Body::from_stream(stream::try_unfold((file, length), |(mut file, left)| async move {
+fn pieces(file: tokio::fs::File, length: u64, sending: Sending) -> Body {
+    Body::from_stream(stream::try_unfold((file, length, sending), |(mut file, left, sending)| async move {
         if left == 0 {
             return Ok::<_, io::Error>(None);
         }
@@ -246,7 +263,7 @@ fn pieces(file: tokio::fs::File, length: u64) -> Body {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         piece.truncate(read);
-        Ok(Some((Bytes::from(piece), (file, left - read as u64))))
+        Ok(Some((Bytes::from(piece), (file, left - read as u64, sending))))
     }))
 }
 

@@ -349,7 +349,7 @@ impl<'a> LayerBuilder<'a> {
 impl Drop for LayerBuilder<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = trees::remove(&self.folder);
+            let _ = self.contents.remove_layer(&self.folder);
         }
     }
 }
@@ -370,8 +370,8 @@ impl BuiltLayer {
     }
 
     /// Takes away a layer that will not be used.
-    pub fn discard(&self) {
-        let _ = trees::remove(&self.folder);
+    pub fn discard(&self, contents: &ContentStore) {
+        let _ = contents.remove_layer(&self.folder);
     }
 }
 

@@ -12,7 +12,8 @@
 //! A file of up to [`layer::SMALL_BYTES`] lies in its layer. A larger one is a stub there, with its own owner, mode and
 //! times, that refers to its content (overlayfs's `metacopy` and `redirect` attributes, which only the machine's root can
 //! set). So equal contents are kept once, and every name has its own attributes. The links in `refs` are the count of
-//! references, kept by the file system: a content with one link is garbage.
+//! references, kept by the file system: a content with one link is garbage (`store/space.rs`). A copy that loses the links is mended
+//! when the volume is opened.
 //!
 //! [`store::Volumes`] owns it all. [`view::View`] reads a stack of layers as one tree, [`layer::LayerBuilder`] writes a
 //! layer, [`commit`] turns what a container wrote into one, [`merge`] several into one, [`http`] is how clients send and
@@ -24,8 +25,11 @@
 pub mod commit;
 mod content;
 mod error;
+mod fetching;
+mod hidden;
 pub mod http;
 pub mod layer;
+mod loose;
 mod merge;
 pub mod store;
 mod sys;
@@ -35,5 +39,7 @@ pub mod view;
 
 pub use content::ContentStore;
 pub use error::VolumeError;
-pub use store::{Pinned, Volumes};
+pub use fetching::Fetching;
+pub use manifest::merging::Need;
+pub use store::{Pinned, VolumeBytes, Volumes, VolumesBytes, bytes_on_disk};
 pub use view::{Kind, Node, View};

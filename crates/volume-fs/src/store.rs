@@ -1,29 +1,30 @@
-//! All volumes of one machine: which layers each is, who reads them, and what may be deleted.
+//! All volumes of one machine: which layers each is, and who reads them. What is merged and deleted: `space.rs`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
-use manifest::merging::plan_merge;
+use manifest::content::ContentId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::content::ContentStore;
 use crate::error::{Doing, VolumeError};
+use crate::fetching::Fetching;
 use crate::layer::{BuiltLayer, LayerBuilder};
-use crate::merge;
 use crate::sys;
 use crate::uploads::Uploads;
 use crate::view::View;
 
-/// Layers that were merged away, and contents that nothing refers to, stay for the URLs that name them.
-const UNUSED_KEPT: Duration = Duration::from_secs(3600);
-/// What clients send stays until all of it can have come: as long as the URLs are good.
-const SENT_KEPT: Duration = Duration::from_secs(crate::http::VALID_S);
+mod space;
+mod usage;
+
+pub use usage::{VolumeBytes, VolumesBytes, bytes_on_disk};
 
 /// Cheap to clone; all clones are one store.
 #[derive(Clone)]
@@ -35,6 +36,8 @@ struct Inner {
     root: PathBuf,
     contents: ContentStore,
     uploads: Uploads,
+    fetching: Fetching,
+    opened_at: SystemTime,
     /// Locked for a look-up only.
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
     /// Ids of volumes that were deleted, and when: requests for them may be on their way still.
@@ -44,10 +47,13 @@ struct Inner {
 #[derive(Debug)]
 struct Volume {
     folder: PathBuf,
+    contents: ContentStore,
     /// Held by the one commit that goes on: what it checks stays so until it is published.
     publishing: Mutex<()>,
     /// Held by the one merge that goes on.
     merging: Mutex<()>,
+    /// Somebody has asked for a merge since the last one began.
+    is_merge_wanted: AtomicBool,
     /// Locked for a moment, never while the disk works except to replace the head.
     state: Mutex<State>,
 }
@@ -57,11 +63,18 @@ struct State {
     head: Head,
     /// How many views look at each layer.
     readers: HashMap<String, usize>,
-    /// Layers that are no part of the volume any more, and since when.
-    retired: Vec<(SystemTime, String)>,
+    /// Layers that are no part of the volume any more.
+    retired: Vec<Retired>,
     deleted: bool,
     /// Its files are being taken away.
     is_removed: bool,
+}
+
+#[derive(Debug)]
+struct Retired {
+    name: String,
+    /// Since when it is known here, if an earlier server has left it.
+    left: Option<SystemTime>,
 }
 
 impl State {
@@ -84,6 +97,18 @@ struct Head {
 struct LayerEntry {
     name: String,
     entries: u64,
+    /// Bytes of its files that layers above it hide, of those that are counted.
+    #[serde(default)]
+    hidden_bytes: u64,
+    /// What it hides is in the numbers of the layers below it.
+    #[serde(default)]
+    is_counted: bool,
+}
+
+impl LayerEntry {
+    fn new(name: String, entries: u64) -> Self {
+        Self { name, entries, hidden_bytes: 0, is_counted: false }
+    }
 }
 
 /// Keeps layers from being deleted.
@@ -104,8 +129,11 @@ impl Drop for Pinned {
                 }
             }
         }
-        let is_over = state.is_over();
+        let (is_over, is_loose) = (state.is_over(), !state.retired.is_empty());
         drop(state);
+        if is_loose {
+            self.volume.contents.loose().wake();
+        }
         if is_over {
             // Wherever the last reader is let go, nobody waits for the removal of many files.
             let volume = self.volume.clone();
@@ -134,8 +162,15 @@ impl Volumes {
             let _ = fs::remove_file(entry.path());
         }
         let uploads = Uploads::new(contents.clone());
-        let inner =
-            Inner { root: root.to_owned(), contents, uploads, volumes: Mutex::default(), deleted: Mutex::default() };
+        let inner = Inner {
+            root: root.to_owned(),
+            contents,
+            uploads,
+            fetching: Fetching::default(),
+            opened_at: SystemTime::now(),
+            volumes: Mutex::default(),
+            deleted: Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -145,6 +180,10 @@ impl Volumes {
 
     pub fn uploads(&self) -> &Uploads {
         &self.inner.uploads
+    }
+
+    pub fn fetching(&self) -> &Fetching {
+        &self.inner.fetching
     }
 
     /// Where a worker builds layers of this volume.
@@ -160,7 +199,7 @@ impl Volumes {
         if self.inner.deleted.lock().contains_key(id) {
             return Err(VolumeError::Deleted);
         }
-        let volume = Arc::new(Volume::open(self.inner.root.join(id))?);
+        let volume = Arc::new(Volume::open(self.inner.root.join(id), self.contents().clone(), SystemTime::now())?);
         volumes.insert(id.to_owned(), volume.clone());
         Ok(volume)
     }
@@ -199,13 +238,6 @@ impl Volumes {
         volume.publish(layer)
     }
 
-    /// Merges layers if there are many; true when it did.
-    pub fn merge(&self, id: &str) -> Result<bool, VolumeError> {
-        // Only of a volume that is in use: one that was deleted meanwhile must not come back.
-        let volume = self.inner.volumes.lock().get(id).cloned();
-        volume.map_or(Ok(false), |volume| volume.merge(self.contents()))
-    }
-
     /// The volume is gone for everybody who comes from now on; its files go when the last reader does.
     pub fn delete(&self, id: &str) -> Result<(), VolumeError> {
         let volume = match self.volume(id) {
@@ -235,22 +267,10 @@ impl Volumes {
         }
         Ok(())
     }
-
-    /// Deletes what nobody needs any more; answers with the bytes of contents that this freed.
-    pub fn sweep(&self, now: SystemTime) -> Result<u64, VolumeError> {
-        let before = now - UNUSED_KEPT;
-        let volumes: Vec<_> = self.inner.volumes.lock().values().cloned().collect();
-        for volume in volumes {
-            volume.drop_retired(before);
-        }
-        self.inner.deleted.lock().retain(|_, since| *since > now - SENT_KEPT);
-        self.inner.uploads.sweep(now - SENT_KEPT);
-        self.inner.contents.sweep(before, |content| self.inner.uploads.awaits_use(content))
-    }
 }
 
 impl Volume {
-    fn open(folder: PathBuf) -> Result<Self, VolumeError> {
+    fn open(folder: PathBuf, contents: ContentStore, now: SystemTime) -> Result<Self, VolumeError> {
         let head = match fs::read(folder.join("head")) {
             Ok(bytes) => {
                 serde_json::from_slice(&bytes).map_err(io::Error::other).doing("understand", &folder.join("head"))?
@@ -263,9 +283,18 @@ impl Volume {
         for path in [&folder.join("layers"), &building] {
             fs::create_dir_all(path).doing("make folder", path)?;
         }
-        let retired = unnamed_layers(&folder, &head)?;
+        mend_references(&folder, &contents)?;
+        let unnamed = unnamed_layers(&folder, &head)?.into_iter();
+        let retired = unnamed.map(|name| Retired { name, left: Some(now) }).collect();
         let state = Mutex::new(State { head, retired, ..State::default() });
-        Ok(Self { folder, publishing: Mutex::default(), merging: Mutex::default(), state })
+        Ok(Self {
+            folder,
+            contents,
+            publishing: Mutex::default(),
+            merging: Mutex::default(),
+            is_merge_wanted: AtomicBool::default(),
+            state,
+        })
     }
 
     fn layer(&self, name: &str) -> PathBuf {
@@ -292,17 +321,17 @@ impl Volume {
         let name = self.take_in(layer)?;
         let mut head = self.state.lock().head.clone();
         head.version += 1;
-        head.layers.push(LayerEntry { name: name.clone(), entries: layer.entries });
+        head.layers.push(LayerEntry::new(name.clone(), layer.entries));
         let replaced = self.replace_head(head);
         if replaced.is_err() && !self.layer_is_named(&name) {
-            let _ = trees::remove(&self.layer(&name));
+            let _ = self.contents.remove_layer(&self.layer(&name));
         }
         replaced
     }
 
     fn take_in(&self, layer: &BuiltLayer) -> Result<String, VolumeError> {
         if self.state.lock().deleted {
-            layer.discard();
+            layer.discard(&self.contents);
             return Err(VolumeError::Deleted);
         }
         let name = layer.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -328,66 +357,20 @@ impl Volume {
         Ok(version)
     }
 
-    fn merge(self: &Arc<Self>, contents: &ContentStore) -> Result<bool, VolumeError> {
-        // Every commit asks for a merge; while one goes on, another would do the same work.
-        let Some(_merging) = self.merging.try_lock() else { return Ok(false) };
-        let head = self.state.lock().head.clone();
-        let entries: Vec<u64> = head.layers.iter().map(|layer| layer.entries).collect();
-        let Some(range) = plan_merge(&entries) else { return Ok(false) };
-        let _pinned = self.layers()?;
-        let merged: Vec<LayerEntry> = head.layers[range.clone()].to_vec();
-        let parts: Vec<PathBuf> = merged.iter().rev().map(|layer| self.layer(&layer.name).join("diff")).collect();
-        let layer = merge::merge(contents, &self.folder.join("building"), &parts, range.start == 0)?;
-        if let Some(layer) = &layer {
-            let below = head.layers[..range.start].iter().map(|layer| self.layer(&layer.name).join("diff"));
-            layer.forget_needless(&View::of(below))?;
-        }
-        let _publishing = self.publishing.lock();
-        let mut head = self.state.lock().head.clone();
-        // Commits only add on top.
-        let Some(at) = head.layers.windows(merged.len()).position(|layers| layers == merged) else {
-            layer.iter().for_each(BuiltLayer::discard);
-            return Ok(false);
-        };
-        let replacement = match &layer {
-            Some(layer) => Some(LayerEntry { name: self.take_in(layer)?, entries: layer.entries }),
-            None => None,
-        };
-        head.layers.splice(at..at + merged.len(), replacement);
-        // First, so that there is no moment at which a URL given out before finds a layer in neither place.
-        let now = SystemTime::now();
-        self.state.lock().retired.extend(merged.iter().map(|layer| (now, layer.name.clone())));
-        if let Err(error) = self.replace_head(head) {
-            let is_merged = |name: &String| merged.iter().any(|layer| layer.name == *name);
-            self.state.lock().retired.retain(|(_, name)| !is_merged(name));
-            return Err(error);
-        }
-        Ok(true)
-    }
-
-    fn drop_retired(&self, before: SystemTime) {
-        let mut state = self.state.lock();
-        let State { retired, readers, .. } = &mut *state;
-        let (gone, kept) = retired.drain(..).partition(|(since, name)| *since < before && !readers.contains_key(name));
-        *retired = kept;
-        drop(state);
-        let gone: Vec<(SystemTime, String)> = gone;
-        for (_, name) in gone {
-            let _ = trees::remove(&self.layer(&name));
-        }
-    }
-
     /// The head first: what is left of it after a crash is then no version of the volume.
     fn remove(&self) {
         let _ = fs::remove_file(self.folder.join("head"));
-        if let Err(error) = trees::remove(&self.folder) {
+        let listed = fs::read_dir(self.folder.join("layers")).into_iter().flatten().flatten();
+        let layers: Vec<PathBuf> = listed.map(|entry| entry.path()).collect();
+        if let Err(error) = self.contents.remove_layers(layers.iter().map(PathBuf::as_path), &self.folder) {
             tracing::warn!(folder = %self.folder.display(), %error, "files of a deleted volume stay until the next start");
         }
     }
 
     fn layer_is_named(&self, name: &str) -> bool {
         let state = self.state.lock();
-        state.head.layers.iter().any(|layer| layer.name == name) || state.retired.iter().any(|(_, n)| n == name)
+        state.head.layers.iter().any(|layer| layer.name == name)
+            || state.retired.iter().any(|retired| retired.name == name)
     }
 }
 
@@ -399,14 +382,29 @@ impl Volumes {
     }
 }
 
-/// Layers that the head does not name were never committed, or were merged away: at the latest when the head was written.
-fn unnamed_layers(volume: &Path, head: &Head) -> Result<Vec<(SystemTime, String)>, VolumeError> {
-    let since = fs::metadata(volume.join("head")).and_then(|head| head.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+/// A copy of the data directory that kept no hard links has a file in the place of each reference, and its contents would be
+/// taken for unused.
+fn mend_references(volume: &Path, contents: &ContentStore) -> Result<(), VolumeError> {
+    let layers = volume.join("layers");
+    for layer in fs::read_dir(&layers).doing("list", &layers)?.flatten() {
+        for reference in fs::read_dir(layer.path().join("refs")).into_iter().flatten().flatten() {
+            let is_alone = reference.metadata().is_ok_and(|metadata| metadata.nlink() == 1);
+            let id = reference.file_name().to_str().and_then(ContentId::parse);
+            if let (true, Some(id)) = (is_alone, id) {
+                contents.refer_again(&id, &reference.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Layers that the head does not name were never committed, or were merged away.
+fn unnamed_layers(volume: &Path, head: &Head) -> Result<Vec<String>, VolumeError> {
     let layers = volume.join("layers");
     let listed = fs::read_dir(&layers).doing("list", &layers)?.flatten();
     let names = listed.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let is_named = |name: &String| head.layers.iter().any(|layer| layer.name == *name);
-    Ok(names.filter(|name| !is_named(name)).map(|name| (since, name)).collect())
+    Ok(names.filter(|name| !is_named(name)).collect())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! and written to its place; when the last one is there, the file is a content. A client that comes again is told which
 //! blocks are still missing, so a broken upload goes on where it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use manifest::content::{BLOCK_BYTES, BlockDigest, BlockHasher, ContentId, block_count, block_length, digest_of_zeros};
+use manifest::keeping::{Unused, stays};
+use manifest::merging::Need;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
@@ -23,8 +25,9 @@ pub struct Uploads {
     contents: ContentStore,
     /// Locked for a look-up only.
     files: Mutex<HashMap<ContentId, Arc<Upload>>>,
-    /// Files that came whole, and when: their client may still be sending others before it puts all of them into a volume.
-    whole: Mutex<HashMap<ContentId, SystemTime>>,
+    /// Files of which a client knows that they are here whole, and since when: it may still be sending others before it
+    /// puts all of them into a volume.
+    awaited: Mutex<HashMap<ContentId, SystemTime>>,
 }
 
 struct Upload {
@@ -58,7 +61,7 @@ pub struct BlockWriter {
 
 impl Uploads {
     pub(crate) fn new(contents: ContentStore) -> Self {
-        Self { contents, files: Mutex::default(), whole: Mutex::default() }
+        Self { contents, files: Mutex::default(), awaited: Mutex::default() }
     }
 
     /// Which blocks of a file have yet to come; none when all of it is there.
@@ -67,7 +70,10 @@ impl Uploads {
         if size > MAX_FILE_BYTES {
             return Err(VolumeError::TooLarge(id.as_str().into()));
         }
-        if self.contents.has(&id) {
+        let note = || {
+            self.awaited.lock().insert(id.clone(), SystemTime::now());
+        };
+        if self.contents.has_noting(&id, note) {
             return Ok(Vec::new());
         }
         let upload = self.begin(&id, size, blocks)?;
@@ -168,21 +174,42 @@ impl Uploads {
         if files.remove(id).is_none() {
             return Ok(());
         }
-        self.whole.lock().insert(id.clone(), SystemTime::now());
+        self.awaited.lock().insert(id.clone(), SystemTime::now());
         // Under the lock: nobody may begin the same file anew while this one is being named.
         self.contents.take(&upload.path, id)
     }
 
-    /// Whether this file came whole since, for somebody who has not put it anywhere yet.
-    pub(crate) fn awaits_use(&self, content: &str) -> bool {
-        ContentId::parse(content).is_some_and(|id| self.whole.lock().contains_key(&id))
+    /// These were put into a volume: they stay as long as a layer refers to them.
+    pub fn were_used(&self, contents: impl IntoIterator<Item = ContentId>) {
+        let contents: HashSet<ContentId> = contents.into_iter().collect();
+        let mut awaited = self.awaited.lock();
+        awaited.retain(|id, _| !contents.contains(id));
+        drop(awaited);
+        self.contents.loose().note(contents);
     }
 
-    /// Forgets uploads that nobody has sent anything of since.
-    pub(crate) fn sweep(&self, before: SystemTime) {
-        self.whole.lock().retain(|id, since| *since > before && !self.contents.is_used(id));
+    /// Since when a client knows that this file is here, that has not put it anywhere yet.
+    pub(crate) fn awaited_since(&self, content: &ContentId) -> Option<SystemTime> {
+        self.awaited.lock().get(content).copied()
+    }
+
+    /// Forgets uploads that nobody has sent anything of in a long time.
+    pub(crate) fn sweep(&self, now: SystemTime, need: Need) {
+        let is_kept = |since: SystemTime| {
+            let awaited = Some(now.duration_since(since).unwrap_or_default());
+            stays(&Unused { awaited, ..Unused::default() }, need)
+        };
+        let mut given_up = Vec::new();
+        self.awaited.lock().retain(|id, since| {
+            let is_kept = is_kept(*since);
+            if !is_kept {
+                given_up.push(id.clone());
+            }
+            is_kept
+        });
+        self.contents.loose().put_back(given_up);
         self.files.lock().retain(|_, upload| {
-            let is_kept = *upload.asked_at.lock() > before;
+            let is_kept = is_kept(*upload.asked_at.lock());
             if !is_kept {
                 let _ = fs::remove_file(&upload.path);
             }

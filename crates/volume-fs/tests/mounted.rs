@@ -247,7 +247,7 @@ fn what_a_program_has_written_is_what_it_sees_after_a_commit_and_a_reload() {
                 mount.unmount();
             }
             mount.commit(&volumes, taking);
-            while random.random_bool(0.7) && volumes.merge(VOLUME).unwrap() {}
+            while random.random_bool(0.7) && volumes.merge(VOLUME, volume_fs::Need::Usual).unwrap() {}
             mount.show_newest(&volumes);
             assert_eq!(walk(&mount.root()), written, "seed {seed}, round {round}: the kernel's view");
             assert_eq!(read(&volumes), written, "seed {seed}, round {round}: the store's view");
@@ -276,7 +276,7 @@ fn two_programs_that_commit_in_turn_leave_one_tree_that_all_read_alike() {
             }
         }
         let before = read(&volumes);
-        while volumes.merge(VOLUME).unwrap() {}
+        while volumes.merge(VOLUME, volume_fs::Need::Usual).unwrap() {}
         assert_eq!(read(&volumes), before, "seed {seed}: merging changes nothing");
         let reopened = Volumes::open(&folder.path().join("volumes")).unwrap();
         assert_eq!(read(&reopened), before, "seed {seed}: nor does a new start");
@@ -332,7 +332,7 @@ fn a_file_whose_old_name_looks_like_a_content_is_none() {
         assert_eq!(fs::read_to_string(mount.root().join("running").join(path)).unwrap(), "a job that runs");
         assert_eq!(read(&volumes), walk(&mount.root()));
     }
-    volumes.merge(VOLUME).unwrap();
+    volumes.merge(VOLUME, volume_fs::Need::Usual).unwrap();
     mount.show_newest(&volumes);
     assert_eq!(read(&volumes), walk(&mount.root()));
 }
@@ -490,7 +490,7 @@ fn deep_folders_are_committed_merged_renamed_and_removed() {
             fs::write(mount.root().join(&deep).join(round.to_string()), b"x").unwrap();
             mount.commit(&volumes, Taking::All);
         }
-        while volumes.merge(VOLUME).unwrap() {}
+        while volumes.merge(VOLUME, volume_fs::Need::Usual).unwrap() {}
         mount.show_newest(&volumes);
         assert_eq!(walk(&mount.root()).len(), DEPTH + 5);
         fs::rename(mount.root().join("d"), mount.root().join("e")).unwrap();

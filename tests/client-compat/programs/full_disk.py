@@ -41,6 +41,20 @@ def leave():
     put("last", os.urandom(60 * MIB))
 
 
+@app.function(volumes={"/kept": volume})
+def press():
+    """Far more than the disk holds, but one after the other."""
+    for number in range(12):
+        put("checkpoint", os.urandom(8 * MIB))
+        volume.commit()
+        print("committed", number)
+
+
+@app.local_entrypoint()
+def replace():
+    press.remote()
+
+
 @app.local_entrypoint()
 def main():
     fill.remote()

@@ -52,7 +52,13 @@ impl Api {
                 None => return Ok(Response::new(wire::MountPutFileResponse { exists: false, checked_at: None })),
                 Some(DataOneof::Data(data)) => self.shared.blobs.put_content(&digest, data).await,
                 Some(DataOneof::DataBlobId(id)) => {
-                    self.shared.blobs.put_content_from_blob(&digest, &convert::blob_id(&id)?).await
+                    let blob = convert::blob_id(&id)?;
+                    let stored = self.shared.blobs.put_content_from_blob(&digest, &blob).await;
+                    if stored.is_ok() {
+                        // The content has the bytes now, and a repeated request finds it.
+                        self.shared.passing_blobs.note(blob, now_ms());
+                    }
+                    stored
                 }
             };
             stored.map_err(|e| blob_status(&e))?;

@@ -26,6 +26,7 @@ use volume_fs::{Kind, View, VolumeError};
 use self::listing::Listing;
 use self::tree::{copy, file_in, must_be_file, must_be_free, must_have_folder};
 use crate::caller::{Caller, ClientVersion, Principal};
+use crate::clock::now_ms;
 use crate::rpc::blobs::parse_sha256;
 use crate::rpc::{Api, blobs};
 use crate::tasks::Task;
@@ -35,6 +36,11 @@ use crate::volumes::{TaskMount, VolumeFailure};
 const BATCHES_AHEAD: usize = 4;
 /// Old clients get files in the answer itself; a larger one is made a blob, which they fetch in pieces.
 const MAX_INLINE: u64 = 32 << 20;
+/// A file stays so long among the uploads after a volume got it: another client may have been told that it need not send it.
+const SENT_FILE_KEPT_MS: u64 = 3_600_000;
+/// Contents that were there may be gone before they are put, when another client puts and deletes the same. Then they are
+/// asked for as if they had never been there; so often, before the client is told.
+const MOST_TRIES: usize = 3;
 /// Names in one upload; the message itself has a limit too.
 const MAX_FILES: usize = 2_000_000;
 
@@ -73,15 +79,18 @@ impl Api {
     ) -> Result<Response<()>, Status> {
         let repeated = self.repeatable(&request, "VolumePutFiles")?;
         let request = request.into_inner();
-        let mut uploads = Vec::new();
+        let (mut uploads, mut sent) = (Vec::new(), Vec::new());
         for file in request.files {
             let path = file_path(&file.filename)?;
             let digest = parse_sha256(&file.sha256_hex)?;
+            sent.push(digest);
             let content = self.shared.blobs.content_path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
             uploads.push(Upload { path, mode: file.mode.unwrap_or(0o644), content: UploadContent::File(content) });
         }
         let only_new = request.disallow_overwrite_existing_files;
-        self.once(repeated, self.put_uploads(&request.volume_id, uploads, only_new)).await?;
+        self.once(repeated, self.put_uploads(&request.volume_id, Arc::new(uploads), only_new)).await?;
+        let until = now_ms() + SENT_FILE_KEPT_MS;
+        sent.into_iter().for_each(|digest| self.shared.passing_contents.note(digest, until));
         Ok(Response::new(()))
     }
 
@@ -119,7 +128,33 @@ impl Api {
             })
             .await?;
         }
-        let missing = self.with_volume(&request.volume_id, move |store, _| {
+        let (wanted, uploads) = (Arc::new(wanted), Arc::new(uploads));
+        let only_new = request.disallow_overwrite_existing_files;
+        for _ in 0..MOST_TRIES {
+            let missing = self.missing_blocks(&request.volume_id, wanted.clone(), &urls).await?;
+            if !missing.is_empty() {
+                return Ok(Response::new(wire::VolumePutFiles2Response { missing_blocks: missing }));
+            }
+            let put = self.put_uploads(&request.volume_id, uploads.clone(), only_new);
+            match self.once(repeated.clone(), put).await {
+                Err(status) if is_unknown_block(&status) => {}
+                Err(status) => return Err(status),
+                Ok(()) => {
+                    self.were_used(uploads);
+                    return Ok(Response::new(wire::VolumePutFiles2Response::default()));
+                }
+            }
+        }
+        Err(volume_status(&VolumeError::UnknownBlock))
+    }
+
+    async fn missing_blocks(
+        &self,
+        volume: &str,
+        wanted: Arc<Vec<(u64, Vec<BlockDigest>)>>,
+        urls: &Urls,
+    ) -> Result<Vec<wire::volume_put_files2_response::MissingBlock>, Status> {
+        let missing = self.with_volume(volume, move |store, _| {
             let mut missing = Vec::new();
             for (file, (size, blocks)) in wanted.iter().enumerate().filter(|(_, (size, _))| *size > 0) {
                 let id = ContentId::of(*size, blocks);
@@ -128,18 +163,20 @@ impl Api {
             }
             Ok(missing)
         });
-        let missing = missing.await?;
-        if !missing.is_empty() {
-            let missing = missing.into_iter().map(|(file, block, id)| wire::volume_put_files2_response::MissingBlock {
-                file_index: file as u64,
-                block_index: block as u64,
-                put_url: urls.put_block(&id, block),
-            });
-            return Ok(Response::new(wire::VolumePutFiles2Response { missing_blocks: missing.collect() }));
-        }
-        let only_new = request.disallow_overwrite_existing_files;
-        self.once(repeated, self.put_uploads(&request.volume_id, uploads, only_new)).await?;
-        Ok(Response::new(wire::VolumePutFiles2Response::default()))
+        let block = |(file, block, id): (usize, usize, ContentId)| wire::volume_put_files2_response::MissingBlock {
+            file_index: file as u64,
+            block_index: block as u64,
+            put_url: urls.put_block(&id, block),
+        };
+        Ok(missing.await?.into_iter().map(block).collect())
+    }
+
+    fn were_used(&self, uploads: Arc<Vec<Upload>>) {
+        let ids = uploads.iter().filter_map(|upload| match &upload.content {
+            UploadContent::Content(id, _) => Some(id.clone()),
+            UploadContent::Empty | UploadContent::File(_) => None,
+        });
+        self.shared.volumes.store.uploads().were_used(ids);
     }
 
     /// What a repetition of this change has again, if the client says.
@@ -162,15 +199,15 @@ impl Api {
         Ok(())
     }
 
-    async fn put_uploads(&self, id: &str, uploads: Vec<Upload>, only_new: bool) -> Result<(), Status> {
+    async fn put_uploads(&self, id: &str, uploads: Arc<Vec<Upload>>, only_new: bool) -> Result<(), Status> {
         self.change_volume(id, move |view, layer| {
-            for upload in &uploads {
+            for upload in uploads.iter() {
                 must_be_file(view, &upload.path)?;
                 if only_new {
                     must_be_free(view, &upload.path)?;
                 }
             }
-            for upload in &uploads {
+            for upload in uploads.iter() {
                 let source = match &upload.content {
                     UploadContent::Empty => Source::Empty,
                     UploadContent::Content(id, size) => Source::Content(id, *size),
@@ -380,7 +417,8 @@ impl Api {
     }
 
     fn volume_urls(&self, caller: &Caller) -> Urls {
-        Urls { base: self.url_base(caller), key: self.shared.blob_key.clone() }
+        let fetching = self.shared.volumes.store.fetching().clone();
+        Urls { base: self.url_base(caller), key: self.shared.blob_key.clone(), fetching }
     }
 }
 
@@ -420,6 +458,10 @@ fn failure_status(failure: &VolumeFailure) -> Status {
             Status::failed_precondition(format!("the volume could not be committed or reloaded: {error}"))
         }
     }
+}
+
+fn is_unknown_block(status: &Status) -> bool {
+    status.message() == VolumeError::UnknownBlock.to_string()
 }
 
 pub(crate) fn volume_status(error: &VolumeError) -> Status {

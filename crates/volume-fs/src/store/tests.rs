@@ -1,6 +1,11 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use manifest::content::{ContentId, block_digest};
+use manifest::keeping::{FETCH_PAUSE, LEFT_KEPT, SENT_KEPT};
+use manifest::merging::Need;
 
 use super::*;
+use crate::fetching::Fetched;
 use crate::layer::{Attributes, Source};
 use crate::view::Kind;
 
@@ -59,26 +64,32 @@ fn a_layer_without_a_head_that_names_it_was_never_committed() {
     fs::write(folder.path().join("vo-1/head.next"), b"{\"version\":9").unwrap();
     let reopened = Volumes::open(folder.path()).unwrap();
     assert_eq!(names(&reopened), ["committed"]);
-    reopened.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    reopened.sweep(SystemTime::now(), Need::Usual).unwrap();
+    assert!(stray.exists(), "a client may have been told of it by the server before");
+    reopened.sweep(SystemTime::now() + LEFT_KEPT, Need::Usual).unwrap();
     assert!(!stray.exists());
     assert_eq!(names(&reopened), ["committed"]);
 }
 
 #[test]
-fn a_file_that_was_named_in_a_url_stays_over_a_merge_and_a_restart() {
+fn a_file_that_is_being_fetched_stays_over_a_merge_and_a_restart() {
     let (folder, volumes) = store();
     for name in ["a", "b", "c", "d", "e"] {
         put(&volumes, name);
     }
     let layer = volumes.volume("vo-1").unwrap().state.lock().head.layers[0].name.clone();
-    assert!(volumes.merge("vo-1").unwrap());
-    let reopened = Volumes::open(folder.path()).unwrap();
-    let named = |at: SystemTime| {
-        reopened.sweep(at).unwrap();
-        reopened.file_of_layer("vo-1", &layer, Path::new("a")).map(|path| path.exists())
+    volumes.fetching().note(Fetched::Layer(layer.clone()));
+    assert!(volumes.merge("vo-1", Need::Usual).unwrap());
+    let is_there = |volumes: &Volumes, at: SystemTime| {
+        volumes.sweep(at, Need::Usual).unwrap();
+        volumes.file_of_layer("vo-1", &layer, Path::new("a")).map(|path| path.exists())
     };
-    assert_eq!(named(SystemTime::now()), Some(true));
-    assert_eq!(named(SystemTime::now() + UNUSED_KEPT * 2), None);
+    assert_eq!(is_there(&volumes, SystemTime::now()), Some(true));
+    let reopened = Volumes::open(folder.path()).unwrap();
+    reopened.open_all().unwrap();
+    assert_eq!(is_there(&reopened, SystemTime::now()), Some(true));
+    assert_eq!(is_there(&reopened, SystemTime::now() + LEFT_KEPT), None);
+    assert_eq!(is_there(&volumes, SystemTime::now() + FETCH_PAUSE), None);
 }
 
 #[test]
@@ -88,18 +99,18 @@ fn a_reader_goes_on_reading_what_it_began_with() {
         put(&volumes, name);
     }
     let view = volumes.view("vo-1").unwrap();
-    assert!(volumes.merge("vo-1").unwrap());
+    assert!(volumes.merge("vo-1", Need::Usual).unwrap());
     volumes
         .change("vo-1", |_, mut layer| {
             layer.remove(Path::new("a"))?;
             layer.finish()
         })
         .unwrap();
-    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    volumes.sweep(SystemTime::now(), Need::Space).unwrap();
     assert!(view.find(Path::new("a")).unwrap().is_some());
     assert_eq!(names(&volumes), ["b", "c", "d", "e"]);
     drop(view);
-    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
     let left = fs::read_dir(folder.path().join("vo-1/layers")).unwrap().count();
     assert_eq!(left, 2, "the merged layer and the removal");
 }
@@ -125,28 +136,22 @@ fn a_deleted_volume_goes_with_its_last_reader() {
 
 #[test]
 fn what_was_sent_stays_until_all_of_it_can_have_come() {
-    use manifest::content::{ContentId, block_digest};
     let (_folder, volumes) = store();
-    let bytes = vec![6; 100_000];
-    let digests = [block_digest(&bytes)];
-    let id = ContentId::of(100_000, &digests);
-    volumes.uploads().missing(100_000, &digests).unwrap();
-    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    let (bytes, digests, id) = large(6);
+    volumes.uploads().missing(LARGE, &digests).unwrap();
+    volumes.sweep_all(SystemTime::now() + SENT_KEPT / 2, Need::Usual).unwrap();
     put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
-    volumes.sweep(SystemTime::now() + UNUSED_KEPT * 2).unwrap();
+    volumes.sweep_all(SystemTime::now() + SENT_KEPT / 2, Need::Usual).unwrap();
     assert!(volumes.contents().has(&id), "another file of the same client may take hours");
-    volumes.sweep(SystemTime::now() + SENT_KEPT * 2).unwrap();
+    volumes.sweep_all(SystemTime::now() + SENT_KEPT, Need::Usual).unwrap();
     assert!(!volumes.contents().has(&id));
 }
 
 #[test]
 fn an_upload_leaves_the_same_bytes_in_their_place_that_came_another_way_meanwhile() {
-    use manifest::content::{ContentId, block_digest};
     let (folder, volumes) = store();
-    let bytes = vec![8; 100_000];
-    let digests = [block_digest(&bytes)];
-    let id = ContentId::of(100_000, &digests);
-    volumes.uploads().missing(100_000, &digests).unwrap();
+    let (bytes, digests, id) = large(8);
+    volumes.uploads().missing(LARGE, &digests).unwrap();
     let written = folder.path().join("written");
     fs::write(&written, &bytes).unwrap();
     let write = |_: &View, mut layer: LayerBuilder<'_>| {
@@ -154,16 +159,15 @@ fn an_upload_leaves_the_same_bytes_in_their_place_that_came_another_way_meanwhil
         layer.finish()
     };
     volumes.change("vo-1", write).unwrap();
-    assert!(volumes.contents().is_used(&id));
     put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
-    volumes.sweep(SystemTime::now() + SENT_KEPT * 2).unwrap();
-    assert!(volumes.contents().is_used(&id), "the layer refers to it");
+    volumes.sweep_all(SystemTime::now() + SENT_KEPT, Need::Space).unwrap();
+    assert!(volumes.contents().has(&id), "the layer refers to it");
     assert_eq!(fs::read_dir(volumes.contents().incoming()).unwrap().count(), 0);
 }
 
 #[test]
 fn a_broken_upload_goes_on_with_the_blocks_that_are_missing() {
-    use manifest::content::{BLOCK_BYTES, ContentId, block_digest};
+    use manifest::content::BLOCK_BYTES;
     let (_folder, volumes) = store();
     let blocks = [vec![1; BLOCK_BYTES as usize], vec![0; BLOCK_BYTES as usize], vec![3; 10]];
     let digests: Vec<_> = blocks.iter().map(|block| block_digest(block)).collect();
@@ -184,7 +188,6 @@ fn a_broken_upload_goes_on_with_the_blocks_that_are_missing() {
 
 #[test]
 fn nothing_stays_of_a_wrong_block_and_an_older_attempt_writes_no_more() {
-    use manifest::content::{ContentId, block_digest};
     let (_folder, volumes) = store();
     let block = [vec![7; 100], vec![0; 100_000]].concat();
     let (digests, size) = ([block_digest(&block)], block.len() as u64);
@@ -198,27 +201,259 @@ fn nothing_stays_of_a_wrong_block_and_an_older_attempt_writes_no_more() {
 }
 
 #[test]
-fn a_content_that_nothing_refers_to_is_swept_when_it_is_old() {
-    use manifest::content::{ContentId, block_digest};
+fn a_content_goes_with_the_volume_that_had_it() {
     let (_folder, volumes) = store();
-    let bytes = vec![5; 100_000];
+    let id = put_large(&volumes, 5);
+    volumes.sweep(SystemTime::now(), Need::Space).unwrap();
+    assert!(volumes.contents().has(&id), "a layer refers to it");
+    volumes.delete("vo-1").unwrap();
+    assert!(volumes.sweep(SystemTime::now(), Need::Usual).unwrap() >= LARGE);
+    assert!(!volumes.contents().has(&id));
+}
+
+#[test]
+fn a_file_that_is_replaced_again_and_again_takes_its_own_space_only() {
+    let (folder, volumes) = store();
+    let others = |_: &View, mut layer: LayerBuilder<'_>| {
+        for name in 0..200 {
+            layer.file(Path::new(&format!("other-{name}")), Source::Empty, &Attributes::now())?;
+        }
+        layer.finish()
+    };
+    volumes.change("vo-1", others).unwrap();
+    let mut first = None;
+    for byte in 1..=8 {
+        let id = put_big(&volumes, byte);
+        first.get_or_insert(id);
+        volumes.merge("vo-1", Need::Usual).unwrap();
+        volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
+    }
+    assert_eq!(contents_in(&folder), 1);
+    assert!(!volumes.contents().has(&first.unwrap()));
+}
+
+#[test]
+fn a_merge_that_is_asked_for_during_another_is_made() {
+    let (folder, volumes) = store();
+    std::thread::scope(|scope| {
+        for byte in 1..=20 {
+            put_big(&volumes, byte);
+            scope.spawn(|| volumes.merge("vo-1", Need::Usual).unwrap());
+        }
+    });
+    volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
+    assert_eq!(contents_in(&folder), 1);
+}
+
+#[test]
+fn a_reader_keeps_the_bytes_of_the_version_that_it_began_with() {
+    let (folder, volumes) = store();
+    let first = put_big(&volumes, 1);
+    let view = volumes.view("vo-1").unwrap();
+    for byte in 2..=8 {
+        put_big(&volumes, byte);
+        volumes.give_back(SystemTime::now()).unwrap();
+    }
+    let node = view.find(Path::new("large")).unwrap().unwrap();
+    assert_eq!(node.content().unwrap(), Some(first.clone()));
+    assert!(volumes.contents().has(&first));
+    assert_eq!(contents_in(&folder), 2, "the newest, and what the reader has");
+    drop(view);
+    volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
+    assert_eq!(contents_in(&folder), 1);
+}
+
+#[test]
+fn a_fetch_that_goes_on_keeps_its_bytes_until_it_falls_silent() {
+    let (_folder, volumes) = store();
+    let id = put_big(&volumes, 1);
+    volumes.fetching().note(Fetched::Content(id.clone()));
+    volumes.delete("vo-1").unwrap();
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert!(volumes.contents().has(&id));
+    volumes.sweep(SystemTime::now() + FETCH_PAUSE, Need::Usual).unwrap();
+    assert!(!volumes.contents().has(&id));
+}
+
+#[test]
+fn a_client_that_was_told_that_a_file_is_there_finds_it_whatever_is_deleted_meanwhile() {
+    let (_folder, volumes) = store();
+    let id = put_large(&volumes, 5);
+    let (_, digests, _) = large(5);
+    assert_eq!(volumes.uploads().missing(LARGE, &digests).unwrap(), [0_usize; 0]);
+    volumes.delete("vo-1").unwrap();
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert!(volumes.contents().has(&id));
+    let write = |_: &View, mut layer: LayerBuilder<'_>| {
+        layer.file(Path::new("again"), Source::Content(&id, LARGE), &Attributes::now())?;
+        layer.finish()
+    };
+    volumes.change("vo-2", write).unwrap();
+    volumes.uploads().were_used([id.clone()]);
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert!(volumes.contents().has(&id), "a layer refers to it");
+    volumes.delete("vo-2").unwrap();
+    volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
+    assert!(!volumes.contents().has(&id), "nobody waits for it any more");
+}
+
+/// The steps at which a server can be killed while it gives space back, each as the next one finds the disk.
+#[test]
+fn a_killed_server_leaves_nothing_for_ever_and_loses_nothing() {
+    let (folder, volumes) = store();
+    put_big(&volumes, 1);
+    let newest = put_big(&volumes, 2);
+    // Merged, and killed before the layers and the content that nobody needs went.
+    assert!(volumes.merge("vo-1", Need::Usual).unwrap());
+    assert_eq!(contents_in(&folder), 2);
+    let reopened = Volumes::open(folder.path()).unwrap();
+    assert_eq!(reopened.open_all().unwrap(), ["vo-1"]);
+    reopened.sweep_all(SystemTime::now() + LEFT_KEPT, Need::Usual).unwrap();
+    assert_eq!((contents_in(&folder), layers_in(&folder)), (1, 1));
+    // Committed, and killed before anything was merged: `dorian gc` need not wait.
+    let newer = put_big(&reopened, 3);
+    let reopened = Volumes::open(folder.path()).unwrap();
+    reopened.give_back(SystemTime::now()).unwrap();
+    assert_eq!((contents_in(&folder), layers_in(&folder)), (1, 1));
+    assert!(reopened.contents().has(&newer) && !reopened.contents().has(&newest));
+    // A layer's folder is gone, its content not: killed between the two.
+    let content = reopened.contents().path(&newer);
+    fs::hard_link(&content, folder.path().join("kept")).unwrap();
+    reopened.delete("vo-1").unwrap();
+    fs::remove_file(folder.path().join("kept")).unwrap();
+    let reopened = Volumes::open(folder.path()).unwrap();
+    reopened.sweep_all(SystemTime::now() + LEFT_KEPT, Need::Usual).unwrap();
+    assert_eq!(contents_in(&folder), 0);
+}
+
+/// As `rsync` without `-H` leaves it.
+#[test]
+fn a_copy_without_hard_links_loses_nothing() {
+    let (folder, volumes) = store();
+    let id = put_big(&volumes, 1);
+    drop(volumes);
+    for layer in fs::read_dir(folder.path().join("vo-1/layers")).unwrap() {
+        for reference in fs::read_dir(layer.unwrap().path().join("refs")).unwrap() {
+            let (path, aside) = (reference.unwrap().path(), folder.path().join("aside"));
+            fs::copy(&path, &aside).unwrap();
+            fs::rename(&aside, &path).unwrap();
+        }
+    }
+    let copied = Volumes::open(folder.path()).unwrap();
+    copied.sweep_all(SystemTime::now() + SENT_KEPT, Need::Space).unwrap();
+    assert!(copied.contents().has(&id), "the layer refers to it again");
+    copied.delete("vo-1").unwrap();
+    copied.give_back(SystemTime::now()).unwrap();
+    assert_eq!(contents_in(&folder), 0);
+}
+
+/// A head of a server that did not count yet.
+#[test]
+fn what_an_older_server_has_left_hidden_is_found() {
+    let (folder, volumes) = store();
+    put_big(&volumes, 1);
+    put_big(&volumes, 2);
+    let path = folder.path().join("vo-1/head");
+    let mut head: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for layer in head["layers"].as_array_mut().unwrap() {
+        layer.as_object_mut().unwrap().retain(|name, _| ["name", "entries"].contains(&name.as_str()));
+    }
+    fs::write(&path, head.to_string()).unwrap();
+    let reopened = Volumes::open(folder.path()).unwrap();
+    reopened.give_back(SystemTime::now()).unwrap();
+    assert_eq!(contents_in(&folder), 1);
+}
+
+#[test]
+fn commits_and_deletions_at_once_leave_every_file_readable() {
+    let (folder, volumes) = store();
+    let (bytes, digests, id) = large(9);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..300 {
+                volumes.give_back(SystemTime::now()).unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        for volume in ["vo-1", "vo-2"] {
+            let (volumes, bytes, digests, id, is_over) = (&volumes, &bytes, &digests, &id, &is_over);
+            scope.spawn(move || {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    for block in volumes.uploads().missing(LARGE, digests).unwrap() {
+                        let _ = put_block(volumes.uploads(), id, block, bytes);
+                    }
+                    let put = volumes.change(volume, |_, mut layer| {
+                        layer.file(Path::new("large"), Source::Content(id, LARGE), &Attributes::now())?;
+                        layer.finish()
+                    });
+                    // The other one may still be sending it.
+                    if matches!(put, Err(VolumeError::UnknownBlock)) {
+                        continue;
+                    }
+                    put.unwrap();
+                    volumes.uploads().were_used([id.clone()]);
+                    let view = volumes.view(volume).unwrap();
+                    let node = view.find(Path::new("large")).unwrap().unwrap();
+                    let content = node.content().unwrap().unwrap();
+                    assert!(volumes.contents().has(&content));
+                    volumes
+                        .change(volume, |_, mut layer| {
+                            layer.remove(Path::new("large"))?;
+                            layer.finish()
+                        })
+                        .unwrap();
+                    assert!(volumes.contents().has(&content), "the view still shows it");
+                }
+            });
+        }
+    });
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert_eq!(contents_in(&folder), 0);
+}
+
+const LARGE: u64 = 100_000;
+
+fn large(byte: u8) -> (Vec<u8>, [manifest::content::BlockDigest; 1], ContentId) {
+    let bytes = vec![byte; LARGE as usize];
     let digests = [block_digest(&bytes)];
-    let id = ContentId::of(100_000, &digests);
-    volumes.uploads().missing(100_000, &digests).unwrap();
+    let id = ContentId::of(LARGE, &digests);
+    (bytes, digests, id)
+}
+
+fn put_large(volumes: &Volumes, byte: u8) -> ContentId {
+    let (bytes, digests, id) = large(byte);
+    volumes.uploads().missing(LARGE, &digests).unwrap();
     put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
     let write = |_: &View, mut layer: LayerBuilder<'_>| {
-        layer.file(Path::new("large"), Source::Content(&id, 100_000), &Attributes::now())?;
+        layer.file(Path::new("large"), Source::Content(&id, LARGE), &Attributes::now())?;
         layer.finish()
     };
     volumes.change("vo-1", write).unwrap();
-    let later = SystemTime::now() + UNUSED_KEPT * 2;
-    volumes.sweep(later).unwrap();
-    assert!(volumes.contents().has(&id), "a layer refers to it");
-    volumes.delete("vo-1").unwrap();
-    volumes.sweep(SystemTime::now()).unwrap();
-    assert!(volumes.contents().has(&id), "it is not old yet");
-    volumes.sweep(later).unwrap();
-    assert!(!volumes.contents().has(&id));
+    volumes.uploads().were_used([id.clone()]);
+    id
+}
+
+/// As a container's commit puts it; large enough for a merge of its own.
+fn put_big(volumes: &Volumes, byte: u8) -> ContentId {
+    let written = volumes.contents().incoming().join("written");
+    fs::write(&written, vec![byte; 3 << 20]).unwrap();
+    let write = |_: &View, mut layer: LayerBuilder<'_>| {
+        layer.file(Path::new("large"), Source::Copy(&written), &Attributes::now())?;
+        layer.finish()
+    };
+    volumes.change("vo-1", write).unwrap();
+    fs::remove_file(written).unwrap();
+    let view = volumes.view("vo-1").unwrap();
+    view.find(Path::new("large")).unwrap().unwrap().content().unwrap().unwrap()
+}
+
+fn contents_in(folder: &tempfile::TempDir) -> usize {
+    fs::read_dir(folder.path().join("content")).unwrap().count()
+}
+
+fn layers_in(folder: &tempfile::TempDir) -> usize {
+    fs::read_dir(folder.path().join("vo-1/layers")).unwrap().count()
 }
 
 fn put_block(

@@ -1,0 +1,138 @@
+//! Giving back the space of files that volumes do not refer to any more. What may go is decided in `manifest` and done by
+//! `volume_fs`; here is when: after each commit, when a reader has gone, and once in a while.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use blob_store::BlobStore;
+use manifest::keeping::LEFT_KEPT;
+use types::errors::with_causes;
+use volume_fs::{Need, VolumeError, Volumes};
+
+use crate::clock::now_ms;
+use crate::shared::Shared;
+
+/// What was kept for clients that have fallen silent is looked at so often, and so is how full the disk is.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Between two sweeps: containers that end together let go of many layers.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Sweeping takes at most one part in so many of the time; on a full disk it looks at everything.
+const SHARE: u32 = 10;
+
+impl Shared {
+    /// Merges layers of a volume in its own time, if that is worth it.
+    pub fn tidy_volume(self: &Arc<Self>, volume: String) {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let id = volume.clone();
+            if let Err(error) = shared.volumes.with(move |store| store.merge(&id, store.need())).await
+                && !matches!(error, VolumeError::Deleted)
+            {
+                tracing::warn!(volume, error = with_causes(&error), "layers of a volume could not be merged");
+            }
+        });
+    }
+
+    /// Gives back space as it becomes free, and at once what was kept for a while when there is little left.
+    pub async fn volume_space_loop(self: Arc<Self>) {
+        let swept = self.volumes.with(tidy_all).await;
+        self.warn_of(swept);
+        let clients_have_come_again = tokio::time::sleep(LEFT_KEPT);
+        tokio::pin!(clients_have_come_again);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut looks_at_all = false;
+            tokio::select! {
+                () = self.volumes.store.loosened() => {}
+                () = &mut clients_have_come_again, if !clients_have_come_again.is_elapsed() => looks_at_all = true,
+                _ = looks.tick() => self.forget_passing().await,
+            }
+            let begun = Instant::now();
+            let swept = self.volumes.with(move |store| sweep(store, looks_at_all)).await;
+            self.warn_of(swept);
+            tokio::time::sleep(PAUSE.max(begun.elapsed() * SHARE)).await;
+        }
+    }
+
+    fn warn_of(&self, swept: Result<u64, VolumeError>) {
+        match swept {
+            Err(VolumeError::Stopping) => {}
+            Err(error) => tracing::warn!(error = with_causes(&error), "space of volumes could not be given back"),
+            Ok(bytes) => tracing::debug!(bytes, "swept what no volume refers to"),
+        }
+    }
+
+    /// Gives back everything that volumes do not refer to and that nobody reads; answers with the bytes.
+    ///
+    /// # Errors
+    /// A sentence, when the disk refuses.
+    pub async fn give_back_volume_space(self: &Arc<Self>) -> Result<u64, String> {
+        self.delete_sent_contents(self.passing_contents.take_all()).await;
+        self.delete_passing_blobs().await?;
+        let freed = self.volumes.with(|store| store.give_back(SystemTime::now())).await;
+        freed.map_err(|error| format!("cannot give back the space of volumes: {}", with_causes(&error)))
+    }
+
+    /// Whether a commit that failed may succeed now: the disk was full, and something could be given back.
+    pub async fn has_made_room_for_a_commit(self: &Arc<Self>) -> bool {
+        if self.volumes.store.need() == Need::Usual {
+            return false;
+        }
+        match self.give_back_volume_space().await {
+            Ok(bytes) => bytes > 0,
+            Err(error) => {
+                tracing::warn!(error, "no room could be made for a commit");
+                false
+            }
+        }
+    }
+
+    /// Blobs and contents that were needed for a while only, and whose time is over.
+    async fn forget_passing(&self) {
+        let need = self.volumes.store.need();
+        let contents = match need {
+            Need::Usual => self.passing_contents.take_over(now_ms()),
+            Need::Space => self.passing_contents.take_all(),
+        };
+        if !contents.is_empty() {
+            self.delete_sent_contents(contents).await;
+            // Their files may be those of contents that no layer refers to.
+            let swept = self.volumes.with(move |store| store.sweep_all(SystemTime::now(), need)).await;
+            self.warn_of(swept);
+        }
+        if let Err(error) = self.delete_passing_blobs().await {
+            tracing::warn!(error, "could not delete blobs that are not needed any more");
+        }
+    }
+
+    /// Files that clients sent for volumes, which have them now.
+    async fn delete_sent_contents(&self, contents: Vec<blob_store::Sha256Digest>) {
+        let mounted: HashSet<String> = self.mounts.contents();
+        for content in contents.iter().filter(|content| !mounted.contains(&content.to_string())) {
+            if let Err(error) = self.blobs.delete_content(content).await {
+                tracing::warn!(%content, %error, "a file that its volume has could not be deleted from the uploads");
+            }
+        }
+    }
+}
+
+/// What an earlier server may have left.
+fn tidy_all(store: &Volumes) -> Result<u64, VolumeError> {
+    let need = store.need();
+    for id in store.open_all()? {
+        if let Err(error) = store.merge(&id, need) {
+            tracing::warn!(volume = id, error = with_causes(&error), "layers of a volume could not be merged");
+        }
+    }
+    store.sweep_all(SystemTime::now(), need)
+}
+
+fn sweep(store: &Volumes, looks_at_all: bool) -> Result<u64, VolumeError> {
+    match store.need() {
+        Need::Space => store.give_back(SystemTime::now()),
+        Need::Usual if looks_at_all => store.sweep_all(SystemTime::now(), Need::Usual),
+        Need::Usual => store.sweep(SystemTime::now(), Need::Usual),
+    }
+}
