@@ -114,7 +114,7 @@ def check_windows_out_of_range_are_refused():
     if not hasattr(changing, "update_autoscaler"):
         return "skip: this client can change the minimum only"
     error = raises(Exception, changing.update_autoscaler, scaledown_window=1)
-    assert "`scaledown_window` is 1 seconds; it must be between 2 and 86400" in str(error), error
+    assert "`scaledown_window` is 1 second; it must be between 2 and 86400" in str(error), error
 
 
 @app.local_entrypoint()
