@@ -2,7 +2,7 @@
 # What the Makefile's targets need on a machine that has only the base system: each part installs only what is
 # missing, and says so first. Everything that is not a Debian package goes to `.dorian/`, which git ignores.
 #
-#   scripts/setup.sh build              a C compiler, protoc; checks that Cargo is there
+#   scripts/setup.sh build              a C compiler; checks that Cargo is there
 #   scripts/setup.sh run                what the server needs at run time
 #   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
 #   scripts/setup.sh pytest             .dorian/pytest
@@ -125,7 +125,7 @@ cargo_is_there() {
 }
 
 case "${1:-}" in
-    build) debian_packages build-essential protobuf-compiler libprotobuf-dev pkg-config; cargo_is_there ;;
+    build) debian_packages gcc libc6-dev; cargo_is_there ;;
     # A Python for the client that `dorian run` installs.
     run) debian_packages mmdebstrap nftables iproute2 e2fsprogs zstd ca-certificates; python >/dev/null ;;
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;

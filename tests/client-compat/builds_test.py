@@ -28,17 +28,21 @@ def _begin(client, entry, line, stamp):
     return running
 
 
-def _wait_until_nothing_is_left(server, namespaces):
+def _tasks(server):
+    """Those that have files of a container's. Deployed apps of other tests may have some of their own."""
+    return {task.name for task in (server.data / "tasks").iterdir() if (task / "root/diff").exists()}
+
+
+def _wait_until_nothing_is_left(server, namespaces, files):
     wait_for(lambda: not _builds(server), STOPPED_WITHIN_S, "no build goes on")
     wait_for(lambda: not still_there(namespaces), STOPPED_WITHIN_S, "the processes of the builds have ended")
     unfinished = server.data / "images" / "tmp"
     wait_for(lambda: not list(unfinished.iterdir()), 20, f"nothing in {unfinished}")
-    tasks = server.data / "tasks"
-    wait_for(lambda: not [task for task in tasks.iterdir() if (task / "root/diff").exists()], 20, f"no root in {tasks}")
+    wait_for(lambda: not _tasks(server) - files, 20, "the files of the builds' containers have gone")
 
 
 def builds_that_nobody_waits_for_end_after_the_grace_and_leave_nothing(newest, server):
-    before = server.container_namespaces()
+    before, files = server.container_namespaces(), _tasks(server)
     stamp = uuid.uuid4().hex
     # The client of the first is interrupted, that of the second is killed, and that of the third fails on another image.
     steps = _begin(newest, "by_steps", "step begins", stamp)
@@ -51,7 +55,7 @@ def builds_that_nobody_waits_for_end_after_the_grace_and_leave_nothing(newest, s
     function.kill()
     for running in (steps, function):
         running.end(60)
-    _wait_until_nothing_is_left(server, mine)
+    _wait_until_nothing_is_left(server, mine, files)
 
 
 def who_comes_within_the_grace_takes_a_build_over_and_sees_its_whole_log(newest, server):
@@ -68,7 +72,7 @@ def who_comes_within_the_grace_takes_a_build_over_and_sees_its_whole_log(newest,
 
 
 def the_operator_lists_builds_and_cancels_one(newest, server):
-    before = server.container_namespaces()
+    before, files = server.container_namespaces(), _tasks(server)
     running = _begin(newest, "by_steps", "step begins", uuid.uuid4().hex)
     mine = server.container_namespaces() - before
     (build,) = _builds(server)
@@ -81,7 +85,7 @@ def the_operator_lists_builds_and_cancels_one(newest, server):
     assert cancelled.returncode == 0, cancelled
     ended = running.end(60)
     assert ended.code != 0 and "the build was cancelled by the operator" in ended.out + ended.err, ended
-    _wait_until_nothing_is_left(server, mine)
+    _wait_until_nothing_is_left(server, mine, files)
     again = dorian("builds", "cancel", build["image"], "--data", server.data)
     assert again.returncode == 1 and "is not being built" in again.stderr, again
     assert "no image is being built" in dorian("builds", "--data", server.data).stdout

@@ -68,6 +68,7 @@ use image_builder::ImageBuilder;
 use metadata_store::{MetadataStore, StoreError};
 use shared_files::SharedFiles;
 use tokio::sync::mpsc;
+use types::words::counted;
 use volume_fs::Volumes;
 use worker_protocol::{WorkerEvent, WorkerHandle};
 
@@ -125,9 +126,9 @@ impl std::fmt::Display for Interrupted {
         }
         write!(
             f,
-            "interrupting {} function calls ({} inputs are running); results so far are kept, and the rest runs again when the \
-             server is started",
-            self.calls, self.running
+            "interrupting {} ({} running); results so far are kept, and the rest runs again when the server is started",
+            counted(self.calls, "function call"),
+            counted(self.running, "input")
         )
     }
 }
@@ -261,7 +262,7 @@ mod tests {
     #[test]
     fn a_server_that_stops_says_what_becomes_of_the_calls_it_interrupts() {
         let said = Interrupted { calls: 3, running: 7 }.to_string();
-        assert!(said.contains("3 function calls (7 inputs are running)") && said.contains("runs again"), "{said}");
+        assert!(said.contains("3 function calls (7 inputs running)") && said.contains("runs again"), "{said}");
         assert_eq!(Interrupted { calls: 0, running: 0 }.to_string(), "no call is interrupted");
     }
 }

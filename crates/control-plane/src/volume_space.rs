@@ -75,18 +75,12 @@ impl Shared {
         freed.map_err(|error| format!("cannot give back the space of volumes: {}", with_causes(&error)))
     }
 
-    /// Whether a commit that failed may succeed now: the disk was full, and something could be given back.
+    /// Gives back what can be given, for a commit for which there was no room: it may be larger than what counts as little
+    /// space, and what it wrote until then is gone again. False when the disk refuses that, too. How much was given back
+    /// says nothing: the sweep that goes on anyway may have been quicker.
     pub async fn has_made_room_for_a_commit(self: &Arc<Self>) -> bool {
-        if self.volumes.store.need() == Need::Usual {
-            return false;
-        }
-        match self.give_back_volume_space().await {
-            Ok(bytes) => bytes > 0,
-            Err(error) => {
-                tracing::warn!(error, "no room could be made for a commit");
-                false
-            }
-        }
+        let given = self.give_back_volume_space().await;
+        given.inspect_err(|error| tracing::warn!(error, "no room could be made for a commit")).is_ok()
     }
 
     /// Blobs and contents that were needed for a while only, and whose time is over.

@@ -229,13 +229,15 @@ impl Shared {
         }
         let (task, volume) = (task.clone(), volume.clone());
         let mut asked = self.collect_layer(&task, &volume, leave_open).await;
-        if matches!(asked, (_, VolumeAnswer::Failed(_))) && self.has_made_room_for_a_commit().await {
+        if matches!(asked, (_, VolumeAnswer::NoSpace(_))) && self.has_made_room_for_a_commit().await {
             asked = self.collect_layer(&task, &volume, leave_open).await;
         }
         let (request, layer) = match asked {
             (_, VolumeAnswer::Collected(None)) => return Ok(()),
             (request, VolumeAnswer::Collected(Some(layer))) => (request, layer),
-            (_, VolumeAnswer::Failed(error)) => return Err(VolumeFailure::Worker(error)),
+            (_, VolumeAnswer::Failed(error) | VolumeAnswer::NoSpace(error)) => {
+                return Err(VolumeFailure::Worker(error));
+            }
             (_, answer) => return Err(VolumeFailure::Worker(format!("the worker gave another answer: {answer:?}"))),
         };
         let published = self.publish_volume(&volume, layer).await;
@@ -301,7 +303,7 @@ impl Shared {
                     return Err(VolumeFailure::Busy(what));
                 }
                 // Whichever of the two it shows now.
-                VolumeAnswer::Failed(error) => return Err(VolumeFailure::Worker(error)),
+                VolumeAnswer::Failed(error) | VolumeAnswer::NoSpace(error) => return Err(VolumeFailure::Worker(error)),
                 answer @ VolumeAnswer::Collected(_) => {
                     return Err(VolumeFailure::Worker(format!("the worker gave another answer: {answer:?}")));
                 }

@@ -69,4 +69,6 @@ pub enum VolumeAnswer {
     Busy(Option<String>),
     /// A sentence.
     Failed(String),
+    /// The same; it may succeed when the disk has more room.
+    NoSpace(String),
 }

@@ -12,7 +12,7 @@ use types::errors::with_causes;
 use types::ids::VolumeId;
 use volume_fs::commit::{Taking, collect};
 use volume_fs::layer::BuiltLayer;
-use volume_fs::{ContentStore, View};
+use volume_fs::{ContentStore, View, VolumeError};
 use worker_protocol::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerEvent};
 
 use crate::Worker;
@@ -120,12 +120,17 @@ impl TaskVolume {
 
     /// # Errors
     /// Also after the container's end, when somebody waits for a commit. A commit in the background finds nothing then.
-    fn collect(&self, request: RequestId, taking: Taking) -> Result<Option<VolumeLayer>, String> {
+    fn collect(&self, request: RequestId, taking: Taking) -> VolumeAnswer {
         let mut state = self.state.lock();
-        match taking {
+        let collected = match taking {
             _ if !state.is_over => self.collect_in(&mut state, request, taking),
             Taking::WithoutOpenFiles => Ok(None),
-            Taking::All | Taking::Final => Err("the container has ended".to_owned()),
+            Taking::All | Taking::Final => return VolumeAnswer::Failed("the container has ended".to_owned()),
+        };
+        match collected {
+            Ok(layer) => VolumeAnswer::Collected(layer),
+            Err(error @ VolumeError::NoSpace(_)) => VolumeAnswer::NoSpace(with_causes(&error)),
+            Err(error) => VolumeAnswer::Failed(with_causes(&error)),
         }
     }
 
@@ -134,18 +139,23 @@ impl TaskVolume {
         let _moved = self.moving.blocking_lock();
         let mut state = self.state.lock();
         state.is_over = true;
-        self.collect_in(&mut state, RequestId::MAX, Taking::Final)
+        self.collect_in(&mut state, RequestId::MAX, Taking::Final).map_err(|error| with_causes(&error))
     }
 
-    fn collect_in(&self, state: &mut State, request: RequestId, taking: Taking) -> Result<Option<VolumeLayer>, String> {
+    fn collect_in(
+        &self,
+        state: &mut State,
+        request: RequestId,
+        taking: Taking,
+    ) -> Result<Option<VolumeLayer>, VolumeError> {
         if self.spec.read_only {
             return Ok(None);
         }
         self.learn_latest(state, taking);
         let below = View::of(state.layers.iter().cloned());
         let upper = self.generation(state.generation).join("diff");
-        let (layer, committed) = collect(&self.contents, &self.spec.building, &upper, &below, &state.committed, taking)
-            .map_err(|error| with_causes(&error))?;
+        let (layer, committed) =
+            collect(&self.contents, &self.spec.building, &upper, &below, &state.committed, taking)?;
         match layer {
             Some(_) => *self.latest.lock() = Latest::Open(request, committed),
             None => state.committed = committed,
@@ -194,7 +204,7 @@ impl TaskVolume {
         if late.is_ok() {
             std::thread::spawn(move || trees::remove(&old));
         }
-        late
+        late.map_err(|error| with_causes(&error))
     }
 }
 
@@ -268,12 +278,7 @@ pub(crate) async fn execute(worker: Arc<Worker>, mounted: Option<Arc<Mounted>>, 
         VolumeCommand::Collect { request, leave_open, .. } => {
             let taking = if leave_open { Taking::WithoutOpenFiles } else { Taking::All };
             let collected = tokio::task::spawn_blocking(move || volume.collect(request, taking)).await;
-            let answer = match collected {
-                Ok(Ok(layer)) => VolumeAnswer::Collected(layer),
-                Ok(Err(error)) => VolumeAnswer::Failed(error),
-                Err(error) => VolumeAnswer::Failed(error.to_string()),
-            };
-            (request, answer)
+            (request, collected.unwrap_or_else(|error| VolumeAnswer::Failed(error.to_string())))
         }
         VolumeCommand::Remount { request, layers, .. } => (request, mounted.remount(&volume, layers).await),
         // Done by `settle`.
