@@ -31,7 +31,7 @@ def a_wrong_use_ends_with_an_error_and_no_app(client):
     assert several.code != 0 and "greet" in several.out + several.err, several
 
 
-@pytest.mark.older_clients("their command lines are other programs")
+@pytest.mark.older_clients("their command lines are other programs", oldest_only=True)
 def exit_codes_say_what_happened(client):
     here = client.run("entries.py::fails_here")
     assert here.code == 1 and "this side is wrong" in here.out + here.err, here

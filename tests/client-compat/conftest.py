@@ -57,6 +57,12 @@ def _version_of(item):
     return parameters.get("version") or parameters.get("client")
 
 
+def _is_chosen(version, marker):
+    if version in (None, NEWEST):
+        return True
+    return marker is not None and (version == VERSIONS[-1] or not marker.kwargs.get("oldest_only"))
+
+
 def pytest_collection_modifyitems(config, items):
     """Every promise runs with the newest client. Older ones run what `older_clients` marks: what they do differently, and
     a program for each area. `DORIAN_TEST_MATRIX=all` runs everything with each."""
@@ -64,8 +70,7 @@ def pytest_collection_modifyitems(config, items):
         return
     chosen, left = [], []
     for item in items:
-        is_older = _version_of(item) not in (None, NEWEST)
-        (left if is_older and not item.get_closest_marker("older_clients") else chosen).append(item)
+        (chosen if _is_chosen(_version_of(item), item.get_closest_marker("older_clients")) else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = chosen
 

@@ -17,7 +17,7 @@ def dicts(clients, version, check):
     assert_check(clients, "dicts.py", version, check, 300)
 
 
-@pytest.mark.older_clients("a program of this area")
+@pytest.mark.older_clients("a program of this area", oldest_only=True)
 @for_each_check("queues.py")
 def queues(clients, version, check):
     assert_check(clients, "queues.py", version, check, 300)

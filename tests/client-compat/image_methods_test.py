@@ -53,13 +53,13 @@ def files(clients, version, check):
     _assert_ran(clients, "image_files.py", version, check)
 
 
-@pytest.mark.older_clients("their methods make other Dockerfiles")
+@pytest.mark.older_clients("their methods make other Dockerfiles", oldest_only=True)
 @for_each_check("image_commands.py")
 def commands(clients, version, check):
     _assert_ran(clients, "image_commands.py", version, check)
 
 
-@pytest.mark.older_clients("a program of this area")
+@pytest.mark.older_clients("a program of this area", oldest_only=True)
 @for_each_check("image_secrets.py")
 def secrets(clients, version, check):
     _assert_ran(clients, "image_secrets.py", version, check)

@@ -10,7 +10,7 @@ from harness import VERSIONS
 from program_checks import assert_check, for_each_check
 
 
-@pytest.mark.older_clients("a program of this area")
+@pytest.mark.older_clients("a program of this area", oldest_only=True)
 @for_each_check("secrets.py")
 def secrets(clients, version, check):
     assert_check(clients, "secrets.py", version, check, 300)

@@ -10,7 +10,7 @@ def volumes(clients, version, check):
     assert_check(clients, "volumes.py", version, check, 300)
 
 
-@pytest.mark.older_clients("their runners commit and reload in other ways")
+@pytest.mark.older_clients("their runners commit and reload in other ways", oldest_only=True)
 @for_each_check("volume_mounts.py")
 def mounts(clients, version, check):
     assert_check(clients, "volume_mounts.py", version, check, 600)
