@@ -5,7 +5,7 @@
 #   scripts/setup.sh build              a C compiler; checks that Cargo is there
 #   scripts/setup.sh run                what the server needs at run time
 #   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
-#   scripts/setup.sh pytest             .dorian/pytest
+#   scripts/setup.sh pytest             .dorian/pytest, and sqlite3 for a test of backups
 #   scripts/setup.sh registry           docker-registry, for the tests of `from_registry`
 #   scripts/setup.sh s3                 .dorian/s3, a store for the tests of bucket mounts
 #   scripts/setup.sh js                 nodejs, npm and .dorian/js, the JavaScript SDK
@@ -129,7 +129,8 @@ case "${1:-}" in
     # A Python for the client that `dorian run` installs.
     run) debian_packages mmdebstrap nftables iproute2 e2fsprogs zstd ca-certificates; python >/dev/null ;;
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
-    pytest) pytest_environment ;;
+    # With what a test of the documented backup runs.
+    pytest) debian_packages sqlite3; pytest_environment ;;
     registry) registry ;;
     s3) s3 ;;
     js) js ;;

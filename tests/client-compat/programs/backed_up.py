@@ -13,5 +13,6 @@ def look():
     import hashlib
     import os
 
-    with open("/kept/large", "rb") as large, open("/kept/small") as small:
-        return hashlib.sha256(large.read()).hexdigest(), small.read(), numbers["answer"], os.environ["BACKED_UP"]
+    with open("/kept/large", "rb") as large, open("/kept/small") as small, open("/kept/db.sqlite3") as named:
+        found = hashlib.sha256(large.read()).hexdigest(), small.read(), named.read()
+    return *found, numbers["answer"], os.environ["BACKED_UP"]
