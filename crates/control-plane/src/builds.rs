@@ -232,7 +232,7 @@ impl Shared {
         })?;
         let builder = &self.images.builder;
         let laid_over = self.mounted_paths(owner);
-        let made = builder.commit_changes(&run.base, &run.layer, &left.0, title, &laid_over).await;
+        let made = builder.commit_changes(&run.base, &run.layer, (&left.0, left.clone()), title, &laid_over).await;
         made.map_err(|e| with_causes(&e))
     }
 

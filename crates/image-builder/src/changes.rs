@@ -18,20 +18,22 @@ impl ImageBuilder {
         }
     }
 
-    /// `base` with one more layer: the writable folder `changes` of a container that has ended, which is moved away.
+    /// `base` with one more layer: the writable folder `changes` of a container that has ended, which is moved away. `owner`
+    /// removes the folder when it is dropped, and is kept until the work is over, also when nobody waits for it any more.
     /// `not_the_images`: paths of files that were laid over the image and are no part of it; what was written at these
     /// places, and the bytecode beside them, is left out.
     pub async fn commit_changes(
         &self,
         base: &BuiltImage,
         key: &LayerKey,
-        changes: &Path,
+        (changes, owner): (&Path, impl Send + 'static),
         title: &str,
         not_the_images: &[String],
     ) -> Result<BuiltImage, BuildError> {
         let (this, wanted) = (self.clone(), key.clone());
         let (changes, title, paths) = (changes.to_owned(), title.to_owned(), not_the_images.to_vec());
         let work = move || {
+            let _owner = owner;
             let workspace = this.inner.store.workspace()?;
             let diff = workspace.diff();
             fs::rename(&changes, &diff).map_err(BuildError::on("move", &changes))?;

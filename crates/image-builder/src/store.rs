@@ -23,6 +23,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use image_plan::LayerKey;
@@ -149,7 +150,7 @@ impl LayerStore {
         let name: u64 = rand::rng().random();
         let path = self.root.join("tmp").join(format!("{name:016x}"));
         fs::DirBuilder::new().mode(0o755).create(&path).map_err(BuildError::on("create", &path))?;
-        Ok(Workspace(Arc::new(Folder { path })))
+        Ok(Workspace(Arc::new(Folder { path, is_committed: AtomicBool::new(false) })))
     }
 
     /// Makes `workspace/diff` the layer `key`. When somebody else was first, theirs is kept: both are right.
@@ -158,6 +159,7 @@ impl LayerStore {
         let rename = |from: PathBuf, to: &Path| fs::rename(&from, to).map_err(BuildError::on("move", &from));
         fs::create_dir(&made).map_err(BuildError::on("create", &made))?;
         rename(workspace.diff(), &made.join("diff"))?;
+        workspace.0.is_committed.store(true, Ordering::Relaxed);
         let created_unix =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let meta = LayerMeta { title: title.to_owned(), boot_id: self.boot_id.clone(), created_unix };
@@ -239,6 +241,8 @@ pub(crate) struct Workspace(Arc<Folder>);
 
 struct Folder {
     path: PathBuf,
+    /// Its files have become a layer.
+    is_committed: AtomicBool,
 }
 
 impl Workspace {
@@ -262,7 +266,7 @@ impl Drop for Folder {
     /// What a committed layer leaves is next to nothing, and goes at once. A build that failed or was stopped may leave
     /// gigabytes, and a container that is being killed may still write: that goes behind the build's back.
     fn drop(&mut self) {
-        if !self.path.join("diff").exists() && trees::remove(&self.path).is_ok() {
+        if self.is_committed.load(Ordering::Relaxed) && trees::remove(&self.path).is_ok() {
             return;
         }
         let path = std::mem::take(&mut self.path);
