@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use types::words::shortened;
+
 /// Characters of one literal, or of one word, that are shown.
 pub const LITERAL: usize = 200;
 /// Characters of a whole message. Text with spaces that stands outside of backticks ends here.
@@ -18,8 +20,13 @@ pub fn clip(message: &str) -> Cow<'_, str> {
     if message.len() <= LITERAL {
         return Cow::Borrowed(message);
     }
-    let clipped = clip_whole(&clip_words(&clip_literals(message)));
+    let clipped = clip_whole(&clip_names(message));
     if clipped == message { Cow::Borrowed(message) } else { Cow::Owned(clipped) }
+}
+
+/// The message with its literals and its words cut, and all of its sentences.
+pub fn clip_names(message: &str) -> String {
+    clip_words(&clip_literals(message))
 }
 
 /// An odd backtick at the end opens nothing.
@@ -27,7 +34,7 @@ fn clip_literals(message: &str) -> String {
     let pieces: Vec<&str> = message.split('`').collect();
     let closed = pieces.len().saturating_sub(1) / 2 * 2;
     let piece = |(place, text): (usize, &&str)| match place % 2 == 1 && place < closed {
-        true => shortened(text),
+        true => shortened(text, LITERAL).into_owned(),
         false => (*text).to_owned(),
     };
     pieces.iter().enumerate().map(piece).collect::<Vec<_>>().join("`")
@@ -40,22 +47,13 @@ fn clip_words(message: &str) -> String {
 /// The space after it stays, and so does what closes it.
 fn clip_word(word: &str) -> String {
     let letters = word.trim_end_matches(|c: char| c.is_whitespace() || "`'\";,.".contains(c));
-    format!("{}{}", shortened(letters), &word[letters.len()..])
+    format!("{}{}", shortened(letters, LITERAL), &word[letters.len()..])
 }
 
 fn clip_whole(message: &str) -> String {
     match message.char_indices().nth(WHOLE) {
         Some((end, _)) => format!("{}{CUT}", &message[..end]),
         None => message.to_owned(),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(LITERAL) {
-        // What was cut already is not cut again.
-        Some((end, CUT)) if end + CUT.len_utf8() == text.len() => text.to_owned(),
-        Some((end, _)) => format!("{}{CUT}", &text[..end]),
-        None => text.to_owned(),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Why an image could not be built, in words for the person whose build it was.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use image_plan::{DockerfileError, Place, Position};
+use types::words::shortened;
 
 /// Cloned to everybody who waits for the same layer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -13,7 +15,7 @@ pub enum BuildError {
     #[error(transparent)]
     Dockerfile(#[from] DockerfileError),
     /// A step's program ended with an error.
-    #[error("step {place} (`{title}`) failed: {reason}{}{}", tail_text(tail), hint_text(hint))]
+    #[error("step {place} (`{}`) failed: {reason}{}{}", shown(title), tail_text(tail), hint_text(hint))]
     Step {
         place: Box<Place>,
         title: String,
@@ -23,7 +25,7 @@ pub enum BuildError {
         tail: Vec<String>,
         hint: Option<&'static str>,
     },
-    #[error("step {place} (`{title}`) was stopped: the build took longer than its limit of {} s", limit.as_secs())]
+    #[error("step {place} (`{}`) was stopped: the build took longer than its limit of {} s", shown(title), limit.as_secs())]
     Timeout { place: Box<Place>, title: String, limit: Duration },
     /// Something about a base image; a whole sentence.
     #[error("{0}")]
@@ -75,8 +77,13 @@ impl BuildError {
     }
 }
 
+/// An instruction may be a whole script, and a program may print without an end of line.
+fn shown(text: &str) -> Cow<'_, str> {
+    shortened(text, 300)
+}
+
 fn tail_text(tail: &[String]) -> String {
-    tail.iter().map(|line| format!("\n  {line}")).collect()
+    tail.iter().map(|line| format!("\n  {}", shown(line))).collect()
 }
 
 fn hint_text(hint: &Option<&'static str>) -> String {

@@ -21,6 +21,7 @@ use wire::generic_result::GenericStatus;
 use crate::build_logs::BuildLogs;
 use crate::builds::{BuildUse, FunctionRun, layer_key};
 use crate::caller::Caller;
+use crate::clip::clip_names;
 use crate::clock::{now_ms, patience};
 use crate::convert;
 use crate::environment_size;
@@ -345,10 +346,11 @@ async fn build_image(api: Api, image: Arc<Image>, build: Build) {
         Ok(built) => store_built(&api, &image, built).await,
         Err(error) => Err(error),
     };
-    if let Err(error) = &result {
-        tracing::info!(image = %image.id, error, "an image build failed");
+    if result.is_err() {
+        // Why stands in the build's own log: it repeats what programs of the user's have printed.
+        tracing::info!(image = %image.id, "an image build failed; `modal image logs {}` tells more", image.id);
     }
-    image.finish(result);
+    image.finish(result.map_err(|error| clip_names(&error)));
     api.shared.images.on_end(&image);
 }
 
