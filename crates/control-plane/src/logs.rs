@@ -147,20 +147,29 @@ impl AppLog {
         if self.keeper.is_none() {
             return;
         }
-        let mut buffer = self.buffer.lock();
+        let left = self.leave(&mut self.buffer.lock());
+        drop(left);
+    }
+
+    /// The entries, to be dropped when the buffer is not locked any more.
+    fn leave(&self, buffer: &mut Buffer) -> VecDeque<LogEntry> {
         self.base.store(buffer.next, Ordering::Relaxed);
         buffer.bytes = 0;
-        let entries = std::mem::take(&mut buffer.entries);
-        drop(buffer);
-        drop(entries);
+        std::mem::take(&mut buffer.entries)
     }
 
     /// As `put_away`, of an app that goes on and has printed nothing for a while.
     /// Short lines cost far more than their letters, so a server with many apps would hold hundreds of megabytes.
     pub fn put_away_if_quiet(&self, now: Millis) {
-        let newest = self.buffer.lock().entries.back().map(|entry| entry.at);
+        if self.keeper.is_none() {
+            return;
+        }
+        let mut buffer = self.buffer.lock();
+        let newest = buffer.entries.back().map(|entry| entry.at);
         if newest.is_some_and(|at| at.saturating_add(QUIET_MS) <= now) {
-            self.put_away();
+            let left = self.leave(&mut buffer);
+            drop(buffer);
+            drop(left);
         }
     }
 

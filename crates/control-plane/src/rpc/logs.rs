@@ -148,8 +148,7 @@ impl Api {
         let (sender, receiver) = mpsc::channel(4);
         let keeper = self.shared.logs.clone();
         tokio::spawn(async move {
-            let Some(position) = catch_up(&keeper, &app, &filter, position, &sender).await else { return };
-            follow(app, filter, position, patience, sender).await;
+            follow(&keeper, app, filter, position, patience, sender).await;
         });
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
@@ -377,6 +376,7 @@ async fn catch_up(
 
 /// Sends what is there and what comes, until the patience or the app ends.
 async fn follow(
+    keeper: &LogKeeper,
     app: Arc<App>,
     filter: Filter,
     mut position: u64,
@@ -387,6 +387,14 @@ async fn follow(
     let mut allowance = Allowance::new(Instant::now());
     loop {
         let page = app.log.after_or_end(position, PAGE, LAST_BYTES);
+        // At first, and when the log has left memory since the last look.
+        if position < app.log.base() || position > app.log.last() {
+            match catch_up(keeper, &app, &filter, position, &sender).await {
+                Some(reached) => position = reached,
+                None => return,
+            }
+            continue;
+        }
         if page.missed > 0 {
             let text =
                 format!("[dorian] {} pieces of output came faster than they were read and are cut here\n", page.missed);
@@ -492,6 +500,11 @@ fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {
 
 #[cfg(test)]
 mod tests {
+    use metadata_store::{AppRecord, AppState};
+    use types::ids::EnvironmentId;
+
+    use crate::logs::{AppLog, LogLimits, Origin};
+
     use super::*;
 
     #[test]
@@ -523,5 +536,44 @@ mod tests {
         assert_eq!(allowance.take(2 << 20, start), Duration::ZERO);
         assert_eq!(allowance.take(1 << 20, start), Duration::from_secs(1));
         assert_eq!(allowance.take(0, start + Duration::from_secs(1)), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn what_left_memory_after_a_follower_asked_is_shown_from_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = LogKeeper::open(folder.path().to_owned(), LogLimits::default()).unwrap();
+        let record = AppRecord {
+            id: AppId::random(),
+            environment: EnvironmentId::random(),
+            name: None,
+            description: String::new(),
+            state: AppState::Ephemeral,
+            created_at_ms: 0,
+            deployed_at_ms: None,
+            stopped_at_ms: None,
+            tags: BTreeMap::new(),
+            function_ids: BTreeMap::new(),
+            class_ids: BTreeMap::new(),
+            client_version: String::new(),
+            version: 0,
+        };
+        let log = AppLog::kept(&keeper, &record.id);
+        let app = Arc::new(App::new(record, log, 0));
+        let asked_at = app.log.base();
+        for line in 0..3 {
+            app.log.append(1, Origin::default(), Descriptor::Stdout, format!("line {line}\n"));
+        }
+        keeper.flush().await;
+        app.log.put_away();
+        app.log.append(1, Origin::default(), Descriptor::Stdout, "line 3\n".to_owned());
+        app.log.close();
+        let (sender, mut receiver) = mpsc::channel(100);
+        let filter = Filter { until_ms: 2, ..Filter::default() };
+        follow(&keeper, app, filter, asked_at, Duration::from_secs(60), sender).await;
+        let mut seen = String::new();
+        while let Some(Ok(batch)) = receiver.recv().await {
+            batch.items.iter().for_each(|item| seen += &item.data);
+        }
+        assert_eq!(seen, "line 0\nline 1\nline 2\nline 3\n");
     }
 }
