@@ -56,7 +56,7 @@ impl Shared {
     /// Stops a build; returns when it has ended.
     ///
     /// # Errors
-    /// A sentence: there is no such build.
+    /// A sentence: there is no such build, or it had succeeded already.
     pub async fn cancel_build(&self, id: &str) -> Result<(), String> {
         let parsed = ImageId::parse(id);
         let parsed =
@@ -67,8 +67,10 @@ impl Shared {
         let image =
             running.ok_or_else(|| format!("image `{id}` is not being built; `dorian builds` shows those that are"))?;
         image.cancel();
-        // Its result is for those who wait for the image.
-        let _ = image.ended().await;
-        Ok(())
+        // Why it ended is for those who wait for the image.
+        match image.ended().await {
+            Ok(_) => Err(format!("image `{id}` was finished before it could be stopped")),
+            Err(_) => Ok(()),
+        }
     }
 }

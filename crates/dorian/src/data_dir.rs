@@ -58,7 +58,7 @@ impl DataDir {
 
 /// What others on the machine have no business in: arguments and results, volumes, what programs and builds printed. (The
 /// folders of layers and of running containers are closed where they are made.)
-const PRIVATE: [&str; 10] = [
+const PRIVATE: [&str; 12] = [
     "metadata.sqlite",
     "metadata.sqlite-wal",
     "metadata.sqlite-shm",
@@ -69,6 +69,9 @@ const PRIVATE: [&str; 10] = [
     "volumes",
     "build-logs",
     "server.log",
+    "server.log.1",
+    // Passwords of registries.
+    "config.toml",
 ];
 
 impl DataDir {
@@ -235,11 +238,13 @@ mod tests {
         for name in ["blobs", "client"] {
             fs::create_dir(data.path.join(name)).unwrap();
         }
-        fs::write(data.path.join("metadata.sqlite"), "").unwrap();
+        for name in ["metadata.sqlite", "config.toml"] {
+            fs::write(data.path.join(name), "").unwrap();
+        }
         data.close_to_others().unwrap();
         let mode = |name: &str| fs::metadata(data.path.join(name)).unwrap().permissions().mode() & 0o077;
-        let closed = ["blobs", "build-logs", "metadata.sqlite", "identity.json", "lock"];
-        assert_eq!(closed.map(mode), [0; 5]);
+        let closed = ["blobs", "build-logs", "metadata.sqlite", "config.toml", "identity.json", "lock"];
+        assert_eq!(closed.map(mode), [0; 6]);
         assert_ne!(mode("client"), 0, "people run the client that is in there");
     }
 

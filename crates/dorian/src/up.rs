@@ -72,9 +72,11 @@ pub fn run(args: &UpArgs) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
     let mut executor = tokio::runtime::Builder::new_multi_thread();
     let tokio = executor.worker_threads(threads).thread_stack_size(THREAD_STACK).enable_all().build()?;
-    let served = tokio.block_on(serve(data, chosen, listener, runtime));
+    let served = tokio.block_on(serve(&data, chosen, listener, runtime));
     // What still works on the disk, such as merging layers of volumes, is begun anew by the next server.
     tokio.shutdown_timeout(LAST_WORK);
+    // Only now may that one begin.
+    drop(data);
     served
 }
 
@@ -101,7 +103,12 @@ fn start_logging() {
         .init();
 }
 
-async fn serve(data: DataDir, chosen: config::Config, listener: std::net::TcpListener, runtime: Runtime) -> Result<()> {
+async fn serve(
+    data: &DataDir,
+    chosen: config::Config,
+    listener: std::net::TcpListener,
+    runtime: Runtime,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     listener.set_nonblocking(true)?;
