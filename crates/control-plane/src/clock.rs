@@ -6,6 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use calls::Millis;
 
 pub fn now_ms() -> Millis {
+    #[cfg(test)]
+    if let Some(now) = simulated::now_ms() {
+        return now;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as Millis)
 }
 
@@ -36,6 +40,29 @@ const WIRE_TIME_ERROR_NANOS: i32 = 1_000;
 pub fn milliseconds(at: prost_types::Timestamp) -> u64 {
     let nanos = at.nanos.saturating_sub(WIRE_TIME_ERROR_NANOS).max(0) as u64;
     (at.seconds.max(0) as u64).saturating_mul(1000).saturating_add(nanos.div_ceil(1_000_000))
+}
+
+/// A simulation's thread has a clock of its own: the paused one of its runtime.
+#[cfg(test)]
+pub mod simulated {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::Millis;
+
+    thread_local! {
+        static BEGAN: Cell<Option<(Instant, Millis)>> = const { Cell::new(None) };
+    }
+
+    /// From here on it is `at` and later on this thread. To be called on the runtime.
+    pub fn begin(at: Millis) {
+        BEGAN.set(Some((Instant::now(), at)));
+    }
+
+    pub fn now_ms() -> Option<Millis> {
+        BEGAN.get().map(|(began, at)| at + began.elapsed().as_millis() as Millis)
+    }
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ mod schedules;
 mod secrets;
 mod server;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod start;
 mod status;
 mod tasks;
@@ -133,6 +135,73 @@ impl std::fmt::Display for Interrupted {
     }
 }
 
+/// What a control plane keeps below its data directory beside the parts.
+struct Opened {
+    logs: Arc<logs::LogKeeper>,
+    shared_files: SharedFiles,
+    contents: ContentsStore,
+}
+
+impl Opened {
+    fn of(config: &Config) -> Result<Self, StartError> {
+        let data = &config.data_dir;
+        Ok(Self {
+            logs: logs::LogKeeper::open(data.join("logs"), config.log_limits)
+                .map_err(|source| StartError::Logs { source })?,
+            shared_files: SharedFiles::open(data.join("nfs")).map_err(|source| StartError::SharedFiles { source })?,
+            contents: ContentsStore::open(&data.join("contents.sqlite"), clock::now_ms() * 1000)?,
+        })
+    }
+}
+
+/// Takes up what the store knows, and begins the loops.
+async fn begin(parts: Parts, opened: Opened) -> Result<Arc<shared::Shared>, StartError> {
+    let shared = Arc::new(shared::Shared {
+        capacity: capacity::CapacityPool::new(parts.worker.capacity, parts.config.cpu_overcommit),
+        config: parts.config,
+        store: parts.store,
+        blobs: parts.blobs,
+        blob_key: parts.blob_key,
+        worker: parts.worker,
+        environments: Default::default(),
+        apps: Default::default(),
+        owners: Default::default(),
+        calls: Default::default(),
+        children: Default::default(),
+        tasks: Default::default(),
+        tasks_changed: Default::default(),
+        ended_tasks: Default::default(),
+        images: images::Images::new(parts.builder),
+        logs: opened.logs,
+        mounts: Default::default(),
+        secrets: secrets::Secrets::new(&parts.secret_key),
+        objects: Default::default(),
+        passing_blobs: Default::default(),
+        passing_contents: Default::default(),
+        shared_files: opened.shared_files,
+        listings: Default::default(),
+        queues: queues::Queues::new(opened.contents.clone()),
+        contents: opened.contents,
+        volumes: volumes::VolumeShell::new(parts.volumes),
+        generators: Default::default(),
+        schedules: Default::default(),
+        publishing: Default::default(),
+        collecting: Default::default(),
+        shutting_down: Default::default(),
+        delivered: Default::default(),
+    });
+    restore::restore(&shared).await?;
+    tokio::spawn(shared.clone().worker_event_loop(parts.events));
+    tokio::spawn(shared.clone().app_reaper_loop());
+    tokio::spawn(shared.clone().object_reaper_loop());
+    tokio::spawn(shared.clone().contents_loop());
+    tokio::spawn(shared.clone().expiry_loop());
+    tokio::spawn(shared.clone().quiet_logs_loop());
+    tokio::spawn(shared.clone().volume_space_loop());
+    tokio::spawn(shared.clone().schedule_loop());
+    Ok(shared)
+}
+
 /// A control plane at work.
 pub struct ControlPlane {
     shared: Arc<shared::Shared>,
@@ -145,58 +214,11 @@ impl ControlPlane {
     /// # Errors
     /// When the store cannot be read, or there is no thread for the logs' writer.
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
-        let events = parts.events;
-        let (blobs, blob_key) = (parts.blobs.clone(), parts.blob_key.clone());
-        let logs = logs::LogKeeper::open(parts.config.data_dir.join("logs"), parts.config.log_limits)
-            .map_err(|source| StartError::Logs { source })?;
-        let shared_files = SharedFiles::open(parts.config.data_dir.join("nfs"))
-            .map_err(|source| StartError::SharedFiles { source })?;
-        let contents = ContentsStore::open(&parts.config.data_dir.join("contents.sqlite"), clock::now_ms() * 1000)?;
-        let shared = Arc::new(shared::Shared {
-            capacity: capacity::CapacityPool::new(parts.worker.capacity, parts.config.cpu_overcommit),
-            config: parts.config,
-            store: parts.store,
-            blobs: parts.blobs,
-            blob_key: parts.blob_key,
-            worker: parts.worker,
-            environments: Default::default(),
-            apps: Default::default(),
-            owners: Default::default(),
-            calls: Default::default(),
-            children: Default::default(),
-            tasks: Default::default(),
-            tasks_changed: Default::default(),
-            ended_tasks: Default::default(),
-            images: images::Images::new(parts.builder),
-            logs,
-            mounts: Default::default(),
-            secrets: secrets::Secrets::new(&parts.secret_key),
-            objects: Default::default(),
-            passing_blobs: Default::default(),
-            passing_contents: Default::default(),
-            shared_files,
-            listings: Default::default(),
-            queues: queues::Queues::new(contents.clone()),
-            contents,
-            volumes: volumes::VolumeShell::new(parts.volumes.clone()),
-            generators: Default::default(),
-            schedules: Default::default(),
-            publishing: Default::default(),
-            collecting: Default::default(),
-            shutting_down: Default::default(),
-            delivered: Default::default(),
-        });
-        restore::restore(&shared).await?;
-        tokio::spawn(shared.clone().worker_event_loop(events));
-        tokio::spawn(shared.clone().app_reaper_loop());
-        tokio::spawn(shared.clone().object_reaper_loop());
-        tokio::spawn(shared.clone().contents_loop());
-        tokio::spawn(shared.clone().expiry_loop());
-        tokio::spawn(shared.clone().quiet_logs_loop());
-        tokio::spawn(shared.clone().volume_space_loop());
-        tokio::spawn(shared.clone().schedule_loop());
+        let opened = Opened::of(&parts.config)?;
+        let (blobs, blob_key, volumes) = (parts.blobs.clone(), parts.blob_key.clone(), parts.volumes.clone());
+        let shared = begin(parts, opened).await?;
         let http = blob_store::http::router(Arc::new(blobs), blob_key.clone())
-            .merge(volume_fs::http::router(parts.volumes, blob_key))
+            .merge(volume_fs::http::router(volumes, blob_key))
             .merge(pages::router());
         let server = Arc::new(Server::new(rpc::Api { shared: shared.clone() }, http));
         Ok(Self { shared, server })

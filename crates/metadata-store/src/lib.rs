@@ -20,6 +20,8 @@ mod queue;
 mod records;
 mod rows;
 mod schema;
+#[cfg(feature = "simulation")]
+mod simulated;
 mod store;
 mod vault;
 mod writer;
@@ -30,5 +32,7 @@ pub use records::{
     ImageRecord, ImageRevisionRecord, InputRecord, LoadedState, MountFileRecord, MountRecord, ObjectRecord,
     OutputRecord, ScheduleRecord, ScheduledRun, SecretRecord, StoredCall, VariantRecord, Write,
 };
+#[cfg(feature = "simulation")]
+pub use simulated::{Fate, SimulatedDisk};
 pub use store::{MetadataStore, names_of_objects};
 pub use vault::{Vault, VaultError};

@@ -33,14 +33,27 @@ pub(crate) enum Job {
 }
 
 pub(crate) struct Queue {
-    jobs: mpsc::Sender<Job>,
+    jobs: Jobs,
     room: Arc<Semaphore>,
 }
 
+/// Who takes the jobs.
+enum Jobs {
+    Thread(mpsc::Sender<Job>),
+    #[cfg(feature = "simulation")]
+    Simulation(tokio::sync::mpsc::UnboundedSender<Job>),
+}
+
 impl Queue {
+    #[cfg(feature = "simulation")]
+    pub fn simulated() -> (Self, tokio::sync::mpsc::UnboundedReceiver<Job>) {
+        let (jobs, receiver) = tokio::sync::mpsc::unbounded_channel();
+        (Self { jobs: Jobs::Simulation(jobs), room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)) }, receiver)
+    }
+
     pub fn new() -> (Self, mpsc::Receiver<Job>) {
         let (jobs, receiver) = mpsc::channel();
-        (Self { jobs, room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)) }, receiver)
+        (Self { jobs: Jobs::Thread(jobs), room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)) }, receiver)
     }
 
     /// Waits for room without holding a thread.
@@ -62,7 +75,12 @@ impl Queue {
     }
 
     pub fn send_job(&self, job: Job) -> Result<(), StoreError> {
-        self.jobs.send(job).map_err(|_| StoreError::Closed)
+        let sent = match &self.jobs {
+            Jobs::Thread(jobs) => jobs.send(job).is_ok(),
+            #[cfg(feature = "simulation")]
+            Jobs::Simulation(jobs) => jobs.send(job).is_ok(),
+        };
+        if sent { Ok(()) } else { Err(StoreError::Closed) }
     }
 }
 

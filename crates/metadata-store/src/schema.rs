@@ -130,6 +130,17 @@ pub(crate) fn open_and_migrate(path: &Path, now_ms: u64) -> Result<Connection, S
     Ok(connection)
 }
 
+/// A database in memory with the newest schema.
+#[cfg(feature = "simulation")]
+pub(crate) fn in_memory() -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open_in_memory()?;
+    connection.set_prepared_statement_cache_capacity(64);
+    for (number, migration) in (1u32..).zip(MIGRATIONS) {
+        apply(&mut connection, number, migration, 0)?;
+    }
+    Ok(connection)
+}
+
 fn open_error(path: &Path, source: rusqlite::Error) -> StoreError {
     match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => StoreError::NotOurs(path.to_owned()),

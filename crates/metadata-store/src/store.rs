@@ -33,6 +33,8 @@ struct Inner {
     path: PathBuf,
     queue: Queue,
     readers: Mutex<Vec<Connection>>,
+    #[cfg(feature = "simulation")]
+    simulated: Option<crate::simulated::SimulatedDisk>,
 }
 
 /// The names of volumes and other objects, by id, from a database that no server uses; nothing is written to it.
@@ -61,7 +63,24 @@ impl MetadataStore {
                 StoreError::Database { doing: "start the writer thread", path: path.to_owned(), source }
             },
         )?;
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), queue, readers: Mutex::new(Vec::new()) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path: path.to_owned(),
+                queue,
+                readers: Mutex::new(Vec::new()),
+                #[cfg(feature = "simulation")]
+                simulated: None,
+            }),
+        })
+    }
+
+    /// A store on a disk that outlives it. To be called on the runtime whose time the disk takes.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(disk: &crate::simulated::SimulatedDisk) -> Self {
+        let (queue, jobs) = Queue::simulated();
+        tokio::spawn(disk.clone().run(jobs));
+        let (path, readers) = (PathBuf::from("simulated"), Mutex::default());
+        Self { inner: Arc::new(Inner { path, queue, readers, simulated: Some(disk.clone()) }) }
     }
 
     /// Stores all of these or none; when it returns they are on disk. Dropping the future does not take them back.
@@ -187,6 +206,10 @@ impl MetadataStore {
         query: impl FnOnce(&Connection) -> Result<T, RowError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = self.inner.clone();
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = &inner.simulated {
+            return disk.read(query).await.map_err(|error| error.at(doing, &inner.path));
+        }
         let read = tokio::task::spawn_blocking(move || {
             let result = inner.with_reader(query);
             result.map_err(|error| error.at(doing, &inner.path))

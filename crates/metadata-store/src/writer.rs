@@ -56,7 +56,7 @@ impl Writer {
     }
 
     /// Commits everything in the group and answers everybody in it.
-    fn commit(&mut self, group: &mut Vec<Batch>) {
+    pub(crate) fn commit(&mut self, group: &mut Vec<Batch>) {
         if group.is_empty() {
             return;
         }
@@ -87,8 +87,14 @@ impl Writer {
         Ok(transaction.commit()?)
     }
 
-    fn expire(&mut self, before_ms: u64) -> Result<Expired, StoreError> {
+    pub(crate) fn expire(&mut self, before_ms: u64) -> Result<Expired, StoreError> {
         self.expire_some(before_ms).map_err(|error| error.at("delete old calls", &self.path))
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn read<T>(&mut self, query: impl FnOnce(&Connection) -> Result<T, RowError>) -> Result<T, RowError> {
+        let transaction = self.connection.transaction()?;
+        query(&transaction)
     }
 
     fn expire_some(&mut self, before_ms: u64) -> Result<Expired, RowError> {
@@ -109,7 +115,7 @@ impl Writer {
     }
 }
 
-fn answer(batch: Batch, result: Result<(), StoreError>) {
+pub(crate) fn answer(batch: Batch, result: Result<(), StoreError>) {
     match (batch.answer, result) {
         // The caller may have stopped waiting; what it asked for is done all the same.
         (Some(answer), result) => drop(answer.send(result)),

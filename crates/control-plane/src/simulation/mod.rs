@@ -1,0 +1,55 @@
+//! Seeded days in the life of the real shell: handlers, owners, polls, recorder, tasks and restore, between simulated
+//! callers, containers, a network that loses things, and a disk that is slow, full, or dies with the server. The clock is
+//! the runtime's own, paused: it goes on when nothing is left to do. Each life of the server is a runtime; what
+//! outlives it is in [`World`].
+//!
+//! `SEED=123 cargo test -p dorian-control-plane simulation` shows one day; `SEEDS=1000000 cargo test --release …` many. A
+//! seed decides the faults and the order of things; ids are random, so two runs of one seed may differ where a map's
+//! order matters.
+//!
+//! Beside the model in `crates/simulation`, which is quicker and knows the state machine alone, this finds what the shell
+//! does wrong. What it cannot show: races between threads.
+
+mod callers;
+mod ledger;
+mod machine;
+mod network;
+mod scenario;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use world::World;
+
+/// Days that every run of the tests lives through.
+const SEEDS: u64 = 300;
+
+#[test]
+fn whatever_fails_nothing_accepted_is_lost_or_delivered_twice_or_stays() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("SEED") {
+        World::new(seed, true).live_through();
+        return;
+    }
+    let (seeds, next) = (number("SEEDS").unwrap_or(SEEDS), AtomicU64::new(number("FIRST").unwrap_or(0)));
+    let end = next.load(Ordering::Relaxed) + seeds;
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let day = std::panic::catch_unwind(|| World::new(seed, false).live_through());
+                    if let Err(panic) = day {
+                        eprintln!("the day of SEED={seed} went wrong");
+                        next.store(end, Ordering::Relaxed);
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
+}

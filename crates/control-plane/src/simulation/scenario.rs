@@ -1,0 +1,111 @@
+//! What kind of day a seed stands for.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub deployed: bool,
+    pub retries: u32,
+    pub timeout_secs: u32,
+    pub slots: u32,
+    pub single_use: bool,
+    pub max_containers: u32,
+    pub idle_secs: u32,
+    pub calls: Vec<CallPlan>,
+    pub redeploys_ms: Vec<u64>,
+    pub faults: Faults,
+    /// Milliseconds after a life's beginning at which it is killed.
+    pub kills: Vec<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct CallPlan {
+    pub begins_ms: u64,
+    pub is_map: bool,
+    pub spawned: bool,
+    pub inputs: i32,
+}
+
+/// Probabilities, per occasion.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    pub lost_request: f64,
+    pub lost_reply: f64,
+    pub broken_wait: f64,
+    pub full_disk: f64,
+    pub killed_write: f64,
+    pub failing_input: f64,
+    pub crashing_input: f64,
+    pub hanging_input: f64,
+    /// The worker cannot make the container.
+    pub failing_start: f64,
+    /// The user's code fails before it takes an input.
+    pub failing_import: f64,
+    pub slow_disk_ms: u64,
+}
+
+impl Scenario {
+    pub fn of(seed: u64) -> Self {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let calm = random.random_bool(0.1);
+        let single_use = random.random_bool(0.15);
+        let deployed = random.random_bool(0.5);
+        let redeploys = if deployed { pick(random, &[0, 0, 1, 3]) } else { 0 };
+        let mut redeploys_ms: Vec<u64> = (0..redeploys).map(|_| random.random_range(0..40_000)).collect();
+        redeploys_ms.sort_unstable();
+        Self {
+            deployed,
+            redeploys_ms,
+            retries: pick(random, &[0, 0, 1, 3]),
+            timeout_secs: pick(random, &[3, 30]),
+            slots: if single_use { 1 } else { pick(random, &[1, 1, 3]) },
+            single_use,
+            max_containers: pick(random, &[0, 1, 3]),
+            idle_secs: pick(random, &[2, 60]),
+            calls: (0..random.random_range(1..5)).map(|_| call_plan(random)).collect(),
+            faults: if calm { Faults::default() } else { faults(random) },
+            kills: if calm {
+                vec![]
+            } else {
+                (0..pick(random, &[0, 0, 1, 2])).map(|_| random.random_range(50..20_000)).collect()
+            },
+        }
+    }
+}
+
+fn call_plan(random: &mut StdRng) -> CallPlan {
+    let is_map = random.random_bool(0.5);
+    CallPlan {
+        begins_ms: random.random_range(0..30_000),
+        is_map,
+        spawned: random.random_bool(0.4),
+        inputs: if is_map { pick(random, &[1, 5, 20]) } else { 1 },
+    }
+}
+
+fn faults(random: &mut StdRng) -> Faults {
+    Faults {
+        lost_request: pick(random, &[0.0, 0.1]),
+        lost_reply: pick(random, &[0.0, 0.1]),
+        broken_wait: pick(random, &[0.0, 0.1]),
+        full_disk: pick(random, &[0.0, 0.0, 0.2]),
+        killed_write: pick(random, &[0.0, 0.0, 0.02]),
+        failing_input: pick(random, &[0.0, 0.1, 0.5]),
+        crashing_input: pick(random, &[0.0, 0.05]),
+        hanging_input: pick(random, &[0.0, 0.05]),
+        failing_start: 0.0,
+        failing_import: 0.0,
+        slow_disk_ms: pick(random, &[1, 20, 1_500]),
+    }
+}
+
+pub fn pick<T: Copy>(random: &mut StdRng, choices: &[T]) -> T {
+    choices[random.random_range(0..choices.len())]
+}
+
+pub fn millis(random: &mut StdRng, most: u64) -> Duration {
+    Duration::from_millis(random.random_range(0..=most))
+}

@@ -1,0 +1,274 @@
+//! What outlives the server: the disk, the callers' memory, the ledger, and the seed.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use blob_store::{DiskBlobs, DiskConfig};
+use container_runtime::{Runtime, RuntimeConfig};
+use image_builder::{BuilderConfig, BuiltImage, ImageBuilder};
+use metadata_store::{Fate, ImageRecord, MetadataStore, SimulatedDisk, Write};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::mpsc;
+use types::ids::{AppId, FunctionId, ImageId};
+use volume_fs::Volumes;
+use worker_protocol::{Capacity, WorkerHandle};
+
+use super::callers::{CallMemory, Program};
+use super::ledger::Ledger;
+use super::machine;
+use super::scenario::{Faults, Scenario, millis};
+use crate::clock;
+use crate::logs::LogKeeper;
+use crate::rpc::Api;
+use crate::{Config, LogLimits, Opened, Parts};
+
+/// When the day begins: any time will do, as long as every day has the same.
+const MORNING_MS: u64 = 1_800_000_000_000;
+/// From here on nothing fails any more, so that everything can end.
+const FAULTS_END_MS: u64 = 60_000;
+/// By then everything has ended.
+const EVENING: Duration = Duration::from_secs(6 * 3600);
+/// A machine that is stopped and started again.
+const DOWN_MS: u64 = 2_000;
+
+pub struct World {
+    pub seed: u64,
+    pub scenario: Scenario,
+    pub ledger: Mutex<Ledger>,
+    pub program: Mutex<Program>,
+    pub calls: Vec<Mutex<CallMemory>>,
+    pub image: ImageId,
+    random: Mutex<StdRng>,
+    disk: SimulatedDisk,
+    is_kind: Arc<AtomicBool>,
+    is_loud: bool,
+    now_ms: AtomicU64,
+    keys: AtomicU64,
+    kills: Mutex<Vec<u64>>,
+}
+
+/// What is dear to make and takes no part: one for each thread.
+struct Surroundings {
+    builder: ImageBuilder,
+    blobs: DiskBlobs,
+    volumes: Volumes,
+    logs: Arc<LogKeeper>,
+    contents: contents_store::ContentsStore,
+    folder: tempfile::TempDir,
+}
+
+thread_local! {
+    static SURROUNDINGS: RefCell<Option<Surroundings>> = const { RefCell::new(None) };
+}
+
+impl Surroundings {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mut config = RuntimeConfig::new(at("runtime"));
+        config.warm = 0;
+        let runtime = Runtime::start(config).unwrap();
+        Self {
+            builder: ImageBuilder::new(BuilderConfig::new(at("images")), runtime).unwrap(),
+            blobs: DiskBlobs::open(&at("blobs"), DiskConfig::default()).unwrap(),
+            volumes: Volumes::open(&at("volumes")).unwrap(),
+            logs: LogKeeper::open(at("logs"), LogLimits::default()).unwrap(),
+            contents: contents_store::ContentsStore::open(&at("contents.sqlite"), 1).unwrap(),
+            folder,
+        }
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, is_loud: bool) -> Arc<Self> {
+        let scenario = Scenario::of(seed);
+        let is_kind = Arc::new(AtomicBool::new(true));
+        let calls = scenario.calls.iter().map(|_| Mutex::default()).collect();
+        if is_loud {
+            eprintln!("{scenario:#?}");
+        }
+        Arc::new(Self {
+            seed,
+            ledger: Mutex::new(Ledger::new(u64::from(scenario.timeout_secs) * 1000)),
+            program: Mutex::default(),
+            calls,
+            image: ImageId::random(),
+            random: Mutex::new(StdRng::seed_from_u64(!seed)),
+            disk: disk(seed, scenario.faults, is_kind.clone()),
+            is_kind,
+            is_loud,
+            now_ms: AtomicU64::new(MORNING_MS),
+            keys: AtomicU64::new(0),
+            kills: Mutex::new(scenario.kills.clone()),
+            scenario,
+        })
+    }
+
+    pub fn live_through(self: &Arc<Self>) {
+        while !self.live() {
+            self.say("the server is gone");
+            self.ledger.lock().server_died();
+            self.now_ms.fetch_add(DOWN_MS, Ordering::Relaxed);
+        }
+    }
+
+    /// One life of the server. True when the day is over.
+    fn live(self: &Arc<Self>) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let over = runtime.block_on(async {
+            clock::simulated::begin(self.now_ms.load(Ordering::Relaxed));
+            self.is_kind.store(self.day_ms() > FAULTS_END_MS, Ordering::Relaxed);
+            let kill_after = self.kills.lock().pop().filter(|_| self.day_ms() < FAULTS_END_MS);
+            let killed = async {
+                match kill_after {
+                    Some(after) => tokio::time::sleep(Duration::from_millis(after)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let over = tokio::select! {
+                biased;
+                () = self.disk.killed() => false,
+                () = killed => false,
+                over = self.day() => over,
+            };
+            self.now_ms.store(clock::now_ms(), Ordering::Relaxed);
+            over
+        });
+        // Nothing of the dead server may speak to the disk any more.
+        runtime.shutdown_background();
+        over
+    }
+
+    async fn day(self: &Arc<Self>) -> bool {
+        let Some(api) = self.start_server().await else { return false };
+        let world = self.clone();
+        tokio::spawn(async move {
+            let left = FAULTS_END_MS.saturating_sub(world.day_ms());
+            tokio::time::sleep(Duration::from_millis(left)).await;
+            world.is_kind.store(true, Ordering::Relaxed);
+        });
+        let lived = tokio::time::timeout(EVENING, super::callers::live(self, &api)).await;
+        assert!(lived.is_ok(), "not everything has ended by the evening: {:?}", self.calls);
+        self.look_around(&api).await;
+        true
+    }
+
+    async fn start_server(self: &Arc<Self>) -> Option<Api> {
+        let (commands, taken) = mpsc::channel(256);
+        let (events, seen) = mpsc::channel(256);
+        let capacity = Capacity { milli_cpu: 8_000, memory_mib: 64 << 10, disk_mib: 1 << 20 };
+        let store = MetadataStore::simulated(&self.disk);
+        if self.program.lock().is_new() {
+            store.write(vec![Write::Image(self.image_record())]).await.ok()?;
+        }
+        let (parts, opened) = SURROUNDINGS.with_borrow_mut(|found| {
+            let around = found.get_or_insert_with(Surroundings::new);
+            let config = Config {
+                data_dir: around.folder.path().to_owned(),
+                token_id: "ak-1".to_owned(),
+                token_secret: "as-1".to_owned(),
+                salt: format!("{}", self.seed),
+                host_env: Vec::new(),
+                log_limits: LogLimits::default(),
+                cpu_overcommit: true,
+            };
+            let opened = Opened {
+                logs: around.logs.clone(),
+                shared_files: shared_files::SharedFiles::open(around.folder.path().join("nfs")).unwrap(),
+                contents: around.contents.clone(),
+            };
+            let parts = Parts {
+                config,
+                store,
+                blobs: around.blobs.clone(),
+                blob_key: blob_store::load_or_create_key(&around.folder.path().join("url.key")).unwrap(),
+                secret_key: [7; 32],
+                builder: around.builder.clone(),
+                volumes: around.volumes.clone(),
+                worker: WorkerHandle { commands, capacity },
+                events: seen,
+            };
+            (parts, opened)
+        });
+        // A full disk may be too full to begin.
+        let shared = crate::begin(parts, opened).await.ok()?;
+        let api = Api { shared };
+        tokio::spawn(machine::work(self.clone(), api.clone(), taken, events));
+        Some(api)
+    }
+
+    fn image_record(&self) -> ImageRecord {
+        let built = BuiltImage { layers: Vec::new(), config: Default::default(), metadata: Default::default() };
+        ImageRecord {
+            id: self.image.clone(),
+            key: "simulated".to_owned(),
+            built_json: serde_json::to_string(&built).unwrap(),
+            builder_version: "2025.06".to_owned(),
+            created_at_ms: MORNING_MS,
+            finished_at_ms: MORNING_MS,
+            last_used_ms: MORNING_MS,
+            bases: Vec::new(),
+            build_task: None,
+            app: None,
+        }
+    }
+
+    /// Of a stopped app nothing stays that runs, waits or takes memory.
+    async fn look_around(self: &Arc<Self>, api: &Api) {
+        let shared = &api.shared;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let app = AppId::parse(&self.program.lock().app).unwrap();
+        let functions: Vec<FunctionId> = shared.owners_of(&app).iter().map(|owner| owner.id.clone()).collect();
+        let left = BTreeMap::from([
+            ("functions", functions.len()),
+            ("containers", shared.tasks.all().len()),
+            ("calls", shared.calls.len()),
+            ("children", shared.children.len()),
+            ("delivered", shared.delivered.lock().len()),
+        ]);
+        assert!(left.values().all(|count| *count == 0), "what is left of a stopped app: {left:?}");
+    }
+
+    pub fn day_ms(&self) -> u64 {
+        clock::now_ms().saturating_sub(MORNING_MS)
+    }
+
+    /// Whether something goes wrong now.
+    pub fn happens(&self, chance: impl Fn(&Faults) -> f64) -> bool {
+        !self.is_kind.load(Ordering::Relaxed) && self.draw(|random| random.random_bool(chance(&self.scenario.faults)))
+    }
+
+    pub fn draw<T>(&self, from: impl FnOnce(&mut StdRng) -> T) -> T {
+        from(&mut self.random.lock())
+    }
+
+    pub fn new_key(&self) -> String {
+        format!("{}-{}", self.seed, self.keys.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn say(&self, what: &str) {
+        if self.is_loud {
+            eprintln!("{:>9} {what}", self.day_ms());
+        }
+    }
+}
+
+fn disk(seed: u64, faults: Faults, is_kind: Arc<AtomicBool>) -> SimulatedDisk {
+    let random = Mutex::new(StdRng::seed_from_u64(seed ^ 0xD15C));
+    SimulatedDisk::new(move || {
+        let random = &mut *random.lock();
+        if is_kind.load(Ordering::Relaxed) {
+            return Fate::Stored { after: Duration::from_millis(1) };
+        }
+        let after = millis(random, faults.slow_disk_ms);
+        if random.random_bool(faults.killed_write) {
+            return Fate::Killed { after, stored: random.random_bool(0.5) };
+        }
+        if random.random_bool(faults.full_disk) { Fate::NoSpace { after } } else { Fate::Stored { after } }
+    })
+}
