@@ -19,7 +19,7 @@ use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
 };
 use scheduler::{Held, RoomWait};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
 use crate::apps::App;
@@ -28,6 +28,7 @@ use crate::clock::now_ms;
 use crate::definition::Definition;
 use crate::logs::Origin;
 use crate::parameters::needs_parameters;
+use crate::polls::{PendingPoll, PollKeeper, PollReply, Polls};
 use crate::recorder::{Record, Unrecorded};
 use crate::scaling::Scaling;
 use crate::shared::Shared;
@@ -69,8 +70,7 @@ pub struct Owner {
 
 struct State {
     calls: FunctionCalls,
-    polls: HashMap<u64, oneshot::Sender<PollReply>>,
-    next_poll: u64,
+    polls: Polls,
     watchers: HashMap<FunctionCallId, Arc<Watcher>>,
     tasks: BTreeMap<TaskId, TaskPhase>,
     failed_starts: FailedStarts,
@@ -94,14 +94,6 @@ struct Refusal {
     changes: u64,
     at: Millis,
     reason: String,
-}
-
-/// What a container's request for inputs is answered with.
-#[derive(Debug)]
-pub enum PollReply {
-    Inputs(Vec<Assignment>),
-    /// Finish what runs and exit.
-    Leave,
 }
 
 /// What an event asks of the world outside the lock.
@@ -130,8 +122,7 @@ impl Owner {
             definition: RwLock::new(definition),
             state: Mutex::new(State {
                 calls,
-                polls: HashMap::new(),
-                next_poll: 0,
+                polls: Polls::default(),
                 watchers: HashMap::new(),
                 tasks: BTreeMap::new(),
                 failed_starts: FailedStarts::default(),
@@ -267,24 +258,22 @@ impl Owner {
 
     // ------------------------------------------------------------------------------------------- containers
 
-    /// Registers a container's request; the reply comes through the receiver, maybe at once.
-    pub fn poll(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, max: usize) -> PendingPoll {
-        let (sender, receiver) = oneshot::channel();
-        let number = {
+    /// Registers a container's request; the reply comes through the result, maybe at once.
+    pub fn poll(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, max: usize) -> PendingPoll<OwnersPoll> {
+        let keeper = OwnersPoll { owner: self.clone(), shared: shared.clone(), task: task.clone() };
+        let (number, receiver) = {
             let mut state = self.state.lock();
-            state.next_poll += 1;
-            let number = state.next_poll;
-            state.polls.insert(number, sender);
+            let opened = state.polls.open();
             let phase = state.tasks.entry(task.clone()).or_insert(TaskPhase::Active { since: now_ms() });
             if matches!(phase, TaskPhase::Starting { .. }) {
                 *phase = TaskPhase::Active { since: now_ms() };
                 state.failed_starts.forget();
             }
-            number
+            opened
         };
         self.apply(shared, |calls, now, effects| calls.poll(task, number, max, now, effects));
         self.look_when_idle_for_long(shared, task);
-        PendingPoll { owner: self.clone(), shared: shared.clone(), task: task.clone(), number, receiver }
+        PendingPoll { keeper, number, receiver }
     }
 
     /// The loop sleeps until something is due; a container that became idle is due for scale-down one window later.
@@ -595,7 +584,7 @@ impl State {
         match effect {
             Effect::Deliver { task, poll, inputs } => {
                 let attempts = attempts_of(&inputs);
-                let sent = self.polls.remove(&poll).is_some_and(|p| p.send(PollReply::Inputs(inputs)).is_ok());
+                let sent = self.polls.answer(poll, PollReply::Inputs(inputs));
                 if self.calls.policy().single_use {
                     self.tasks.insert(task.clone(), TaskPhase::Draining);
                     outside.look = true;
@@ -604,11 +593,7 @@ impl State {
                     self.calls.on_undelivered(&task, &attempts, now, more);
                 }
             }
-            Effect::Drain { poll, .. } => {
-                if let Some(poll) = self.polls.remove(&poll) {
-                    let _ = poll.send(PollReply::Leave);
-                }
-            }
+            Effect::Drain { poll, .. } => _ = self.polls.answer(poll, PollReply::Leave),
             Effect::OutputReady { call } => {
                 if let Some(watcher) = self.watchers.get(&call) {
                     watcher.notify_waiters();
@@ -657,34 +642,26 @@ fn attempts_of(inputs: &[Assignment]) -> Vec<(InputId, u32)> {
     inputs.iter().map(|i| (i.input.clone(), i.attempt)).collect()
 }
 
-/// A container's waiting request. Dropping it (the connection broke) takes back what was assigned but not sent.
-pub struct PendingPoll {
+/// A container's request that waits with its function.
+pub struct OwnersPoll {
     owner: Arc<Owner>,
     shared: Arc<Shared>,
     task: TaskId,
-    number: u64,
-    receiver: oneshot::Receiver<PollReply>,
 }
 
-impl PendingPoll {
-    /// The reply, or `None` after `patience`.
-    pub async fn reply(mut self, patience: Duration) -> Option<PollReply> {
-        tokio::time::timeout(patience, &mut self.receiver).await.ok()?.ok()
-    }
-}
-
-impl Drop for PendingPoll {
-    fn drop(&mut self) {
-        let Self { owner, shared, task, number, receiver } = self;
-        owner.state.lock().polls.remove(number);
-        match receiver.try_recv() {
-            Ok(PollReply::Inputs(inputs)) => {
-                let attempts = attempts_of(&inputs);
-                owner.apply(shared, |calls, now, effects| calls.on_undelivered(task, &attempts, now, effects));
-            }
-            Ok(PollReply::Leave) | Err(oneshot::error::TryRecvError::Closed) => {}
-            Err(oneshot::error::TryRecvError::Empty) => owner.state.lock().calls.cancel_poll(task, *number),
+impl PollKeeper for OwnersPoll {
+    fn withdraw(&self, number: u64) {
+        let mut state = self.owner.state.lock();
+        if state.polls.close(number) {
+            state.calls.cancel_poll(&self.task, number);
         }
+    }
+
+    fn give_back(&self, inputs: Vec<Assignment>) {
+        let attempts = attempts_of(&inputs);
+        self.owner.apply(&self.shared, |calls, now, effects| {
+            calls.on_undelivered(&self.task, &attempts, now, effects);
+        });
     }
 }
 

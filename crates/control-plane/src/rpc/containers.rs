@@ -13,7 +13,7 @@ use types::ids::{InputId, TaskId};
 use crate::caller::Caller;
 use crate::clock::{now_ms, seconds};
 use crate::convert;
-use crate::owner::PollReply;
+use crate::polls::PollReply;
 use crate::rpc::Api;
 use crate::tasks::Task;
 
