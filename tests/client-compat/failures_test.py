@@ -52,3 +52,9 @@ def an_exception_at_start_up_is_reported_once(client):
     ended = client.run("broken_start.py", within_s=120)
     assert "remote raised RuntimeError: the database is away" in ended.out, ended
     assert len(re.findall(r"^starting$", ended.out, re.M)) <= 3, ended
+
+
+def an_enter_hook_that_fails_now_and_then_fails_no_input(newest):
+    ended = newest.run("flaky_start.py", within_s=300)
+    assert "found no weights" in ended.out, ended
+    assert "100 of 100 inputs were answered" in ended.out, ended

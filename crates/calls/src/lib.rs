@@ -12,6 +12,8 @@
 //!                              (backoff)                     would have gone on before
 //! ```
 //!
+//! What is ready while no container starts is given up: delayed as after a failure, or finished.
+//!
 //! One [`FunctionCalls`] holds every call of one function; functions never share state, so that each can live behind
 //! its own small lock. The invariants, which the property tests and the simulation check:
 //!

@@ -38,6 +38,7 @@ mod owner;
 mod pages;
 mod parameters;
 mod passing_blobs;
+mod polls;
 mod queues;
 mod recorder;
 mod refusals;

@@ -5,7 +5,7 @@
 //! replaces a task with a mailbox: a call then passes through without waking another thread, which is most of the
 //! latency there is. No lock is shared between functions.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,10 +16,11 @@ use calls::{
 };
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
-    AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerView, FailedStartVerdict, InputTimes, RecentCompletions, TaskPhase, TaskView,
+    plan_autoscale,
 };
-use scheduler::{Held, RoomWait};
-use tokio::sync::{Notify, oneshot};
+use scheduler::{Asked, FunctionTasks, Held, RoomWait};
+use tokio::sync::Notify;
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
 use crate::apps::App;
@@ -28,10 +29,11 @@ use crate::clock::now_ms;
 use crate::definition::Definition;
 use crate::logs::Origin;
 use crate::parameters::needs_parameters;
+use crate::polls::{PendingPoll, PollKeeper, PollReply, Polls};
 use crate::recorder::{Record, Unrecorded};
 use crate::scaling::Scaling;
 use crate::shared::Shared;
-use crate::tasks::{EXIT_GRACE_MS, STOP_GRACE_MS};
+use crate::tasks::{EXIT_GRACE_MS, Ending, STOP_GRACE_MS};
 use crate::variants::Variant;
 use crate::watcher::Watcher;
 
@@ -39,8 +41,6 @@ use crate::watcher::Watcher;
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 /// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.
 const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
-/// Rounds of containers that fail to start before the waiting inputs are given up.
-const MAX_START_FAILURES: u32 = 3;
 /// A function that waits for room looks again after this: what others have may have become idle for long enough.
 const ROOM_RECHECK_MS: u64 = 2_000;
 
@@ -69,11 +69,9 @@ pub struct Owner {
 
 struct State {
     calls: FunctionCalls,
-    polls: HashMap<u64, oneshot::Sender<PollReply>>,
-    next_poll: u64,
+    polls: Polls,
     watchers: HashMap<FunctionCallId, Arc<Watcher>>,
-    tasks: BTreeMap<TaskId, TaskPhase>,
-    failed_starts: FailedStarts,
+    tasks: FunctionTasks,
     startup_estimate_ms: u64,
     input_times: InputTimes,
     /// Inputs of calls that were forgotten, oldest first.
@@ -94,14 +92,6 @@ struct Refusal {
     changes: u64,
     at: Millis,
     reason: String,
-}
-
-/// What a container's request for inputs is answered with.
-#[derive(Debug)]
-pub enum PollReply {
-    Inputs(Vec<Assignment>),
-    /// Finish what runs and exit.
-    Leave,
 }
 
 /// What an event asks of the world outside the lock.
@@ -130,11 +120,9 @@ impl Owner {
             definition: RwLock::new(definition),
             state: Mutex::new(State {
                 calls,
-                polls: HashMap::new(),
-                next_poll: 0,
+                polls: Polls::default(),
                 watchers: HashMap::new(),
-                tasks: BTreeMap::new(),
-                failed_starts: FailedStarts::default(),
+                tasks: FunctionTasks::default(),
                 startup_estimate_ms: FIRST_STARTUP_ESTIMATE_MS,
                 input_times: InputTimes::default(),
                 past: VecDeque::new(),
@@ -178,6 +166,17 @@ impl Owner {
         self.definition.read().clone()
     }
 
+    /// What containers are started with, and which version that is.
+    pub fn live_version(&self) -> (u64, Arc<Definition>) {
+        let state = self.state.lock();
+        (state.tasks.version(), self.definition())
+    }
+
+    /// Containers of it have started before, as far as anybody knows: it comes back from the store.
+    pub fn presume_proven(&self) {
+        self.state.lock().tasks.presume_proven();
+    }
+
     pub fn is_published(&self) -> bool {
         self.published.load(Ordering::Acquire)
     }
@@ -190,15 +189,15 @@ impl Owner {
     /// leave.
     pub fn set_definition(self: &Arc<Self>, shared: &Arc<Shared>, definition: Arc<Definition>) {
         let policy = definition.policy();
-        *self.definition.write() = definition;
         let tasks: Vec<TaskId> = {
             let mut state = self.state.lock();
+            *self.definition.write() = definition;
+            state.tasks.begin_version();
             state.calls.set_policy(policy);
             state.scaling_override = None;
             state.refused = None;
-            state.failed_starts.forget();
             state.input_times.forget_estimate();
-            state.tasks.keys().cloned().collect()
+            state.tasks.ids().cloned().collect()
         };
         for task in tasks {
             self.drain_task(shared, &task);
@@ -211,6 +210,15 @@ impl Owner {
         shared: &Arc<Shared>,
         event: impl FnOnce(&mut FunctionCalls, Millis, &mut Vec<Effect>) -> R,
     ) -> R {
+        self.apply_to_state(shared, |state, now, effects| event(&mut state.calls, now, effects))
+    }
+
+    /// As `apply`, for what also changes what is known of the containers.
+    fn apply_to_state<R>(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        event: impl FnOnce(&mut State, Millis, &mut Vec<Effect>) -> R,
+    ) -> R {
         let (result, look_again) = self.apply_quietly(shared, event);
         if look_again {
             self.wake(shared);
@@ -218,18 +226,18 @@ impl Owner {
         result
     }
 
-    /// As `apply`, for the owner's loop, which looks anyway: it must not wake itself. Returns whether to look.
+    /// The same for the owner's loop, which looks anyway: it must not wake itself. Returns whether to look.
     fn apply_quietly<R>(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
-        event: impl FnOnce(&mut FunctionCalls, Millis, &mut Vec<Effect>) -> R,
+        event: impl FnOnce(&mut State, Millis, &mut Vec<Effect>) -> R,
     ) -> (R, bool) {
         let mut outside = Outside::default();
         let mut effects = Vec::new();
         let now = now_ms();
         let (result, look_again) = {
             let mut state = self.state.lock();
-            let result = event(&mut state.calls, now, &mut effects);
+            let result = event(&mut state, now, &mut effects);
             if shared.shutting_down.load(Ordering::Relaxed) {
                 state.calls.record_open_calls(&mut effects);
             }
@@ -267,24 +275,27 @@ impl Owner {
 
     // ------------------------------------------------------------------------------------------- containers
 
-    /// Registers a container's request; the reply comes through the receiver, maybe at once.
-    pub fn poll(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, max: usize) -> PendingPoll {
-        let (sender, receiver) = oneshot::channel();
-        let number = {
-            let mut state = self.state.lock();
-            state.next_poll += 1;
-            let number = state.next_poll;
-            state.polls.insert(number, sender);
-            let phase = state.tasks.entry(task.clone()).or_insert(TaskPhase::Active { since: now_ms() });
-            if matches!(phase, TaskPhase::Starting { .. }) {
-                *phase = TaskPhase::Active { since: now_ms() };
-                state.failed_starts.forget();
+    /// Registers a container's request; the reply comes through the result, maybe at once.
+    pub fn poll(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, max: usize) -> PendingPoll<OwnersPoll> {
+        let keeper = OwnersPoll { owner: self.clone(), shared: shared.clone(), task: task.clone() };
+        let (number, receiver) = self.apply_to_state(shared, |state, now, effects| {
+            let (number, receiver) = state.polls.open();
+            match state.tasks.on_poll(task, now) {
+                Some(asked) => {
+                    if let Asked::First(took_ms) = asked {
+                        tracing::debug!(%task, took_ms, "container ready");
+                        // Recent starts count more.
+                        state.startup_estimate_ms = (state.startup_estimate_ms + took_ms) / 2;
+                    }
+                    state.calls.poll(task, number, max, now, effects);
+                }
+                // Its end is known already: the request was on its way.
+                None => _ = state.polls.answer(number, PollReply::Leave),
             }
-            number
-        };
-        self.apply(shared, |calls, now, effects| calls.poll(task, number, max, now, effects));
+            (number, receiver)
+        });
         self.look_when_idle_for_long(shared, task);
-        PendingPoll { owner: self.clone(), shared: shared.clone(), task: task.clone(), number, receiver }
+        PendingPoll { keeper, number, receiver }
     }
 
     /// The loop sleeps until something is due; a container that became idle is due for scale-down one window later.
@@ -298,44 +309,51 @@ impl Owner {
         }
     }
 
-    /// A container was told to start.
-    pub fn add_task(&self, task: TaskId) {
-        self.state.lock().tasks.insert(task, TaskPhase::Starting { since: now_ms() });
-    }
-
-    /// How long a start took; recent ones count more.
-    pub fn on_task_ready(&self, took_ms: u64) {
-        let mut state = self.state.lock();
-        state.startup_estimate_ms = (state.startup_estimate_ms + took_ms) / 2;
+    /// A container is told to start, with what `version` is. False when that is not live any more.
+    #[must_use]
+    pub fn add_task(&self, task: TaskId, version: u64) -> bool {
+        self.state.lock().tasks.begin(task, version, now_ms())
     }
 
     pub fn drain_task(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
-        let before = self.state.lock().tasks.insert(task.clone(), TaskPhase::Draining);
-        self.apply(shared, |calls, _, effects| calls.drain(task, effects));
-        if !matches!(before, Some(TaskPhase::Draining)) {
+        let before = self.apply_to_state(shared, |state, _, effects| {
+            let before = state.tasks.drain(task)?;
+            state.calls.drain(task, effects);
+            Some(before)
+        });
+        if before.is_some_and(|phase| phase != TaskPhase::Draining) {
             tokio::spawn(see_out(self.clone(), shared.clone(), task.clone()));
         }
     }
 
     /// From here on the container is on its way to its end, whatever it still says.
     pub fn on_stop(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
-        self.apply(shared, |calls, _, effects| calls.stop(task, effects));
+        self.apply_to_state(shared, |state, _, effects| {
+            if state.tasks.contains(task) {
+                state.calls.stop(task, effects);
+            }
+        });
     }
 
-    pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, end: &TaskEnd) {
-        self.state.lock().tasks.remove(task);
-        self.apply(shared, |calls, now, effects| calls.on_task_end(task, end, now, effects));
+    /// A container is gone. `decide` is told whether it had asked for inputs.
+    pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, decide: impl FnOnce(bool) -> Ending) {
+        self.apply_to_state(shared, |state, now, effects| {
+            let Some(ended) = state.tasks.end(task) else { return };
+            let end = match decide(ended.was_ready) {
+                Ending::Inputs(end) => end,
+                Ending::FailedStart(fault, outcome) => {
+                    if state.tasks.on_failed_start(&ended, fault, now) == FailedStartVerdict::GiveUp {
+                        state.calls.give_up_waiting(&outcome, now, effects);
+                    }
+                    TaskEnd::Left
+                }
+            };
+            state.calls.on_task_end(task, &end, now, effects);
+        });
         self.wake(shared);
     }
 
-    /// User code of a container begun at `begun_at` failed before it could take an input. Trying again would fail
-    /// again, once for each container: the failure is the answer to everything that waits.
-    pub fn on_init_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
-        self.state.lock().failed_starts.on_failure(begun_at, now_ms());
-        self.fail_waiting(shared, outcome);
-    }
-
-    /// Answers everything that waits for a container.
+    /// Nothing can ever run here: answers everything that waits for a container.
     pub fn fail_waiting(self: &Arc<Self>, shared: &Arc<Shared>, outcome: &Outcome) {
         self.apply(shared, |calls, now, effects| calls.fail_waiting(outcome, now, effects));
     }
@@ -348,21 +366,8 @@ impl Owner {
         }
         if let Some(sentence) = definition.refusal("") {
             let outcome = Outcome::of(OutcomeStatus::InitFailure, sentence);
-            self.apply_quietly(shared, |calls, now, effects| calls.fail_waiting(&outcome, now, effects));
+            self.apply_quietly(shared, |state, now, effects| state.calls.fail_waiting(&outcome, now, effects));
         }
-    }
-
-    /// The platform could not start a container. That may pass, so it is tried again, a little later each time.
-    pub fn on_start_failure(self: &Arc<Self>, shared: &Arc<Shared>, begun_at: Millis, outcome: &Outcome) {
-        let rounds = {
-            let mut state = self.state.lock();
-            state.failed_starts.on_failure(begun_at, now_ms());
-            state.failed_starts.rounds()
-        };
-        if rounds >= MAX_START_FAILURES {
-            self.fail_waiting(shared, outcome);
-        }
-        self.wake(shared);
     }
 
     /// How long a container of this function may go on after it was told to stop at once.
@@ -370,12 +375,13 @@ impl Owner {
         if self.definition.read().view.is_class { EXIT_GRACE_MS } else { STOP_GRACE_MS }
     }
 
-    pub fn is_draining(&self, task: &TaskId) -> bool {
-        matches!(self.state.lock().tasks.get(task), Some(TaskPhase::Draining))
+    /// Whether a container is there and has asked for inputs.
+    pub fn is_ready(&self, task: &TaskId) -> bool {
+        self.state.lock().tasks.is_ready(task)
     }
 
     pub fn task_ids(&self) -> Vec<TaskId> {
-        self.state.lock().tasks.keys().cloned().collect()
+        self.state.lock().tasks.ids().cloned().collect()
     }
 
     // ------------------------------------------------------------------------------------------- callers
@@ -507,15 +513,15 @@ impl Owner {
     /// A container as another function's need for room sees it; `None` for one that is gone.
     pub fn held(&self, task: &TaskId) -> Option<Held> {
         let state = self.state.lock();
-        let phase = *state.tasks.get(task)?;
+        let phase = state.tasks.phase(task)?;
         Some(Held { task: task.clone(), phase, idle_since: state.calls.idle_since(task) })
     }
 
     /// Containers that exist or are on their way, and those of them that ask for inputs; not those that leave.
     pub fn count_tasks(&self) -> (usize, usize) {
         let state = self.state.lock();
-        let active = state.tasks.values().filter(|t| matches!(t, TaskPhase::Active { .. })).count();
-        (state.tasks.values().filter(|t| !matches!(t, TaskPhase::Draining)).count(), active)
+        let active = state.tasks.phases().filter(|(_, phase)| matches!(phase, TaskPhase::Active { .. })).count();
+        (state.tasks.phases().filter(|(_, phase)| *phase != TaskPhase::Draining).count(), active)
     }
 
     // ------------------------------------------------------------------------------------------- autoscaling
@@ -571,7 +577,7 @@ impl Owner {
             input_ms: state.input_times.estimate_ms(),
             cores: shared.worker.capacity.milli_cpu.div_ceil(1000),
             app_active: !state.closed && self.app.is_running() && self.is_published() && !never_runs,
-            failed_starts: state.failed_starts,
+            failed_starts: state.tasks.failed_starts(),
         };
         let closed = state.closed;
         drop(state);
@@ -595,20 +601,16 @@ impl State {
         match effect {
             Effect::Deliver { task, poll, inputs } => {
                 let attempts = attempts_of(&inputs);
-                let sent = self.polls.remove(&poll).is_some_and(|p| p.send(PollReply::Inputs(inputs)).is_ok());
+                let sent = self.polls.answer(poll, PollReply::Inputs(inputs));
                 if self.calls.policy().single_use {
-                    self.tasks.insert(task.clone(), TaskPhase::Draining);
+                    self.tasks.drain(&task);
                     outside.look = true;
                 }
                 if !sent {
                     self.calls.on_undelivered(&task, &attempts, now, more);
                 }
             }
-            Effect::Drain { poll, .. } => {
-                if let Some(poll) = self.polls.remove(&poll) {
-                    let _ = poll.send(PollReply::Leave);
-                }
-            }
+            Effect::Drain { poll, .. } => _ = self.polls.answer(poll, PollReply::Leave),
             Effect::OutputReady { call } => {
                 if let Some(watcher) = self.watchers.get(&call) {
                     watcher.notify_waiters();
@@ -624,20 +626,20 @@ impl State {
             Effect::CancelInputs { task, inputs } => outside.cancels.push((task, inputs)),
             Effect::Tell { task, call, input, text } => outside.told.push((task, (call, input), text)),
             Effect::StopTask { task, why } => {
-                self.tasks.insert(task.clone(), TaskPhase::Draining);
+                self.tasks.drain(&task);
                 outside.stops.push((task, why));
             }
         }
     }
 
     fn task_views(&self) -> Vec<TaskView> {
-        let view = |(id, phase): (&TaskId, &TaskPhase)| TaskView {
+        let view = |(id, phase): (&TaskId, TaskPhase)| TaskView {
             id: id.clone(),
-            phase: *phase,
+            phase,
             idle_since: self.calls.idle_since(id),
             running: self.calls.running_on(id),
         };
-        self.tasks.iter().map(view).collect()
+        self.tasks.phases().map(view).collect()
     }
 
     /// Inputs completed in the recent past, and how long that past is.
@@ -657,34 +659,26 @@ fn attempts_of(inputs: &[Assignment]) -> Vec<(InputId, u32)> {
     inputs.iter().map(|i| (i.input.clone(), i.attempt)).collect()
 }
 
-/// A container's waiting request. Dropping it (the connection broke) takes back what was assigned but not sent.
-pub struct PendingPoll {
+/// A container's request that waits with its function.
+pub struct OwnersPoll {
     owner: Arc<Owner>,
     shared: Arc<Shared>,
     task: TaskId,
-    number: u64,
-    receiver: oneshot::Receiver<PollReply>,
 }
 
-impl PendingPoll {
-    /// The reply, or `None` after `patience`.
-    pub async fn reply(mut self, patience: Duration) -> Option<PollReply> {
-        tokio::time::timeout(patience, &mut self.receiver).await.ok()?.ok()
-    }
-}
-
-impl Drop for PendingPoll {
-    fn drop(&mut self) {
-        let Self { owner, shared, task, number, receiver } = self;
-        owner.state.lock().polls.remove(number);
-        match receiver.try_recv() {
-            Ok(PollReply::Inputs(inputs)) => {
-                let attempts = attempts_of(&inputs);
-                owner.apply(shared, |calls, now, effects| calls.on_undelivered(task, &attempts, now, effects));
-            }
-            Ok(PollReply::Leave) | Err(oneshot::error::TryRecvError::Closed) => {}
-            Err(oneshot::error::TryRecvError::Empty) => owner.state.lock().calls.cancel_poll(task, *number),
+impl PollKeeper for OwnersPoll {
+    fn withdraw(&self, number: u64) {
+        let mut state = self.owner.state.lock();
+        if state.polls.close(number) {
+            state.calls.cancel_poll(&self.task, number);
         }
+    }
+
+    fn give_back(&self, inputs: Vec<Assignment>) {
+        let attempts = attempts_of(&inputs);
+        self.owner.apply(&self.shared, |calls, now, effects| {
+            calls.on_undelivered(&self.task, &attempts, now, effects);
+        });
     }
 }
 
@@ -693,7 +687,7 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
     loop {
         // Whatever becomes due from here on wakes the loop: it may come after the look.
         owner.sleeping_until.store(u64::MAX, Ordering::Relaxed);
-        owner.apply_quietly(&shared, |calls, now, effects| calls.tick(now, effects));
+        owner.apply_quietly(&shared, |state, now, effects| state.calls.tick(now, effects));
         owner.fail_what_is_refused(&shared);
         let (plan, closed) = owner.plan(&shared);
         if plan.start > 0 || !plan.stop.is_empty() {
@@ -703,7 +697,7 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         let told_at = owner.note_room(&shared, waits.as_deref());
         for (task, reason) in &plan.stop {
             owner.drain_task(&shared, task);
-            if shared.tasks.get(task).is_some_and(|t| !t.is_ready()) {
+            if !owner.is_ready(task) {
                 // It has not asked for inputs yet, so it would not hear that it should leave.
                 shared.stop_task(task, 0, format!("not needed any more ({reason:?})"));
             }

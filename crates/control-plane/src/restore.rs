@@ -121,6 +121,8 @@ fn restore_function(shared: &Arc<Shared>, record: FunctionRecord) {
             let published = app.function_ids().values().any(|id| *id == record.id);
             let owner = Owner::new(record.id.clone(), record.tag, app, Arc::new(definition), record.created_at_ms);
             owner.set_published(published);
+            // What waits for it is not given up for one start that fails now.
+            owner.presume_proven();
             shared.owners.insert(record.id, Arc::new(owner));
         }
         Err(error) => tracing::warn!(function = %record.id, error = error.message(), "a function cannot be restored"),

@@ -153,7 +153,8 @@ impl Shared {
     /// # Errors
     /// The reason why the machine has no room for it now.
     fn start_task(self: Arc<Self>, owner: &Arc<Owner>) -> Result<(), String> {
-        let request = owner.definition().request();
+        let (version, definition) = owner.live_version();
+        let request = definition.request();
         if let Err(sentence) = self.capacity.could_ever_fit(request) {
             let sentence = format!("the function cannot run here: {sentence}");
             owner.fail_waiting(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
@@ -162,8 +163,13 @@ impl Shared {
         let now = now_ms();
         let id = TaskId::at(now);
         let reserved = self.capacity.reserve(&id, request, owner, now)?;
-        let task = Arc::new(Task::new(id, owner.clone(), now, reserved));
-        owner.add_task(task.id.clone());
+        if !owner.add_task(id.clone(), version) {
+            // Deployed anew in this moment: the next look starts one of that.
+            self.capacity.release(reserved, &self);
+            owner.wake(&self);
+            return Ok(());
+        }
+        let task = Arc::new(Task::new(id, owner.clone(), definition, now, reserved));
         self.tasks.insert(task.clone());
         tokio::spawn(async move {
             let spec = match crate::start::task_spec(&self, &task).await {
@@ -175,7 +181,7 @@ impl Shared {
                 // Stopped while its image was prepared: it never starts.
                 return self.on_task_end(&task.id, &never_started());
             }
-            let patience = Duration::from_millis(task.owner.definition().startup_timeout_ms());
+            let patience = Duration::from_millis(task.definition.startup_timeout_ms());
             if self.worker.commands.send(WorkerCommand::Start(Box::new(spec))).await.is_err() {
                 return self.on_task_end(&task.id, &not_started("the worker is gone".to_owned()));
             }
@@ -185,7 +191,7 @@ impl Shared {
             drop(task);
             tokio::time::sleep(patience).await;
             let Some(task) = waiting.upgrade() else { return };
-            if !task.is_ready() && self.tasks.get(&task.id).is_some() {
+            if !task.owner.is_ready(&task.id) && self.tasks.get(&task.id).is_some() {
                 let seconds = patience.as_secs_f64();
                 let text =
                     format!("the container did not become ready within {seconds} s; raise it with `startup_timeout=`");
@@ -204,7 +210,7 @@ impl Shared {
         task.stop_reason.lock().get_or_insert(why);
         // From here on it is handed nothing more.
         task.owner.on_stop(self, id);
-        let grace_ms = if task.is_ready() { grace_ms } else { 0 };
+        let grace_ms = if task.owner.is_ready(id) { grace_ms } else { 0 };
         self.send_stop(id, task.owner.read(|calls| calls.is_busy(id)), grace_ms);
     }
 
@@ -279,26 +285,20 @@ impl Shared {
         self.capacity.release(task.reserved, self);
         let reported = task.reported.lock().clone();
         let stop_reason = task.stop_reason.lock().clone();
-        let ending = decide_ending(exit, task.is_ready(), reported.as_ref(), stop_reason.as_deref());
-        tracing::debug!(task = %id, ?exit, ?ending, "task ended");
         let owner = &task.owner;
         if let Some(build) = &owner.build {
             build.on_task_end(id, exit.changes.clone());
         }
-        match ending {
-            Ending::Inputs(end) => owner.on_task_end(self, id, &end),
-            Ending::InitFailure(outcome) => {
+        owner.on_task_end(self, id, |was_ready| {
+            let ending = decide_ending(exit, was_ready, reported.as_ref(), stop_reason.as_deref());
+            tracing::debug!(task = %id, ?exit, ?ending, "task ended");
+            if let Ending::FailedStart(_, outcome) = &ending {
+                // Before anybody is told of a failure: the app may end with that, and its log with it.
                 self.say(owner, id, &outcome.exception);
-                self.say_hint(&task, &outcome);
-                owner.on_init_failure(self, task.enqueued_at, &outcome);
-                owner.on_task_end(self, id, &calls::TaskEnd::Left);
+                self.say_hint(&task, outcome);
             }
-            Ending::StartFailure(outcome) => {
-                self.say(owner, id, &outcome.exception);
-                owner.on_start_failure(self, task.enqueued_at, &outcome);
-                owner.on_task_end(self, id, &calls::TaskEnd::Left);
-            }
-        }
+            ending
+        });
         self.ended_tasks.add(EndedTask {
             id: id.clone(),
             app: owner.app.id.clone(),
@@ -313,7 +313,7 @@ impl Shared {
     /// A line with the cure, if the failure is of a kind that has one. Once for each container: an input's failure can
     /// repeat as often as there are inputs.
     pub fn say_hint(&self, task: &Task, outcome: &Outcome) {
-        let is_legacy = task.owner.definition().client.is_legacy_runner();
+        let is_legacy = task.definition.client.is_legacy_runner();
         if let Some(hint) = crate::hints::missing_module(&outcome.exception, is_legacy)
             && task.is_first_hint()
         {

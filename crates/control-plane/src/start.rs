@@ -33,19 +33,19 @@ const MEMORY_CEILING_PERCENT: u64 = 90;
 /// A sentence: what is missing, on which function.
 pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpec, String> {
     let owner = &task.owner;
-    let definition = owner.definition();
+    let definition = &task.definition;
     let image_id = definition.image.as_ref().ok_or_else(|| format!("function `{}` has no image", owner.tag))?;
     let image = shared.images.get(image_id).ok_or_else(|| format!("image `{image_id}` does not exist (any more)"))?;
     let built = image.wait_built().await?;
-    let layers = layers(shared, task, &definition, &built).await?;
-    let buckets = crate::buckets::bucket_mounts(shared, &definition)?;
-    let shared_folders = crate::buckets::shared_folders(shared, &definition).await?;
+    let layers = layers(shared, task, definition, &built).await?;
+    let buckets = crate::buckets::bucket_mounts(shared, definition)?;
+    let shared_folders = crate::buckets::shared_folders(shared, definition).await?;
     let secrets = shared.secret_variables(&definition.secrets)?;
-    let env = environment(shared, task, &definition, &built, secrets);
+    let env = environment(shared, task, definition, &built, secrets);
     environment_size::check(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), || {
         shared.secret_sizes(&definition.secrets)
     })?;
-    let arguments = container_arguments(shared, task, &definition);
+    let arguments = container_arguments(shared, task, definition);
     let (volumes, mounts) = shared.volume_specs(&definition.volumes).await?;
     *task.mounts.lock() = mounts;
     let resources = definition.resources();
@@ -56,7 +56,7 @@ pub async fn task_spec(shared: &Arc<Shared>, task: &Arc<Task>) -> Result<TaskSpe
         app: owner.app.id.clone(),
         function: owner.id.clone(),
         layers,
-        argv: argv(&definition, &built, &arguments),
+        argv: argv(definition, &built, &arguments),
         env: env.into(),
         cwd: built.config.workdir.clone().unwrap_or_else(|| "/root".to_owned()),
         container_arguments: arguments,

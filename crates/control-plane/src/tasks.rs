@@ -8,11 +8,12 @@ use std::time::Instant;
 use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use scheduler::Resources;
+use scheduler::{Resources, StartFault};
 use tokio::sync::Notify;
 use types::ids::{AppId, InputId, TaskId};
 use worker_protocol::TaskExit;
 
+use crate::definition::Definition;
 use crate::owner::Owner;
 use crate::volumes::TaskMount;
 
@@ -29,9 +30,9 @@ const MAX_ENDED_TASKS: usize = 10_000;
 pub struct Task {
     pub id: TaskId,
     pub owner: Arc<Owner>,
+    /// What it is started with; the function may have another by now.
+    pub definition: Arc<Definition>,
     pub enqueued_at: Millis,
-    /// Milliseconds when its first request for inputs came; 0 before.
-    ready_at: AtomicU64,
     pub started_at: AtomicU64,
     pub printed_bytes: AtomicU64,
     /// What the runner reported with `TaskResult`: user code failed outside of any input.
@@ -51,12 +52,18 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn new(id: TaskId, owner: Arc<Owner>, enqueued_at: Millis, reserved: Resources) -> Self {
+    pub fn new(
+        id: TaskId,
+        owner: Arc<Owner>,
+        definition: Arc<Definition>,
+        enqueued_at: Millis,
+        reserved: Resources,
+    ) -> Self {
         Self {
             id,
             owner,
+            definition,
             enqueued_at,
-            ready_at: AtomicU64::new(0),
             started_at: AtomicU64::new(0),
             printed_bytes: AtomicU64::new(0),
             reported: Mutex::new(None),
@@ -69,15 +76,6 @@ impl Task {
             layers: Mutex::new(None),
             mounts: Mutex::default(),
         }
-    }
-
-    pub fn is_ready(&self) -> bool {
-        self.ready_at.load(Ordering::Acquire) != 0
-    }
-
-    /// Notes the first request for inputs; true the first time.
-    pub fn set_ready(&self, now: Millis) -> bool {
-        self.ready_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// True the first time that its log is to get a hint.
@@ -156,10 +154,9 @@ impl EndedTasks {
 pub enum Ending {
     /// Its inputs are settled by the cause.
     Inputs(TaskEnd),
-    /// User code cannot start; the outcome answers everything that waits.
-    InitFailure(Outcome),
-    /// The platform could not start it.
-    StartFailure(Outcome),
+    /// It could not start, for the reason in the outcome. What that means for what waits is decided by the function's
+    /// other containers ([`scheduler::decide_failed_start`]).
+    FailedStart(StartFault, Outcome),
 }
 
 /// Decides from how a task ended (`exit`), whether it had ever asked for inputs, what the runner reported and why it
@@ -172,15 +169,15 @@ pub fn decide_ending(
 ) -> Ending {
     if let Some(error) = &exit.start_error {
         let text = format!("the container could not be started: {error}");
-        return Ending::StartFailure(Outcome::of(OutcomeStatus::InitFailure, text));
+        return Ending::FailedStart(StartFault::Platform, Outcome::of(OutcomeStatus::InitFailure, text));
     }
     if !was_ready {
         if let Some(outcome) = reported {
-            return Ending::InitFailure(outcome.clone());
+            return Ending::FailedStart(StartFault::UserCode, outcome.clone());
         }
         if stop_reason.is_none() {
             let text = format!("the container ended while it was starting: {}", describe_exit(exit));
-            return Ending::InitFailure(Outcome::of(OutcomeStatus::InitFailure, text));
+            return Ending::FailedStart(StartFault::UserCode, Outcome::of(OutcomeStatus::InitFailure, text));
         }
     }
     match stop_reason {
@@ -248,8 +245,9 @@ mod tests {
     }
 
     #[test]
-    fn a_death_before_the_first_input_is_an_init_failure() {
-        let Ending::InitFailure(outcome) = decide_ending(&exit(None, Some(11)), false, None, None) else { panic!() };
+    fn a_death_before_the_first_request_for_inputs_is_a_failed_start() {
+        let ending = decide_ending(&exit(None, Some(11)), false, None, None);
+        let Ending::FailedStart(StartFault::UserCode, outcome) = ending else { panic!("{ending:?}") };
         assert!(outcome.exception.contains("segmentation fault"), "{}", outcome.exception);
     }
 

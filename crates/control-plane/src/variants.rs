@@ -211,7 +211,10 @@ impl Shared {
             .and_then(|below| variant_definition(&below, &options))
             .and_then(|definition| self.adopt_variant(&base, definition, record));
         match adopted {
-            Ok(owner) => Some(owner),
+            Ok(owner) => {
+                owner.presume_proven();
+                Some(owner)
+            }
             Err(error) => {
                 tracing::warn!(variant = %record.id, error = error.message(), "a variant cannot be restored");
                 None

@@ -11,7 +11,8 @@
 //! 3. then, while the backlog would outlast a start, the number doubles at most, and goes no higher than where the
 //!    CPU spent on starting exceeds the waiting it saves ([`up::worthwhile_total`]).
 //!
-//! After a start that failed, one container at a time tries, ever more seldom ([`FailedStarts`]).
+//! After a start that failed, one container at a time tries, ever more seldom ([`FailedStarts`]); what waits is given up as
+//! [`decide_failed_start`] says.
 //!
 //! Scaling down is by idleness alone: longest idle first, never below what is kept. Rejected: predicting demand from
 //! history (needs days of it), and a target of CPU use (an input that sleeps uses none and still holds its slot).
@@ -29,7 +30,7 @@ mod failed_starts;
 mod input_times;
 mod up;
 
-pub use failed_starts::FailedStarts;
+pub use failed_starts::{FailedStartVerdict, FailedStartView, FailedStarts, StartFault, decide_failed_start};
 pub use input_times::InputTimes;
 
 #[cfg(test)]

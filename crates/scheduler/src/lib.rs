@@ -5,16 +5,18 @@ pub mod autoscaler;
 pub mod fairness;
 pub mod placement;
 pub mod schedule;
+pub mod tasks;
 
 pub use autoscaler::{
-    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, StopReason,
-    TaskPhase, TaskView, plan_autoscale,
+    AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStartVerdict, FailedStartView, FailedStarts, InputTimes,
+    RecentCompletions, StartFault, StopReason, TaskPhase, TaskView, decide_failed_start, plan_autoscale,
 };
 pub use fairness::{Claim, Held, Holder, RoomWait, plan_reclaim, sort_by_fairness};
 pub use placement::{
     Placement, PlacementPlan, PlacementRequest, Resources, SHARE_MILLI_CPU, Unplaceable, WorkerId, WorkerView,
     plan_placement,
 };
+pub use tasks::{Asked, EndedTask, FunctionTasks};
 
 /// Milliseconds since the Unix epoch. Time is always an argument here.
 pub type Millis = calls::Millis;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use calls::{Assignment, CallSpec, Effect, FunctionCalls, Millis, NewInput, OutputPage, PageRequest};
-use scheduler::{FailedStarts, InputTimes, TaskPhase};
+use scheduler::{FunctionTasks, InputTimes};
 use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::disk::{Disk, Write};
@@ -15,8 +15,6 @@ mod requests;
 
 /// Over this span the throughput is measured.
 const WINDOW_MS: Millis = 2_000;
-/// Rounds of containers that fail to start before the waiting inputs are given up.
-const MAX_START_FAILURES: u32 = 3;
 
 /// Where a reply goes: to a caller's lane, as the answer to its `step`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +73,11 @@ enum AfterWrite {
 pub(crate) struct Server {
     pub(crate) epoch: usize,
     pub(crate) calls: FunctionCalls,
-    pub(crate) tasks: BTreeMap<TaskId, TaskPhase>,
+    pub(crate) tasks: FunctionTasks,
     polls: BTreeMap<u64, TaskId>,
     waiters: Vec<(Address, FunctionCallId, PageRequest)>,
     after_writes: VecDeque<AfterWrite>,
     throughput: VecDeque<(Millis, u64)>,
-    failed_starts: FailedStarts,
     startup_estimate_ms: Millis,
     input_times: InputTimes,
     started: usize,
@@ -93,17 +90,19 @@ impl Server {
         let mut server = Self {
             epoch,
             calls: FunctionCalls::new(scenario.policy),
-            tasks: BTreeMap::new(),
+            tasks: FunctionTasks::default(),
             polls: BTreeMap::new(),
             waiters: Vec::new(),
             after_writes: VecDeque::new(),
             throughput: VecDeque::new(),
-            failed_starts: FailedStarts::default(),
             startup_estimate_ms: 1_000,
             input_times: InputTimes::default(),
             started: 0,
             scenario: scenario.clone(),
         };
+        if epoch > 0 {
+            server.tasks.presume_proven();
+        }
         for (restored, cancelled) in disk.restore() {
             let id = restored.spec.id.clone();
             server.calls.restore(restored, now);
@@ -145,7 +144,7 @@ impl Server {
         match effect {
             Effect::Deliver { task, poll, inputs } => {
                 assert!(self.polls.remove(&poll).is_some(), "an answer to request {poll}, which does not wait");
-                assert!(self.tasks.contains_key(&task), "inputs for `{task}`, which ended");
+                assert!(self.tasks.contains(&task), "inputs for `{task}`, which ended");
                 out.push(Out::Hand { task, poll, inputs });
             }
             Effect::Drain { task, poll } => {
@@ -163,7 +162,7 @@ impl Server {
             Effect::Tell { .. } => {}
             Effect::CancelInputs { task, inputs } => out.push(Out::Interrupt { task, inputs }),
             Effect::StopTask { task, .. } => {
-                self.tasks.insert(task.clone(), TaskPhase::Draining);
+                self.tasks.drain(&task);
                 self.calls.drain(&task, more);
                 out.push(Out::Kill { task });
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use calls::{Assignment, Millis, Outcome, TaskEnd};
+use scheduler::StartFault;
 use types::ids::{InputId, TaskId};
 
 use crate::caller::{CANCEL, Caller, FEED, Fate};
@@ -314,14 +315,14 @@ impl World {
             Event::ContainerIsUp(task) => self.container_is_up(&task),
             Event::StartFails(task) => {
                 if self.containers.remove(&task).is_some() {
-                    self.with_server(|s, now, out| s.on_start_failure(&task, false, now, out));
+                    self.with_server(|s, now, out| s.on_failed_start(&task, StartFault::Platform, now, out));
                     self.place();
                 }
             }
             Event::ImportFails(task) => {
-                if self.containers.get(&task).is_some_and(|c| !c.zombie) {
-                    self.with_server(|s, now, out| s.on_init_failure(&task, now, out));
-                    self.container_ends(&task, TaskEnd::Left);
+                if self.containers.remove(&task).is_some() {
+                    self.with_server(|s, now, out| s.on_failed_start(&task, StartFault::UserCode, now, out));
+                    self.place();
                 }
             }
             Event::Poll { task, poll } => {

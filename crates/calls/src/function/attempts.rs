@@ -125,11 +125,27 @@ impl FunctionCalls {
 
     /// An attempt that the user's code answers for has ended: final, or another attempt.
     pub(super) fn settle(&mut self, id: &InputId, outcome: Outcome, now: Millis, effects: &mut Vec<Effect>) {
-        let Some(state) = self.inputs.get_mut(id) else { return };
-        if !self.policy.retry.repeats(outcome.status, state.user_failures) {
+        let Some(state) = self.inputs.get(id) else { return };
+        if self.policy.retry.repeats(outcome.status, state.user_failures) {
+            self.retry_later(id, now);
+        } else {
             self.finish(id, outcome, now, effects);
-            return;
         }
+    }
+
+    /// No container came for an input that is ready. That counts as a failed attempt, whoever failed.
+    pub(super) fn give_up(&mut self, id: &InputId, outcome: Outcome, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(state) = self.inputs.get(id) else { return };
+        if state.user_failures < self.policy.retry.retries {
+            self.retry_later(id, now);
+        } else {
+            self.finish(id, outcome, now, effects);
+        }
+    }
+
+    /// Another attempt, after the delay that the user chose.
+    fn retry_later(&mut self, id: &InputId, now: Millis) {
+        let Some(state) = self.inputs.get_mut(id) else { return };
         state.user_failures += 1;
         state.attempt += 1;
         let delay_ms = self.policy.retry.delay_ms(state.user_failures);

@@ -203,7 +203,16 @@ impl FunctionCalls {
         self.dispatch(now, effects);
     }
 
-    /// Starting is pointless: every input that is not running ends with this outcome.
+    /// Containers fail to start, and those that wait for one wait no longer. Where `retries=` allows, they wait again after
+    /// its delay. Who is in such a delay now has no need of a container yet.
+    pub fn give_up_waiting(&mut self, outcome: &Outcome, now: Millis, effects: &mut Vec<Effect>) {
+        let waiting: Vec<InputId> = self.ready.ids().cloned().collect();
+        for id in waiting {
+            self.give_up(&id, outcome.clone(), now, effects);
+        }
+    }
+
+    /// Starting is pointless for ever: every input that is not running ends with this outcome.
     pub fn fail_waiting(&mut self, outcome: &Outcome, now: Millis, effects: &mut Vec<Effect>) {
         let delayed = self.delayed.iter().map(|(_, _, id)| id);
         let waiting: Vec<InputId> = self.ready.ids().chain(delayed).cloned().collect();

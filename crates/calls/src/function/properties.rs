@@ -65,7 +65,9 @@ enum Step {
     Forget {
         call: usize,
     },
-    FailWaiting,
+    FailWaiting {
+        for_ever: bool,
+    },
     Recorded {
         which: usize,
     },
@@ -115,7 +117,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => task.prop_map(|task| Step::Stop { task }),
         1 => call.clone().prop_map(|call| Step::Cancel { call }),
         1 => call.prop_map(|call| Step::Forget { call }),
-        1 => Just(Step::FailWaiting),
+        1 => any::<bool>().prop_map(|for_ever| Step::FailWaiting { for_ever }),
         2 => any::<bool>().prop_map(|taken| Step::CallRecorded { taken }),
         1 => (0..CALLS).prop_map(|call| Step::Collected { call }),
         1 => Just(Step::RecordOpen),
@@ -261,8 +263,12 @@ impl World {
                     self.account.highest_attempt.remove(&input);
                 }
             }
-            Step::FailWaiting => {
-                self.calls.fail_waiting(&Outcome::of(OutcomeStatus::InitFailure, "no start"), now, &mut effects);
+            Step::FailWaiting { for_ever } => {
+                let outcome = Outcome::of(OutcomeStatus::InitFailure, "no start");
+                match for_ever {
+                    true => self.calls.fail_waiting(&outcome, now, &mut effects),
+                    false => self.calls.give_up_waiting(&outcome, now, &mut effects),
+                }
             }
             Step::Recorded { which } => {
                 if which < self.account.records.len() {

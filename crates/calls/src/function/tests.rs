@@ -366,7 +366,7 @@ fn a_repeated_request_does_not_bring_a_forgotten_call_back() {
 }
 
 #[test]
-fn a_failed_start_fails_what_waits_and_spares_what_runs() {
+fn what_can_never_start_fails_what_waits_and_spares_what_runs() {
     let mut bench = Bench::new(Bench::with_retries(1, 5_000), 3, false);
     bench.poll(1, 2, 0);
     bench.output(1, 0, Some(0), failure(), 1);
@@ -374,6 +374,29 @@ fn a_failed_start_fails_what_waits_and_spares_what_runs() {
     assert_eq!(bench.statuses(), [OutcomeStatus::InitFailure; 2]);
     let load = bench.calls.load();
     assert_eq!((load.ready, load.delayed, load.running), (0, 0, 1));
+}
+
+#[test]
+fn inputs_given_up_because_nothing_starts_are_tried_again_as_often_as_the_user_says() {
+    let outcome = Outcome::of(OutcomeStatus::InitFailure, "no such module");
+    let mut bench = Bench::new(Bench::with_retries(1, 5_000), 2, false);
+    bench.poll(1, 1, 0);
+    bench.calls.give_up_waiting(&outcome, 1, &mut bench.effects);
+    let load = bench.calls.load();
+    assert_eq!((load.ready, load.delayed, load.running), (0, 1, 1));
+    // Who waits for the end of its delay waits for no container.
+    bench.calls.give_up_waiting(&outcome, 2, &mut bench.effects);
+    assert_eq!(bench.statuses(), []);
+    bench.tick(5_001);
+    bench.calls.give_up_waiting(&outcome, 5_002, &mut bench.effects);
+    assert_eq!(bench.statuses(), [OutcomeStatus::InitFailure]);
+}
+
+#[test]
+fn an_input_given_up_without_retries_fails_with_the_error_of_the_start() {
+    let mut bench = Bench::new(Policy::default(), 2, false);
+    bench.calls.give_up_waiting(&failure(), 1, &mut bench.effects);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Failure; 2]);
 }
 
 #[test]

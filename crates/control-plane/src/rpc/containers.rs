@@ -11,9 +11,9 @@ use tonic::{Request, Response, Status};
 use types::ids::{InputId, TaskId};
 
 use crate::caller::Caller;
-use crate::clock::{now_ms, seconds};
+use crate::clock::seconds;
 use crate::convert;
-use crate::owner::PollReply;
+use crate::polls::PollReply;
 use crate::rpc::Api;
 use crate::tasks::Task;
 
@@ -54,13 +54,8 @@ impl Api {
         request: Request<wire::FunctionGetInputsRequest>,
     ) -> Result<Response<wire::FunctionGetInputsResponse>, Status> {
         let (_, task) = self.task(&request)?;
-        if task.set_ready(now_ms()) {
-            let ready_ms = now_ms().saturating_sub(task.enqueued_at);
-            tracing::debug!(task = %task.id, ready_ms, "container ready");
-            task.owner.on_task_ready(ready_ms);
-        }
         // One input per request is what all runners but batched ones ask for.
-        let max = request.get_ref().batch_max_size.clamp(1, task.owner.definition().batch_max());
+        let max = request.get_ref().batch_max_size.clamp(1, task.definition.batch_max());
         let pending = task.owner.poll(&self.shared, &task.id, max as usize);
         let inputs = match pending.reply(POLL_PATIENCE).await {
             None => Vec::new(),

@@ -241,7 +241,7 @@ fn after_a_failed_start_one_container_at_a_time_tries_whatever_waits() {
     view.now = 9_000;
     assert_eq!(plan_autoscale(&view).start, 0);
     view.tasks[0].phase = TaskPhase::Active { since: 9_000 };
-    view.failed_starts.forget();
+    view.failed_starts.on_ready();
     assert!(plan_autoscale(&view).start > 1);
 }
 

@@ -3,21 +3,21 @@
 use std::collections::BTreeSet;
 
 use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
-use scheduler::{AutoscalerView, RecentCompletions, TaskPhase, TaskView, plan_autoscale};
+use scheduler::{
+    Asked, AutoscalerView, FailedStartVerdict, RecentCompletions, StartFault, TaskPhase, TaskView, plan_autoscale,
+};
 use types::ids::{InputId, TaskId};
 
-use super::{MAX_START_FAILURES, Out, Server, WINDOW_MS};
+use super::{Out, Server, WINDOW_MS};
 
 impl Server {
     pub(crate) fn on_poll(&mut self, task: &TaskId, poll: u64, max: usize, now: Millis, out: &mut Vec<Out>) {
-        let Some(phase) = self.tasks.get_mut(task) else {
+        let Some(asked) = self.tasks.on_poll(task, now) else {
             out.push(Out::Leave { task: task.clone(), poll });
             return;
         };
-        if let TaskPhase::Starting { since } = *phase {
-            self.startup_estimate_ms = (self.startup_estimate_ms + (now - since)) / 2;
-            *phase = TaskPhase::Active { since: now };
-            self.failed_starts.forget();
+        if let Asked::First(took_ms) = asked {
+            self.startup_estimate_ms = (self.startup_estimate_ms + took_ms) / 2;
         }
         self.polls.insert(poll, task.clone());
         self.apply(now, out, |calls, effects| calls.poll(task, poll, max, now, effects));
@@ -52,33 +52,28 @@ impl Server {
     }
 
     pub(crate) fn on_task_end(&mut self, task: &TaskId, end: &TaskEnd, now: Millis, out: &mut Vec<Out>) {
-        self.tasks.remove(task);
+        self.tasks.end(task);
         self.apply(now, out, |calls, effects| calls.on_task_end(task, end, now, effects));
     }
 
-    /// User code failed before it took an input.
-    pub(crate) fn on_init_failure(&mut self, task: &TaskId, now: Millis, out: &mut Vec<Out>) {
-        self.note_failed_start(task, now);
-        self.fail_waiting(now, out);
+    /// A container has failed before it asked for inputs.
+    pub(crate) fn on_failed_start(&mut self, task: &TaskId, fault: StartFault, now: Millis, out: &mut Vec<Out>) {
+        let Some(ended) = self.tasks.end(task) else { return };
+        let gives_up = self.tasks.on_failed_start(&ended, fault, now) == FailedStartVerdict::GiveUp;
+        let is_ready = |phase| matches!(phase, TaskPhase::Active { .. });
+        assert!(!gives_up || !self.tasks.phases().any(|(_, phase)| is_ready(phase)), "a container is ready");
+        self.apply(now, out, |calls, effects| {
+            if gives_up {
+                calls.give_up_waiting(&no_start(), now, effects);
+            }
+            calls.on_task_end(task, &TaskEnd::Left, now, effects);
+        });
     }
 
-    fn note_failed_start(&mut self, task: &TaskId, now: Millis) {
-        if let Some(TaskPhase::Starting { since }) = self.tasks.get(task) {
-            self.failed_starts.on_failure(*since, now);
-        }
-    }
-
-    fn fail_waiting(&mut self, now: Millis, out: &mut Vec<Out>) {
-        let outcome = Outcome::of(OutcomeStatus::InitFailure, "the container could not start");
-        self.apply(now, out, |calls, effects| calls.fail_waiting(&outcome, now, effects));
-    }
-
-    pub(crate) fn on_start_failure(&mut self, task: &TaskId, for_good: bool, now: Millis, out: &mut Vec<Out>) {
-        self.note_failed_start(task, now);
-        if for_good || self.failed_starts.rounds() >= MAX_START_FAILURES {
-            self.fail_waiting(now, out);
-        }
-        self.on_task_end(task, &TaskEnd::Lost("it could not start".to_owned()), now, out);
+    /// No worker can ever have such a container.
+    pub(crate) fn on_unplaceable(&mut self, task: &TaskId, now: Millis, out: &mut Vec<Out>) {
+        self.apply(now, out, |calls, effects| calls.fail_waiting(&no_start(), now, effects));
+        self.on_failed_start(task, StartFault::Platform, now, out);
     }
 
     pub(crate) fn on_tick(&mut self, now: Millis, out: &mut Vec<Out>) {
@@ -92,12 +87,12 @@ impl Server {
             self.started += 1;
             let name = format!("ta-{:04}{:022}", self.epoch, self.started);
             let task = TaskId::parse(&name).expect("letters and digits");
-            self.tasks.insert(task.clone(), TaskPhase::Starting { since: now });
+            assert!(self.tasks.begin(task.clone(), self.tasks.version(), now));
             out.push(Out::Start { task });
         }
         let mut effects = Vec::new();
         for (task, _) in &plan.stop {
-            let before = self.tasks.insert(task.clone(), TaskPhase::Draining);
+            let before = self.tasks.drain(task);
             self.calls.drain(task, &mut effects);
             if matches!(before, Some(TaskPhase::Starting { .. })) {
                 out.push(Out::Kill { task: task.clone() });
@@ -118,9 +113,9 @@ impl Server {
             self.throughput.pop_front();
         }
         let (since, before) = self.throughput[0];
-        let tasks = self.tasks.iter().map(|(id, phase)| TaskView {
+        let tasks = self.tasks.phases().map(|(id, phase)| TaskView {
             id: id.clone(),
-            phase: *phase,
+            phase,
             idle_since: self.calls.idle_since(id),
             running: self.calls.running_on(id),
         });
@@ -134,7 +129,11 @@ impl Server {
             input_ms: self.input_times.estimate_ms(),
             cores: 2,
             app_active: true,
-            failed_starts: self.failed_starts,
+            failed_starts: self.tasks.failed_starts(),
         }
     }
+}
+
+fn no_start() -> Outcome {
+    Outcome::of(OutcomeStatus::InitFailure, "the container could not start")
 }

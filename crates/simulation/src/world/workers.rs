@@ -25,7 +25,7 @@ impl World {
             // While every worker is away, the biggest one is not known.
             if unplaceable.never && self.worker_is_up.iter().all(|up| *up) {
                 let task = unplaceable.task;
-                self.with_server(|s, now, out| s.on_start_failure(&task, true, now, out));
+                self.with_server(|s, now, out| s.on_unplaceable(&task, now, out));
             } else {
                 self.unplaced.push(unplaceable.task);
             }
