@@ -96,8 +96,8 @@ fn faults(random: &mut StdRng) -> Faults {
         failing_input: pick(random, &[0.0, 0.1, 0.5]),
         crashing_input: pick(random, &[0.0, 0.05]),
         hanging_input: pick(random, &[0.0, 0.05]),
-        failing_start: 0.0,
-        failing_import: 0.0,
+        failing_start: pick(random, &[0.0, 0.0, 0.2]),
+        failing_import: pick(random, &[0.0, 0.0, 0.2]),
         slow_disk_ms: pick(random, &[1, 20, 1_500]),
     }
 }
