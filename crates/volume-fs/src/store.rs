@@ -40,7 +40,7 @@ struct Inner {
     opened_at: SystemTime,
     /// Locked for a look-up only.
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
-    /// Ids of volumes that were deleted, and when: requests for them may be on their way still.
+    /// Ids of volumes that were deleted, and when: requests for them may be on their way still, and readers may look at them.
     deleted: Mutex<HashMap<String, SystemTime>>,
 }
 

@@ -72,7 +72,7 @@ impl Volumes {
         // A volume that was not opened yet may have references that are none, see `mend_references`.
         self.open_all()?;
         self.sweep_layers(now, need);
-        self.inner.deleted.lock().retain(|_, since| ago(*since, now) < SENT_KEPT);
+        self.forget_deleted(now);
         self.inner.uploads.sweep(now, need);
         self.inner.fetching.forget_old(now);
         drop(self.inner.contents.loose().take());
@@ -87,6 +87,12 @@ impl Volumes {
             }
         }
         self.sweep_all(now, Need::Space)
+    }
+
+    /// As long as a reader keeps the folder, whoever opened the volume again would take what is read for a leftover.
+    fn forget_deleted(&self, now: SystemTime) {
+        let is_kept = |id: &str, since: &SystemTime| ago(*since, now) < SENT_KEPT || self.inner.root.join(id).exists();
+        self.inner.deleted.lock().retain(|id, since| is_kept(id, since));
     }
 
     fn sweep_layers(&self, now: SystemTime, need: Need) {

@@ -125,13 +125,34 @@ fn a_deleted_volume_goes_with_its_last_reader() {
     assert!(folder.path().join("vo-1").exists());
     drop(view);
     let is_gone = || !folder.path().join("vo-1").exists();
-    while !is_gone() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(is_gone);
     // A request that was on its way does not bring it back.
     assert!(matches!(volumes.view("vo-1"), Err(VolumeError::Deleted)));
     assert!(volumes.file_of_layer("vo-1", "x", Path::new("a")).is_none());
     assert!(is_gone());
+}
+
+#[test]
+fn a_deleted_volume_is_not_opened_again_however_long_a_reader_stays() {
+    let (_folder, volumes) = store();
+    let id = put_big(&volumes, 1);
+    let view = volumes.view("vo-1").unwrap();
+    put_big(&volumes, 2);
+    assert!(volumes.merge("vo-1", Need::Usual).unwrap());
+    volumes.delete("vo-1").unwrap();
+    let late = SystemTime::now() + SENT_KEPT + Duration::from_secs(1);
+    for _ in 0..2 {
+        volumes.sweep_all(late, Need::Usual).unwrap();
+    }
+    volumes.give_back(late).unwrap();
+    let node = view.find(Path::new("large")).unwrap().unwrap();
+    assert_eq!(node.content().unwrap(), Some(id.clone()));
+    assert!(volumes.contents().has(&id), "the reader has it");
+    assert!(matches!(volumes.view("vo-1"), Err(VolumeError::Deleted)));
+    drop(view);
+    wait_until(|| volumes.inner.root.read_dir().unwrap().count() == 2);
+    volumes.sweep_all(late, Need::Usual).unwrap();
+    assert!(volumes.inner.deleted.lock().is_empty(), "no request can be on its way any more");
 }
 
 #[test]
@@ -446,6 +467,14 @@ fn put_big(volumes: &Volumes, byte: u8) -> ContentId {
     fs::remove_file(written).unwrap();
     let view = volumes.view("vo-1").unwrap();
     view.find(Path::new("large")).unwrap().unwrap().content().unwrap().unwrap()
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it does not come about");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn contents_in(folder: &tempfile::TempDir) -> usize {
