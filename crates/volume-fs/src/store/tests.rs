@@ -7,6 +7,7 @@ use manifest::merging::Need;
 use super::*;
 use crate::fetching::Fetched;
 use crate::layer::{Attributes, Source};
+use crate::uploads::Asker;
 use crate::view::Kind;
 
 fn store() -> (tempfile::TempDir, Volumes) {
@@ -159,7 +160,7 @@ fn a_deleted_volume_is_not_opened_again_however_long_a_reader_stays() {
 fn what_was_sent_stays_until_all_of_it_can_have_come() {
     let (_folder, volumes) = store();
     let (bytes, digests, id) = large(6);
-    volumes.uploads().missing(LARGE, &digests).unwrap();
+    volumes.uploads().missing(LARGE, &digests, ONE).unwrap();
     volumes.sweep_all(SystemTime::now() + SENT_KEPT / 2, Need::Usual).unwrap();
     put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
     volumes.sweep_all(SystemTime::now() + SENT_KEPT / 2, Need::Usual).unwrap();
@@ -172,7 +173,7 @@ fn what_was_sent_stays_until_all_of_it_can_have_come() {
 fn an_upload_leaves_the_same_bytes_in_their_place_that_came_another_way_meanwhile() {
     let (folder, volumes) = store();
     let (bytes, digests, id) = large(8);
-    volumes.uploads().missing(LARGE, &digests).unwrap();
+    volumes.uploads().missing(LARGE, &digests, ONE).unwrap();
     let written = folder.path().join("written");
     fs::write(&written, &bytes).unwrap();
     let write = |_: &View, mut layer: LayerBuilder<'_>| {
@@ -195,14 +196,14 @@ fn a_broken_upload_goes_on_with_the_blocks_that_are_missing() {
     let size = 2 * BLOCK_BYTES + 10;
     let id = ContentId::of(size, &digests);
     let uploads = volumes.uploads();
-    assert_eq!(uploads.missing(size, &digests).unwrap(), [0, 2], "zeros need not be sent");
+    assert_eq!(uploads.missing(size, &digests, ONE).unwrap(), [0, 2], "zeros need not be sent");
     put_block(uploads, &id, 0, &blocks[0]).unwrap();
     assert!(matches!(put_block(uploads, &id, 2, b"other"), Err(VolumeError::WrongBlock)));
     assert!(matches!(put_block(uploads, &id, 2, &[1; 11]), Err(VolumeError::WrongBlock)), "too long");
-    assert_eq!(uploads.missing(size, &digests).unwrap(), [2]);
+    assert_eq!(uploads.missing(size, &digests, ONE).unwrap(), [2]);
     put_block(uploads, &id, 2, &blocks[2]).unwrap();
     put_block(uploads, &id, 2, &blocks[2]).unwrap();
-    assert_eq!(uploads.missing(size, &digests).unwrap(), [0_usize; 0]);
+    assert_eq!(uploads.missing(size, &digests, ONE).unwrap(), [0_usize; 0]);
     let whole = fs::read(volumes.contents().path(&id)).unwrap();
     assert!(whole == blocks.concat());
 }
@@ -213,7 +214,7 @@ fn nothing_stays_of_a_wrong_block_and_an_older_attempt_writes_no_more() {
     let block = [vec![7; 100], vec![0; 100_000]].concat();
     let (digests, size) = ([block_digest(&block)], block.len() as u64);
     let (id, uploads) = (ContentId::of(size, &digests), volumes.uploads());
-    uploads.missing(size, &digests).unwrap();
+    uploads.missing(size, &digests, ONE).unwrap();
     assert!(matches!(put_block(uploads, &id, 0, &vec![9; block.len()]), Err(VolumeError::WrongBlock)));
     let mut older = uploads.begin_block(&id, 0).unwrap().unwrap();
     put_block(uploads, &id, 0, &block[..100]).unwrap();
@@ -301,7 +302,7 @@ fn a_client_that_was_told_that_a_file_is_there_finds_it_whatever_is_deleted_mean
     let (_folder, volumes) = store();
     let id = put_large(&volumes, 5);
     let (_, digests, _) = large(5);
-    assert_eq!(volumes.uploads().missing(LARGE, &digests).unwrap(), [0_usize; 0]);
+    assert_eq!(volumes.uploads().missing(LARGE, &digests, ONE).unwrap(), [0_usize; 0]);
     volumes.delete("vo-1").unwrap();
     volumes.give_back(SystemTime::now()).unwrap();
     assert!(volumes.contents().has(&id));
@@ -310,12 +311,62 @@ fn a_client_that_was_told_that_a_file_is_there_finds_it_whatever_is_deleted_mean
         layer.finish()
     };
     volumes.change("vo-2", write).unwrap();
-    volumes.uploads().were_used([id.clone()]);
+    volumes.uploads().were_used(ONE.key, [id.clone()]);
     volumes.give_back(SystemTime::now()).unwrap();
     assert!(volumes.contents().has(&id), "a layer refers to it");
     volumes.delete("vo-2").unwrap();
     volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
     assert!(!volumes.contents().has(&id), "nobody waits for it any more");
+}
+
+/// The two may put the same, too.
+#[test]
+fn what_one_client_has_put_stays_for_another_that_was_told_of_it_or_is_sending_it() {
+    for other in [OTHER, ONE] {
+        for size in [10, LARGE] {
+            let (_folder, volumes) = store();
+            let (uploads, bytes) = (volumes.uploads(), vec![7; size as usize]);
+            let digests = [block_digest(&bytes)];
+            let id = ContentId::of(size, &digests);
+            let put = |asker: Asker| {
+                let write = |_: &View, mut layer: LayerBuilder<'_>| {
+                    layer.file(Path::new("file"), Source::Content(&id, size), &Attributes::now())?;
+                    layer.finish()
+                };
+                volumes.change("vo-1", write).unwrap();
+                uploads.were_used(asker.key, [id.clone()]);
+                volumes.delete("vo-1").unwrap();
+                volumes.inner.deleted.lock().clear();
+                volumes.give_back(SystemTime::now()).unwrap();
+            };
+            // Both are told to send it, and one is done before the other begins.
+            assert_eq!([ONE, other].map(|asker| uploads.missing(size, &digests, asker).unwrap()), [[0], [0]]);
+            put_block(uploads, &id, 0, &bytes).unwrap();
+            put(ONE);
+            put_block(uploads, &id, 0, &bytes).unwrap();
+            assert_eq!(uploads.missing(size, &digests, Asker { again: true, ..other }).unwrap(), [0_usize; 0]);
+            // A third one is told that it is there.
+            let third = Asker { key: 3, again: false };
+            assert_eq!(uploads.missing(size, &digests, third).unwrap(), [0_usize; 0]);
+            put(other);
+            assert!(volumes.contents().has(&id), "the third one has yet to put it");
+            put(third);
+            assert!(!volumes.contents().has(&id), "nobody waits for it any more");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_has_gone_before_it_was_put_is_asked_for_again() {
+    let (_folder, volumes) = store();
+    for size in [10, LARGE] {
+        let id = ContentId::of(size, &[block_digest(b"gone")]);
+        let put = volumes.change("vo-1", |_, mut layer| {
+            layer.file(Path::new("file"), Source::Content(&id, size), &Attributes::now())?;
+            layer.finish()
+        });
+        assert!(matches!(put, Err(VolumeError::UnknownBlock)), "{put:?}");
+    }
 }
 
 /// The steps at which a server can be killed while it gives space back, each as the next one finds the disk.
@@ -397,11 +448,12 @@ fn commits_and_deletions_at_once_leave_every_file_readable() {
             }
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         });
-        for volume in ["vo-1", "vo-2"] {
+        for (key, volume) in ["vo-1", "vo-2"].into_iter().enumerate() {
+            let mut asker = Asker { key: key as u64, again: false };
             let (volumes, bytes, digests, id, is_over) = (&volumes, &bytes, &digests, &id, &is_over);
             scope.spawn(move || {
-                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    for block in volumes.uploads().missing(LARGE, digests).unwrap() {
+                while asker.again || !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    for block in volumes.uploads().missing(LARGE, digests, asker).unwrap() {
                         let _ = put_block(volumes.uploads(), id, block, bytes);
                     }
                     let put = volumes.change(volume, |_, mut layer| {
@@ -409,11 +461,12 @@ fn commits_and_deletions_at_once_leave_every_file_readable() {
                         layer.finish()
                     });
                     // The other one may still be sending it.
-                    if matches!(put, Err(VolumeError::UnknownBlock)) {
+                    asker.again = matches!(put, Err(VolumeError::UnknownBlock));
+                    if asker.again {
                         continue;
                     }
                     put.unwrap();
-                    volumes.uploads().were_used([id.clone()]);
+                    volumes.uploads().were_used(asker.key, [id.clone()]);
                     let view = volumes.view(volume).unwrap();
                     let node = view.find(Path::new("large")).unwrap().unwrap();
                     let content = node.content().unwrap().unwrap();
@@ -435,6 +488,10 @@ fn commits_and_deletions_at_once_leave_every_file_readable() {
 
 const LARGE: u64 = 100_000;
 
+/// A client that asks for the first time, and another one.
+const ONE: Asker = Asker { key: 1, again: false };
+const OTHER: Asker = Asker { key: 2, again: false };
+
 fn large(byte: u8) -> (Vec<u8>, [manifest::content::BlockDigest; 1], ContentId) {
     let bytes = vec![byte; LARGE as usize];
     let digests = [block_digest(&bytes)];
@@ -444,14 +501,14 @@ fn large(byte: u8) -> (Vec<u8>, [manifest::content::BlockDigest; 1], ContentId) 
 
 fn put_large(volumes: &Volumes, byte: u8) -> ContentId {
     let (bytes, digests, id) = large(byte);
-    volumes.uploads().missing(LARGE, &digests).unwrap();
+    volumes.uploads().missing(LARGE, &digests, ONE).unwrap();
     put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
     let write = |_: &View, mut layer: LayerBuilder<'_>| {
         layer.file(Path::new("large"), Source::Content(&id, LARGE), &Attributes::now())?;
         layer.finish()
     };
     volumes.change("vo-1", write).unwrap();
-    volumes.uploads().were_used([id.clone()]);
+    volumes.uploads().were_used(ONE.key, [id.clone()]);
     id
 }
 
