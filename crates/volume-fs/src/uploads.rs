@@ -151,6 +151,12 @@ impl Uploads {
         *upload.asked_at.lock() = SystemTime::now();
         let mut state = upload.state.lock();
         if *state.is_there.get(index).ok_or(VolumeError::UnknownBlock)? {
+            let is_complete = state.missing == 0;
+            drop(state);
+            if is_complete {
+                // The disk has refused its name.
+                self.complete(id, &upload)?;
+            }
             return Ok(None);
         }
         state.attempts[index] += 1;
@@ -190,22 +196,40 @@ impl Uploads {
         Ok(())
     }
 
-    fn complete(&self, id: &ContentId, upload: &Upload) -> Result<(), VolumeError> {
+    fn complete(&self, id: &ContentId, upload: &Arc<Upload>) -> Result<(), VolumeError> {
         debug_assert_eq!(upload.blocks.len() as u64, block_count(upload.size));
-        // What has its name is taken for whole, also after the power has failed.
-        match File::open(&upload.path).and_then(|file| file.sync_data()) {
+        let file = match File::open(&upload.path) {
             // A block that came twice: the other one has named the file.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            synced => synced.doing("write", &upload.path)?,
+            opened => opened.doing("open", &upload.path)?,
+        };
+        // What has its name is taken for whole, also after the power has failed.
+        if let Err(error) = file.sync_data() {
+            // A second attempt would succeed without what this one has lost.
+            self.give_up(id, upload);
+            return Err(error).doing("write", &upload.path);
         }
+        // Held until it has its name: nobody may begin the same file anew meanwhile.
         let mut files = self.files.lock();
-        if files.remove(id).is_none() {
+        if !is_of(&files, id, upload) {
             return Ok(());
         }
-        let waiting = std::mem::take(&mut *upload.waiting.lock());
-        self.awaited.lock().entry(id.clone()).or_default().take_in(waiting, SystemTime::now());
-        // Under the lock: nobody may begin the same file anew while this one is being named.
-        self.contents.take(&upload.path, id)
+        let come = || {
+            let waiting = std::mem::take(&mut *upload.waiting.lock());
+            self.awaited.lock().entry(id.clone()).or_default().take_in(waiting, SystemTime::now());
+        };
+        self.contents.take(&upload.path, id, come)?;
+        // Not before: what could not be named is named when it is asked for again.
+        files.remove(id);
+        Ok(())
+    }
+
+    fn give_up(&self, id: &ContentId, upload: &Arc<Upload>) {
+        let mut files = self.files.lock();
+        if is_of(&files, id, upload) {
+            files.remove(id);
+            let _ = fs::remove_file(&upload.path);
+        }
     }
 
     /// A client has put these into a volume: they stay as long as a layer refers to them, or another client waits for them.
@@ -252,6 +276,11 @@ impl Uploads {
             is_kept
         });
     }
+}
+
+/// False when it was given up, and somebody has begun the same file anew.
+fn is_of(files: &HashMap<ContentId, Arc<Upload>>, id: &ContentId, upload: &Arc<Upload>) -> bool {
+    files.get(id).is_some_and(|found| Arc::ptr_eq(found, upload))
 }
 
 impl BlockWriter {

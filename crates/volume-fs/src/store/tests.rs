@@ -222,6 +222,40 @@ fn nothing_stays_of_a_wrong_block_and_an_older_attempt_writes_no_more() {
     assert!(fs::read(volumes.contents().path(&id)).unwrap() == block);
 }
 
+/// As on a full disk: there is no room for one more name.
+#[test]
+fn an_upload_that_has_come_and_could_not_be_named_is_named_later() {
+    let (_folder, volumes) = store();
+    let (bytes, digests, id) = large(4);
+    let (uploads, contents) = (volumes.uploads(), volumes.contents().folder());
+    uploads.missing(LARGE, &digests, ONE).unwrap();
+    fs::remove_dir(contents).unwrap();
+    assert!(put_block(uploads, &id, 0, &bytes).is_err());
+    assert!(uploads.missing(LARGE, &digests, AGAIN).is_err());
+    fs::create_dir(contents).unwrap();
+    put_block(uploads, &id, 0, &bytes).unwrap();
+    assert!(fs::read(contents.join(id.as_str())).unwrap() == bytes);
+    assert_eq!(fs::read_dir(volumes.contents().incoming()).unwrap().count(), 0);
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert_eq!(uploads.missing(LARGE, &digests, AGAIN).unwrap(), [0_usize; 0]);
+}
+
+#[test]
+fn what_is_left_of_an_upload_that_was_given_up_names_no_other() {
+    let (_folder, volumes) = store();
+    let (bytes, digests, id) = large(4);
+    let uploads = volumes.uploads();
+    uploads.missing(LARGE, &digests, ONE).unwrap();
+    let mut slow = uploads.begin_block(&id, 0).unwrap().unwrap();
+    slow.write(&bytes).unwrap();
+    uploads.sweep(SystemTime::now() + SENT_KEPT, Need::Usual);
+    assert_eq!(uploads.missing(LARGE, &digests, OTHER).unwrap(), [0]);
+    uploads.finish_block(slow).unwrap();
+    assert!(!volumes.contents().has(&id), "nothing was sent of this one");
+    put_block(uploads, &id, 0, &bytes).unwrap();
+    assert!(fs::read(volumes.contents().path(&id)).unwrap() == bytes);
+}
+
 #[test]
 fn a_content_goes_with_the_volume_that_had_it() {
     let (_folder, volumes) = store();
@@ -491,6 +525,7 @@ const LARGE: u64 = 100_000;
 /// A client that asks for the first time, and another one.
 const ONE: Asker = Asker { key: 1, again: false };
 const OTHER: Asker = Asker { key: 2, again: false };
+const AGAIN: Asker = Asker { key: 1, again: true };
 
 fn large(byte: u8) -> (Vec<u8>, [manifest::content::BlockDigest; 1], ContentId) {
     let bytes = vec![byte; LARGE as usize];
