@@ -5,7 +5,7 @@ use manifest::keeping::{FETCH_PAUSE, LEFT_KEPT, SENT_KEPT};
 use manifest::merging::Need;
 
 use super::*;
-use crate::fetching::Fetched;
+use crate::fetching::{Fetched, Sending};
 use crate::layer::{Attributes, Source};
 use crate::uploads::Asker;
 use crate::view::Kind;
@@ -329,6 +329,24 @@ fn a_fetch_that_goes_on_keeps_its_bytes_until_it_falls_silent() {
     assert!(volumes.contents().has(&id));
     volumes.sweep(SystemTime::now() + FETCH_PAUSE, Need::Usual).unwrap();
     assert!(!volumes.contents().has(&id));
+}
+
+#[test]
+fn what_is_still_being_sent_stays_however_slow_the_line() {
+    let (folder, volumes) = store();
+    let id = put_big(&volumes, 1);
+    let begin = || Sending::begin(volumes.fetching().clone(), Fetched::Content(id.clone()));
+    let (quick, slow) = (begin(), begin());
+    volumes.delete("vo-1").unwrap();
+    drop(quick);
+    let late = SystemTime::now() + FETCH_PAUSE;
+    volumes.sweep_all(late, Need::Space).unwrap();
+    assert!(volumes.contents().has(&id), "one is still being sent");
+    drop(slow);
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert!(volumes.contents().has(&id), "its client comes for more");
+    volumes.give_back(late + FETCH_PAUSE).unwrap();
+    assert_eq!(contents_in(&folder), 0);
 }
 
 #[test]
