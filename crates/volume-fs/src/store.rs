@@ -382,20 +382,26 @@ impl Volumes {
     }
 }
 
-/// A copy of the data directory that kept no hard links has a file in the place of each reference, and its contents would be
-/// taken for unused.
+/// References must be links to the content in its place: their number says whether it is used. A copy of the data directory
+/// that kept no hard links has a file in the place of each; one that had been through the contents before a commit came has
+/// the references, and not the content.
 fn mend_references(volume: &Path, contents: &ContentStore) -> Result<(), VolumeError> {
     let layers = volume.join("layers");
     for layer in fs::read_dir(&layers).doing("list", &layers)?.flatten() {
         for reference in fs::read_dir(layer.path().join("refs")).into_iter().flatten().flatten() {
-            let is_alone = reference.metadata().is_ok_and(|metadata| metadata.nlink() == 1);
             let id = reference.file_name().to_str().and_then(ContentId::parse);
-            if let (true, Some(id)) = (is_alone, id) {
+            if let Some(id) = id.filter(|id| !is_link_to(&reference, &contents.path(id))) {
                 contents.refer_again(&id, &reference.path())?;
             }
         }
     }
     Ok(())
+}
+
+fn is_link_to(reference: &fs::DirEntry, content: &Path) -> bool {
+    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let [reference, content] = [reference.metadata(), fs::symlink_metadata(content)].map(|found| found.ok().map(inode));
+    content.is_some() && reference == content
 }
 
 /// Layers that the head does not name were never committed, or were merged away.

@@ -471,6 +471,47 @@ fn a_copy_without_hard_links_loses_nothing() {
     assert_eq!(contents_in(&folder), 0);
 }
 
+/// As a copy leaves it that had been through the contents before a commit came, and keeps links within a volume.
+#[test]
+fn a_copy_that_has_references_and_not_the_content_loses_nothing() {
+    let (folder, volumes) = store();
+    let written = folder.path().join("written");
+    fs::write(&written, large(1).0).unwrap();
+    for volume in ["vo-1", "vo-2"] {
+        for name in ["one", "other"] {
+            let write = |_: &View, mut layer: LayerBuilder<'_>| {
+                layer.file(Path::new(name), Source::Copy(&written), &Attributes::now())?;
+                layer.finish()
+            };
+            volumes.change(volume, write).unwrap();
+        }
+    }
+    let id = large(1).2;
+    fs::remove_file(volumes.contents().path(&id)).unwrap();
+    // The other volume's are links to each other.
+    let references: Vec<PathBuf> = fs::read_dir(folder.path().join("vo-2/layers"))
+        .unwrap()
+        .map(|layer| layer.unwrap().path().join("refs").join(id.as_str()))
+        .collect();
+    let aside = folder.path().join("aside");
+    fs::copy(&written, &aside).unwrap();
+    for reference in &references {
+        fs::remove_file(reference).unwrap();
+        fs::hard_link(&aside, reference).unwrap();
+    }
+    fs::remove_file(&aside).unwrap();
+    drop(volumes);
+    let copied = Volumes::open(folder.path()).unwrap();
+    copied.give_back(SystemTime::now()).unwrap();
+    assert!(fs::read(copied.contents().path(&id)).unwrap() == large(1).0);
+    copied.delete("vo-1").unwrap();
+    copied.give_back(SystemTime::now() + SENT_KEPT).unwrap();
+    assert!(copied.contents().has(&id), "the other volume refers to it");
+    copied.delete("vo-2").unwrap();
+    copied.give_back(SystemTime::now()).unwrap();
+    assert_eq!(contents_in(&folder), 0);
+}
+
 /// A head of a server that did not count yet.
 #[test]
 fn what_an_older_server_has_left_hidden_is_found() {
