@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use manifest::content::ContentId;
+use manifest::merging::LayerSize;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,10 @@ struct LayerEntry {
 impl LayerEntry {
     fn new(name: String, entries: u64) -> Self {
         Self { name, entries, hidden_bytes: 0, is_counted: false }
+    }
+
+    fn size(&self) -> LayerSize {
+        LayerSize { entries: self.entries, hidden_bytes: self.hidden_bytes }
     }
 }
 

@@ -512,6 +512,49 @@ fn a_copy_that_has_references_and_not_the_content_loses_nothing() {
     assert_eq!(contents_in(&folder), 0);
 }
 
+#[test]
+fn what_could_go_is_what_gc_gives_back() {
+    let (_folder, volumes) = store();
+    let given_as_said = || {
+        let said = volumes.bytes(&mut trees::usage::Usage::default()).volumes["vo-1"].unused;
+        let given = volumes.give_back(SystemTime::now()).unwrap();
+        // Layers themselves take up some blocks, and are not counted as given.
+        assert!(said.abs_diff(given) < 100_000, "{said} {given}");
+        given
+    };
+    put_big(&volumes, 1);
+    let view = volumes.view("vo-1").unwrap();
+    let second = put_big(&volumes, 2);
+    assert!(volumes.merge("vo-1", Need::Usual).unwrap());
+    assert_eq!(given_as_said(), 0, "a reader has it");
+    let newer = volumes.view("vo-1").unwrap();
+    put_big(&volumes, 3);
+    count_hidden(&volumes);
+    assert_eq!(given_as_said(), 0, "a reader has what a merge would take away");
+    volumes.fetching().note(Fetched::Content(second));
+    drop((view, newer));
+    assert!((3 << 20..4 << 20).contains(&given_as_said()), "one of them is being fetched");
+    put_big(&volumes, 4);
+    count_hidden(&volumes);
+    let volume = volumes.volume("vo-1").unwrap();
+    volume.state.lock().head.layers[0].entries = 1_000_000;
+    assert_eq!(given_as_said(), 0, "a merge would cost more than it gives back");
+    volume.state.lock().head.layers[0].entries = 1;
+    assert!(given_as_said() >= 3 << 20);
+    put_big(&volumes, 5);
+    count_hidden(&volumes);
+    let _view = volumes.view("vo-1").unwrap();
+    volumes.delete("vo-1").unwrap();
+    assert_eq!(given_as_said(), 0, "it goes with its reader");
+}
+
+/// As a merge does before it finds that it is not worth it.
+fn count_hidden(volumes: &Volumes) {
+    let volume = volumes.volume("vo-1").unwrap();
+    let pinned = Volume::layers(&volume).unwrap().pinned;
+    volume.count_hidden(&pinned.names).unwrap();
+}
+
 /// A head of a server that did not count yet.
 #[test]
 fn what_an_older_server_has_left_hidden_is_found() {
