@@ -47,6 +47,7 @@ mod running_builds;
 mod scaling;
 mod schedules;
 mod secrets;
+mod sent_contents;
 mod server;
 mod shared;
 mod start;
@@ -174,6 +175,7 @@ impl ControlPlane {
             objects: Default::default(),
             passing_blobs: Default::default(),
             passing_contents: Default::default(),
+            sent_contents: sent_contents::SentContents::new(blobs.clone()),
             shared_files,
             listings: Default::default(),
             queues: queues::Queues::new(contents.clone()),

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use blob_store::BlobStore;
 use client_protocol::wire;
 use futures::Stream;
 use manifest::content::{BlockDigest, ContentId, block_count, ranges};
@@ -31,6 +30,7 @@ use crate::caller::{Caller, ClientVersion, Principal};
 use crate::clock::now_ms;
 use crate::rpc::blobs::parse_sha256;
 use crate::rpc::{Api, blobs};
+use crate::sent_contents::KEPT_AFTER_USE;
 use crate::tasks::Task;
 use crate::volumes::{TaskMount, VolumeFailure};
 
@@ -38,8 +38,6 @@ use crate::volumes::{TaskMount, VolumeFailure};
 const BATCHES_AHEAD: usize = 4;
 /// Old clients get files in the answer itself; a larger one is made a blob, which they fetch in pieces.
 const MAX_INLINE: u64 = 32 << 20;
-/// A file stays so long among the uploads after a volume got it: another client may have been told that it need not send it.
-const SENT_FILE_KEPT_MS: u64 = 3_600_000;
 /// Contents that were there may be gone before they are put, when another client puts and deletes the same. Then they are
 /// asked for as if they had never been there; so often, before the client is told.
 const MOST_TRIES: usize = 3;
@@ -82,18 +80,25 @@ impl Api {
         request: Request<wire::VolumePutFilesRequest>,
     ) -> Result<Response<()>, Status> {
         let repeated = self.repeatable(&request, "VolumePutFiles")?;
+        if repeated.as_ref().is_some_and(|request| self.shared.volumes.is_made(request)) {
+            // The files may have gone since.
+            return Ok(Response::new(()));
+        }
         let request = request.into_inner();
         let (mut uploads, mut sent) = (Vec::new(), Vec::new());
         for file in request.files {
             let path = file_path(&file.filename)?;
             let digest = parse_sha256(&file.sha256_hex)?;
             sent.push(digest);
-            let content = self.shared.blobs.content_path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
+            let content = self.shared.sent_contents.path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
             uploads.push(Upload { path, mode: file.mode.unwrap_or(0o644), content: UploadContent::File(content) });
         }
         let only_new = request.disallow_overwrite_existing_files;
-        self.once(repeated, self.put_uploads(&request.volume_id, Arc::new(uploads), only_new)).await?;
-        let until = now_ms() + SENT_FILE_KEPT_MS;
+        let put = self.put_uploads(&request.volume_id, Arc::new(uploads), only_new);
+        if self.once(repeated, put).await? {
+            self.shared.sent_contents.were_used(&sent).await;
+        }
+        let until = now_ms() + KEPT_AFTER_USE.as_millis() as u64;
         sent.into_iter().for_each(|digest| self.shared.passing_contents.note(digest, until));
         Ok(Response::new(()))
     }
