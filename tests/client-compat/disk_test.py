@@ -72,12 +72,12 @@ def a_container_goes_on_reading_the_version_that_it_has_whatever_is_given_back(n
     wait_for(lambda: _volume_bytes(server, "space") < 1.5 * SIZE, SOON_S, "the old version gone with its reader")
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
-def what_was_put_and_replaced_or_deleted_is_given_back_by_gc(newest, server, space, tmp_path, version):
-    assert newest.modal("volume", "create", "space", "--version", version).code == 0
+@pytest.mark.parametrize("volume_version", ["1", "2"])
+def what_was_put_and_replaced_or_deleted_is_given_back_by_gc(newest, server, space, tmp_path, volume_version):
+    assert newest.modal("volume", "create", "space", "--version", volume_version).code == 0
     file = tmp_path / "checkpoint"
     for number in range(2):
-        file.write_bytes(bytes([number + int(version) * 16]) * SIZE)
+        file.write_bytes(bytes([number + int(volume_version) * 16]) * SIZE)
         assert newest.modal("volume", "put", "--force", "space", file, "/checkpoint").code == 0
     assert dorian("gc", "--data", server.data).returncode == 0
     assert space + 0.9 * SIZE < _contents_bytes(server) < space + 1.5 * SIZE
@@ -85,6 +85,20 @@ def what_was_put_and_replaced_or_deleted_is_given_back_by_gc(newest, server, spa
     assert dorian("gc", "--data", server.data).returncode == 0
     # The program itself lies among the uploads.
     wait_for(lambda: _contents_bytes(server) < space + MIB, SOON_S, "nothing left of a deleted volume")
+
+
+def what_a_client_was_told_of_is_there_when_it_puts_it_whatever_others_did_with_it(newest, server):
+    mark = str(time.time_ns())
+    begun = newest.python("shared_uploads.py", "begin", mark)
+    told = begun.out.splitlines()
+    assert begun.code == 0 and told[:4] == ["other told True", "missing 1 1", "sent 200", "missing 0"], begun
+    assert dorian("gc", "--data", server.data).returncode == 0
+    ended = newest.python("shared_uploads.py", "end", mark, told[4].removeprefix("url "))
+    said = ["other put OK", "one repeated OK", "sent 200", "missing 0"]
+    assert ended.code == 0 and ended.out.splitlines() == said, ended
+    assert dorian("gc", "--data", server.data).returncode == 0
+    gone = newest.python("shared_uploads.py", "gone", mark)
+    assert gone.code == 0 and gone.out.splitlines() == ["third put NOT_FOUND", "missing 1"], gone
 
 
 def a_killed_server_leaves_no_space_lost_and_the_disk_is_read_without_it(newest, server, space):

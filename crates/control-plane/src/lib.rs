@@ -48,6 +48,7 @@ mod running_builds;
 mod scaling;
 mod schedules;
 mod secrets;
+mod sent_contents;
 mod server;
 mod shared;
 #[cfg(test)]
@@ -161,7 +162,7 @@ async fn begin(parts: Parts, opened: Opened) -> Result<Arc<shared::Shared>, Star
         capacity: capacity::CapacityPool::new(parts.worker.capacity, parts.config.cpu_overcommit),
         config: parts.config,
         store: parts.store,
-        blobs: parts.blobs,
+        blobs: parts.blobs.clone(),
         blob_key: parts.blob_key,
         worker: parts.worker,
         environments: Default::default(),
@@ -179,6 +180,7 @@ async fn begin(parts: Parts, opened: Opened) -> Result<Arc<shared::Shared>, Star
         objects: Default::default(),
         passing_blobs: Default::default(),
         passing_contents: Default::default(),
+        sent_contents: sent_contents::SentContents::new(parts.blobs.clone()),
         shared_files: opened.shared_files,
         listings: Default::default(),
         queues: queues::Queues::new(opened.contents.clone()),

@@ -17,6 +17,7 @@ use scheduler::{Holder, plan_reclaim};
 use shared_files::SharedFiles;
 use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
+use volume_fs::Need;
 use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::apps::App;
@@ -33,6 +34,7 @@ use crate::queues::Queues;
 use crate::rpc::listings::Listings;
 use crate::schedules::Schedules;
 use crate::secrets::Secrets;
+use crate::sent_contents::SentContents;
 use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 use crate::volumes::VolumeShell;
 
@@ -68,6 +70,7 @@ pub struct Shared {
     pub passing_blobs: PassingBlobs,
     /// Files that clients sent for volumes, which have them now.
     pub passing_contents: PassingContents,
+    pub sent_contents: SentContents,
     pub worker: WorkerHandle,
     pub capacity: CapacityPool,
     pub environments: RwLock<BTreeMap<String, EnvironmentRecord>>,
@@ -548,11 +551,8 @@ impl Shared {
             }
         }
         // Files that came for volumes and never got there, and for mounts that are no more.
-        let mounted = self.mounts.contents();
         let contents = self.blobs.contents_before(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
-        for content in contents.iter().filter(|content| !mounted.contains(&content.to_string())) {
-            self.blobs.delete_content(content).await.map_err(|e| text(&e))?;
-        }
+        self.delete_sent_contents(&contents, Need::Usual).await;
         Ok(())
     }
 }

@@ -1,16 +1,16 @@
 //! Giving back the space of files that volumes do not refer to any more. What may go is decided in `manifest` and done by
 //! `volume_fs`; here is when: after each commit, when a reader has gone, and once in a while.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use blob_store::BlobStore;
+use blob_store::Sha256Digest;
 use manifest::keeping::LEFT_KEPT;
 use types::errors::with_causes;
 use volume_fs::{Need, VolumeError, Volumes};
 
 use crate::clock::now_ms;
+use crate::sent_contents::KEPT_AFTER_USE;
 use crate::shared::Shared;
 
 /// What was kept for clients that have fallen silent is looked at so often, and so is how full the disk is.
@@ -19,6 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Sweeping takes at most one part in so many of the time; on a full disk it looks at everything.
 const SHARE: u32 = 10;
+/// So many uploads are deleted before a mount may be made again.
+const DELETED_AT_ONCE: usize = 1024;
 
 impl Shared {
     /// Merges layers of a volume in its own time, if that is worth it.
@@ -69,7 +71,7 @@ impl Shared {
     /// # Errors
     /// A sentence, when the disk refuses.
     pub async fn give_back_volume_space(self: &Arc<Self>) -> Result<u64, String> {
-        self.delete_sent_contents(self.passing_contents.take_all()).await;
+        self.delete_passing_contents(self.passing_contents.take_all(), Need::Space).await;
         self.delete_passing_blobs().await?;
         let freed = self.volumes.with(|store| store.give_back(SystemTime::now())).await;
         freed.map_err(|error| format!("cannot give back the space of volumes: {}", with_causes(&error)))
@@ -91,24 +93,41 @@ impl Shared {
             Need::Space => self.passing_contents.take_all(),
         };
         if !contents.is_empty() {
-            self.delete_sent_contents(contents).await;
+            self.delete_passing_contents(contents, need).await;
             // Their files may be those of contents that no layer refers to.
             let swept = self.volumes.with(move |store| store.sweep_all(SystemTime::now(), need)).await;
             self.warn_of(swept);
         }
+        self.sent_contents.forget_silent(SystemTime::now()).await;
         if let Err(error) = self.delete_passing_blobs().await {
             tracing::warn!(error, "could not delete blobs that are not needed any more");
         }
     }
 
-    /// Files that clients sent for volumes, which have them now.
-    async fn delete_sent_contents(&self, contents: Vec<blob_store::Sha256Digest>) {
-        let mounted: HashSet<String> = self.mounts.contents();
-        for content in contents.iter().filter(|content| !mounted.contains(&content.to_string())) {
-            if let Err(error) = self.blobs.delete_content(content).await {
-                tracing::warn!(%content, %error, "a file that its volume has could not be deleted from the uploads");
+    /// Files that clients sent for volumes, which have them now. Those that another client waits for are looked at again.
+    async fn delete_passing_contents(&self, contents: Vec<Sha256Digest>, need: Need) {
+        let until = now_ms() + KEPT_AFTER_USE.as_millis() as u64;
+        for content in self.delete_sent_contents(&contents, need).await {
+            self.passing_contents.note(content, until);
+        }
+    }
+
+    /// Deletes files that clients sent, except those that mounts have; answers with those for which a client waits.
+    pub async fn delete_sent_contents(&self, contents: &[Sha256Digest], need: Need) -> Vec<Sha256Digest> {
+        let (now, mut awaited) = (SystemTime::now(), Vec::new());
+        for some in contents.chunks(DELETED_AT_ONCE) {
+            // One that is just being made has looked whether its files are here, and is not among the others yet.
+            let _creating = self.mounts.creating.lock().await;
+            let mounted = self.mounts.contents();
+            for content in some.iter().filter(|content| !mounted.contains(&content.to_string())) {
+                match self.sent_contents.delete_unless_awaited(content, now, need).await {
+                    Ok(true) => {}
+                    Ok(false) => awaited.push(*content),
+                    Err(error) => tracing::warn!(%content, %error, "a file that a client sent could not be deleted"),
+                }
             }
         }
+        awaited
     }
 }
 

@@ -103,9 +103,10 @@ impl Recent {
     /// A client repeats within a minute or two; so many changes are not made meanwhile.
     const MOST: usize = 4096;
 
-    fn add(&mut self, text: String) {
+    /// False when it is known already.
+    fn add(&mut self, text: String) -> bool {
         if !self.known.insert(text.clone()) {
-            return;
+            return false;
         }
         self.oldest_first.push_back(text);
         if self.oldest_first.len() > Self::MOST
@@ -113,6 +114,7 @@ impl Recent {
         {
             self.known.remove(&oldest);
         }
+        true
     }
 }
 
@@ -137,8 +139,9 @@ impl VolumeShell {
         self.made.lock().known.contains(request)
     }
 
-    pub fn note_made(&self, request: String) {
-        self.made.lock().add(request);
+    /// False when that was known.
+    pub fn note_made(&self, request: String) -> bool {
+        self.made.lock().add(request)
     }
 
     /// On a thread that may block.

@@ -124,17 +124,36 @@ pub enum Holder {
     Unknown,
 }
 
-/// The lock is tried, not asked for, because `flock` cannot be asked: a server that starts in the same microsecond would be
-/// told that the directory is in use, and says so.
 pub fn holder(path: &Path) -> Holder {
     let lock = match OpenOptions::new().read(true).open(path.join("lock")) {
         Ok(lock) => lock,
         Err(error) if error.kind() == ErrorKind::NotFound => return Holder::Nobody,
         Err(_) => return Holder::Unknown,
     };
+    if is_held(&lock) { Holder::Server } else { Holder::Nobody }
+}
+
+/// Whether a server uses a data directory now. The next one may start before the caller has looked at anything.
+///
+/// # Errors
+/// When there is no such directory, or this process may not look into it.
+pub fn is_used(path: &Path) -> Result<bool> {
+    match File::open(path.join("lock")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("there is no data directory `{}`; name another with --data", path.display())
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            bail!("only root may look into `{}`; try again with `sudo`", path.display())
+        }
+        file => Ok(is_held(&file.with_context(|| format!("cannot open the lock of `{}`", path.display()))?)),
+    }
+}
+
+/// The lock is tried, not asked for, because `flock` cannot be asked: a server that starts in the same microsecond would be
+/// told that the directory is in use, and says so.
+fn is_held(lock: &File) -> bool {
     // SAFETY: flock only reads the descriptor, which `lock` keeps open; closing it gives the lock back.
-    let taken = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) != 0 };
-    if taken { Holder::Server } else { Holder::Nobody }
+    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) != 0 }
 }
 
 /// The error for a command that needs a server where there is none.
@@ -144,19 +163,6 @@ pub fn nothing_runs(path: &Path) -> anyhow::Error {
         "no server runs on the data directory `{}`; start one with `dorian up{place}`, then try again",
         path.display()
     )
-}
-
-/// Keeps servers away from a data directory while it is held; none when one uses it now.
-pub fn lock_unused(path: &Path) -> Result<Option<File>> {
-    let absent = || format!("there is no data directory `{}`; name another with --data", path.display());
-    let file = match File::open(path.join("lock")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => bail!(absent()),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            bail!("only root may look into `{}`; try again with `sudo`", path.display())
-        }
-        file => file.with_context(|| format!("cannot open the lock of `{}`", path.display()))?,
-    };
-    Ok(take(&file).then_some(file))
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -246,6 +252,17 @@ mod tests {
         let closed = ["blobs", "build-logs", "metadata.sqlite", "config.toml", "identity.json", "lock"];
         assert_eq!(closed.map(mode), [0; 6]);
         assert_ne!(mode("client"), 0, "people run the client that is in there");
+    }
+
+    #[test]
+    fn a_look_at_a_data_directory_keeps_no_server_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(is_used(folder.path()).unwrap_err().to_string().starts_with("there is no data directory"));
+        drop(DataDir::open(folder.path()).unwrap());
+        let is_used_now = is_used(folder.path()).unwrap();
+        let data = DataDir::open(folder.path()).unwrap();
+        assert!(!is_used_now && is_used(folder.path()).unwrap());
+        drop(data);
     }
 
     #[test]

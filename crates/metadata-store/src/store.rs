@@ -45,6 +45,8 @@ pub fn names_of_objects(path: &Path) -> Result<HashMap<String, String>, StoreErr
     let failed = |source| StoreError::Database { doing: "read names", path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    // A server may be starting.
+    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
     let mut query = connection.prepare("SELECT id, name FROM objects WHERE name IS NOT NULL").map_err(failed)?;
     let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
     rows.collect::<rusqlite::Result<_>>().map_err(failed)

@@ -195,13 +195,15 @@ impl ContentStore {
         self.refer(id, reference).map(drop)
     }
 
-    /// Gives an uploaded file its name; it stays until it is old and nothing refers to it. Where the same bytes have come
-    /// another way meanwhile, those stay: layers may refer to them.
-    pub(crate) fn take(&self, file: &Path, id: &ContentId) -> Result<(), VolumeError> {
+    /// Gives an uploaded file its name; `note` is called before anybody can take that away again. Where the same bytes have
+    /// come another way meanwhile, those stay: layers may refer to them.
+    pub(crate) fn take(&self, file: &Path, id: &ContentId, note: impl FnOnce()) -> Result<(), VolumeError> {
+        let open = self.gate.read();
         match fs::hard_link(file, self.path(id)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).doing("name", file),
-            _ => {}
+            _ => note(),
         }
+        drop(open);
         fs::remove_file(file).doing("remove", file)
     }
 

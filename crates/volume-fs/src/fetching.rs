@@ -21,28 +21,47 @@ pub(crate) enum Fetched {
 /// Cheap to clone; all clones know the same.
 #[derive(Debug, Clone, Default)]
 pub struct Fetching {
-    /// When something was last asked for. Locked for a moment only.
-    times: Arc<Mutex<HashMap<Fetched, SystemTime>>>,
+    /// Locked for a moment only.
+    asked: Arc<Mutex<HashMap<Fetched, Asked>>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    /// When it was last asked for, or a piece of it was sent whole.
+    last: SystemTime,
+    /// Pieces that are being sent: over a slow line one takes longer than a client may be silent.
+    sending: usize,
+}
+
+impl Asked {
+    fn ago(&self, now: SystemTime) -> Duration {
+        if self.sending > 0 { Duration::ZERO } else { now.duration_since(self.last).unwrap_or_default() }
+    }
 }
 
 impl Fetching {
     pub(crate) fn note(&self, what: Fetched) {
-        self.times.lock().insert(what, SystemTime::now());
+        self.note_sending(what, |sending| sending);
+    }
+
+    fn note_sending(&self, what: Fetched, change: impl FnOnce(usize) -> usize) {
+        let last = SystemTime::now();
+        let mut all = self.asked.lock();
+        let asked = all.entry(what).or_insert(Asked { last, sending: 0 });
+        *asked = Asked { last, sending: change(asked.sending) };
     }
 
     /// How long ago somebody last asked for it.
     pub(crate) fn ago(&self, what: &Fetched, now: SystemTime) -> Option<Duration> {
-        let time = self.times.lock().get(what).copied()?;
-        Some(now.duration_since(time).unwrap_or_default())
+        Some(self.asked.lock().get(what)?.ago(now))
     }
 
     pub(crate) fn forget_old(&self, now: SystemTime) {
-        let is_kept = |time: &SystemTime| now.duration_since(*time).unwrap_or_default() < FETCH_PAUSE;
-        self.times.lock().retain(|_, time| is_kept(time));
+        self.asked.lock().retain(|_, asked| asked.ago(now) < FETCH_PAUSE);
     }
 }
 
-/// Held while bytes are sent; its end counts as the last time that they were asked for.
+/// Held while bytes are sent: as long as it is, they are asked for.
 pub(crate) struct Sending {
     fetching: Fetching,
     what: Fetched,
@@ -50,13 +69,13 @@ pub(crate) struct Sending {
 
 impl Sending {
     pub fn begin(fetching: Fetching, what: Fetched) -> Self {
-        fetching.note(what.clone());
+        fetching.note_sending(what.clone(), |sending| sending + 1);
         Self { fetching, what }
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        self.fetching.note(self.what.clone());
+        self.fetching.note_sending(self.what.clone(), |sending| sending.saturating_sub(1));
     }
 }

@@ -205,7 +205,7 @@ impl<'a> LayerBuilder<'a> {
         match source {
             Source::Empty => drop(File::create(&place).doing("make", &place)?),
             Source::Content(id, size) if size <= SMALL_BYTES || !self.shares => {
-                copy_small(&self.contents.path(id), &place)?;
+                self.copy_content(id, &place)?;
             }
             Source::Content(id, size) => self.stub(&place, id, size)?,
             Source::Take(from) if self.may_move(from)? && moved(from, &place)? => {
@@ -259,6 +259,15 @@ impl<'a> LayerBuilder<'a> {
         // Renaming one link over another of the same file does nothing at all.
         let _ = fs::remove_file(&reference);
         make_stub(place, &id, size)
+    }
+
+    fn copy_content(&self, id: &ContentId, place: &Path) -> Result<(), VolumeError> {
+        match copy_small(&self.contents.path(id), place) {
+            Err(VolumeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(VolumeError::UnknownBlock)
+            }
+            copied => copied,
+        }
     }
 
     fn stub(&self, place: &Path, id: &ContentId, size: u64) -> Result<(), VolumeError> {

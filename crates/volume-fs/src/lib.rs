@@ -42,4 +42,5 @@ pub use error::VolumeError;
 pub use fetching::Fetching;
 pub use manifest::merging::Need;
 pub use store::{Pinned, VolumeBytes, Volumes, VolumesBytes, bytes_on_disk};
+pub use uploads::Asker;
 pub use view::{Kind, Node, View};

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use manifest::content::ContentId;
+use manifest::merging::LayerSize;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,7 @@ struct Inner {
     opened_at: SystemTime,
     /// Locked for a look-up only.
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
-    /// Ids of volumes that were deleted, and when: requests for them may be on their way still.
+    /// Ids of volumes that were deleted, and when: requests for them may be on their way still, and readers may look at them.
     deleted: Mutex<HashMap<String, SystemTime>>,
 }
 
@@ -108,6 +109,10 @@ struct LayerEntry {
 impl LayerEntry {
     fn new(name: String, entries: u64) -> Self {
         Self { name, entries, hidden_bytes: 0, is_counted: false }
+    }
+
+    fn size(&self) -> LayerSize {
+        LayerSize { entries: self.entries, hidden_bytes: self.hidden_bytes }
     }
 }
 
@@ -382,20 +387,26 @@ impl Volumes {
     }
 }
 
-/// A copy of the data directory that kept no hard links has a file in the place of each reference, and its contents would be
-/// taken for unused.
+/// References must be links to the content in its place: their number says whether it is used. A copy of the data directory
+/// that kept no hard links has a file in the place of each; one that had been through the contents before a commit came has
+/// the references, and not the content.
 fn mend_references(volume: &Path, contents: &ContentStore) -> Result<(), VolumeError> {
     let layers = volume.join("layers");
     for layer in fs::read_dir(&layers).doing("list", &layers)?.flatten() {
         for reference in fs::read_dir(layer.path().join("refs")).into_iter().flatten().flatten() {
-            let is_alone = reference.metadata().is_ok_and(|metadata| metadata.nlink() == 1);
             let id = reference.file_name().to_str().and_then(ContentId::parse);
-            if let (true, Some(id)) = (is_alone, id) {
+            if let Some(id) = id.filter(|id| !is_link_to(&reference, &contents.path(id))) {
                 contents.refer_again(&id, &reference.path())?;
             }
         }
     }
     Ok(())
+}
+
+fn is_link_to(reference: &fs::DirEntry, content: &Path) -> bool {
+    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let [reference, content] = [reference.metadata(), fs::symlink_metadata(content)].map(|found| found.ok().map(inode));
+    content.is_some() && reference == content
 }
 
 /// Layers that the head does not name were never committed, or were merged away.

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use manifest::content::{BLOCK_BYTES, BlockDigest, BlockHasher, ContentId, block_count, block_length, digest_of_zeros};
 use manifest::keeping::{Unused, stays};
 use manifest::merging::Need;
+use manifest::waiting::Waiting;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
@@ -25,9 +26,24 @@ pub struct Uploads {
     contents: ContentStore,
     /// Locked for a look-up only.
     files: Mutex<HashMap<ContentId, Arc<Upload>>>,
-    /// Files of which a client knows that they are here whole, and since when: it may still be sending others before it
-    /// puts all of them into a volume.
-    awaited: Mutex<HashMap<ContentId, SystemTime>>,
+    /// Files of which clients know that they are here whole: each may still be sending others before it puts all of them
+    /// into a volume. Locked for a look-up only.
+    awaited: Mutex<HashMap<ContentId, Waiting<u64>>>,
+}
+
+/// A client that asks which of its files are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// Of what it puts where: equal whenever it asks for the same.
+    pub key: u64,
+    /// It has asked for this file before.
+    pub again: bool,
+}
+
+impl Asker {
+    fn note(self, waiting: &mut Waiting<u64>, now: SystemTime) {
+        if self.again { waiting.renew(self.key, now) } else { waiting.add(self.key, now) }
+    }
 }
 
 struct Upload {
@@ -36,8 +52,10 @@ struct Upload {
     path: PathBuf,
     /// Held for each write, so that nothing is written into a block that is there.
     state: Mutex<State>,
-    /// When its client was last heard of.
+    /// When a client of it was last heard of.
     asked_at: Mutex<SystemTime>,
+    /// Clients that were told what is missing of it. Another one's blocks may make it whole.
+    waiting: Mutex<Waiting<u64>>,
 }
 
 struct State {
@@ -64,20 +82,18 @@ impl Uploads {
         Self { contents, files: Mutex::default(), awaited: Mutex::default() }
     }
 
-    /// Which blocks of a file have yet to come; none when all of it is there.
-    pub fn missing(&self, size: u64, blocks: &[BlockDigest]) -> Result<Vec<usize>, VolumeError> {
+    /// Which blocks of a file have yet to come; none when all of it is there. It stays until [`Uploads::were_used`] is called
+    /// for this client, or nothing was heard of it for long.
+    pub fn missing(&self, size: u64, blocks: &[BlockDigest], asker: Asker) -> Result<Vec<usize>, VolumeError> {
         let id = ContentId::of(size, blocks);
         if size > MAX_FILE_BYTES {
             return Err(VolumeError::TooLarge(id.as_str().into()));
         }
-        let note = || {
-            self.awaited.lock().insert(id.clone(), SystemTime::now());
-        };
+        let note = || asker.note(self.awaited.lock().entry(id.clone()).or_default(), SystemTime::now());
         if self.contents.has_noting(&id, note) {
             return Ok(Vec::new());
         }
-        let upload = self.begin(&id, size, blocks)?;
-        *upload.asked_at.lock() = SystemTime::now();
+        let upload = self.begin(&id, size, blocks, asker)?;
         let state = upload.state.lock();
         let is_missing = |(index, is_there): (usize, &bool)| (!is_there).then_some(index);
         let missing = state.is_there.iter().enumerate().filter_map(is_missing).collect();
@@ -90,9 +106,18 @@ impl Uploads {
         Ok(missing)
     }
 
-    fn begin(&self, id: &ContentId, size: u64, blocks: &[BlockDigest]) -> Result<Arc<Upload>, VolumeError> {
+    fn begin(
+        &self,
+        id: &ContentId,
+        size: u64,
+        blocks: &[BlockDigest],
+        asker: Asker,
+    ) -> Result<Arc<Upload>, VolumeError> {
         let mut files = self.files.lock();
+        let now = SystemTime::now();
         if let Some(upload) = files.get(id) {
+            *upload.asked_at.lock() = now;
+            asker.note(&mut upload.waiting.lock(), now);
             return Ok(upload.clone());
         }
         let path = self.contents.incoming().join(id.as_str());
@@ -102,12 +127,15 @@ impl Uploads {
         let is_there: Vec<bool> = blocks.iter().map(|digest| *digest == zeros).collect();
         let missing = is_there.iter().filter(|is_there| !**is_there).count();
         let attempts = vec![0; blocks.len()];
+        let mut waiting = Waiting::default();
+        asker.note(&mut waiting, now);
         let upload = Arc::new(Upload {
             size,
             blocks: blocks.to_vec(),
             path,
             state: Mutex::new(State { is_there, missing, attempts }),
-            asked_at: Mutex::new(SystemTime::now()),
+            asked_at: Mutex::new(now),
+            waiting: Mutex::new(waiting),
         });
         files.insert(id.clone(), upload.clone());
         Ok(upload)
@@ -123,6 +151,12 @@ impl Uploads {
         *upload.asked_at.lock() = SystemTime::now();
         let mut state = upload.state.lock();
         if *state.is_there.get(index).ok_or(VolumeError::UnknownBlock)? {
+            let is_complete = state.missing == 0;
+            drop(state);
+            if is_complete {
+                // The disk has refused its name.
+                self.complete(id, &upload)?;
+            }
             return Ok(None);
         }
         state.attempts[index] += 1;
@@ -162,35 +196,61 @@ impl Uploads {
         Ok(())
     }
 
-    fn complete(&self, id: &ContentId, upload: &Upload) -> Result<(), VolumeError> {
+    fn complete(&self, id: &ContentId, upload: &Arc<Upload>) -> Result<(), VolumeError> {
         debug_assert_eq!(upload.blocks.len() as u64, block_count(upload.size));
-        // What has its name is taken for whole, also after the power has failed.
-        match File::open(&upload.path).and_then(|file| file.sync_data()) {
+        let file = match File::open(&upload.path) {
             // A block that came twice: the other one has named the file.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            synced => synced.doing("write", &upload.path)?,
+            opened => opened.doing("open", &upload.path)?,
+        };
+        // What has its name is taken for whole, also after the power has failed.
+        if let Err(error) = file.sync_data() {
+            // A second attempt would succeed without what this one has lost.
+            self.give_up(id, upload);
+            return Err(error).doing("write", &upload.path);
         }
+        // Held until it has its name: nobody may begin the same file anew meanwhile.
         let mut files = self.files.lock();
-        if files.remove(id).is_none() {
+        if !is_of(&files, id, upload) {
             return Ok(());
         }
-        self.awaited.lock().insert(id.clone(), SystemTime::now());
-        // Under the lock: nobody may begin the same file anew while this one is being named.
-        self.contents.take(&upload.path, id)
+        let come = || {
+            let waiting = std::mem::take(&mut *upload.waiting.lock());
+            self.awaited.lock().entry(id.clone()).or_default().take_in(waiting, SystemTime::now());
+        };
+        self.contents.take(&upload.path, id, come)?;
+        // Not before: what could not be named is named when it is asked for again.
+        files.remove(id);
+        Ok(())
     }
 
-    /// These were put into a volume: they stay as long as a layer refers to them.
-    pub fn were_used(&self, contents: impl IntoIterator<Item = ContentId>) {
+    fn give_up(&self, id: &ContentId, upload: &Arc<Upload>) {
+        let mut files = self.files.lock();
+        if is_of(&files, id, upload) {
+            files.remove(id);
+            let _ = fs::remove_file(&upload.path);
+        }
+    }
+
+    /// A client has put these into a volume: they stay as long as a layer refers to them, or another client waits for them.
+    pub fn were_used(&self, key: u64, contents: impl IntoIterator<Item = ContentId>) {
         let contents: HashSet<ContentId> = contents.into_iter().collect();
         let mut awaited = self.awaited.lock();
-        awaited.retain(|id, _| !contents.contains(id));
+        for id in &contents {
+            if let Some(waiting) = awaited.get_mut(id) {
+                waiting.remove(&key);
+                if waiting.is_empty() {
+                    awaited.remove(id);
+                }
+            }
+        }
         drop(awaited);
         self.contents.loose().note(contents);
     }
 
-    /// Since when a client knows that this file is here, that has not put it anywhere yet.
+    /// When a client was last told that this file is here, that has not put it anywhere yet.
     pub(crate) fn awaited_since(&self, content: &ContentId) -> Option<SystemTime> {
-        self.awaited.lock().get(content).copied()
+        self.awaited.lock().get(content)?.last_told()
     }
 
     /// Forgets uploads that nobody has sent anything of in a long time.
@@ -200,12 +260,12 @@ impl Uploads {
             stays(&Unused { awaited, ..Unused::default() }, need)
         };
         let mut given_up = Vec::new();
-        self.awaited.lock().retain(|id, since| {
-            let is_kept = is_kept(*since);
-            if !is_kept {
+        self.awaited.lock().retain(|id, waiting| {
+            waiting.retain(is_kept);
+            if waiting.is_empty() {
                 given_up.push(id.clone());
             }
-            is_kept
+            !waiting.is_empty()
         });
         self.contents.loose().put_back(given_up);
         self.files.lock().retain(|_, upload| {
@@ -216,6 +276,11 @@ impl Uploads {
             is_kept
         });
     }
+}
+
+/// False when it was given up, and somebody has begun the same file anew.
+fn is_of(files: &HashMap<ContentId, Arc<Upload>>, id: &ContentId, upload: &Arc<Upload>) -> bool {
+    files.get(id).is_some_and(|found| Arc::ptr_eq(found, upload))
 }
 
 impl BlockWriter {

@@ -46,6 +46,7 @@ struct Worker {
     api: Arc<dyn ContainerApi>,
     events: mpsc::Sender<WorkerEvent>,
     running: Mutex<HashMap<TaskId, TaskControl>>,
+    disks: disk::GivenDisks,
 }
 
 /// Starts the worker; it ends when the handle's last clone is dropped.
@@ -65,7 +66,8 @@ pub fn start(
     std::fs::set_permissions(&config.tasks, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let capacity = capacity(&config.tasks)?;
-    let worker = Arc::new(Worker { config, runtime, api, events, running: Mutex::default() });
+    let worker =
+        Arc::new(Worker { config, runtime, api, events, running: Mutex::default(), disks: Default::default() });
     tokio::spawn(command_loop(worker, inbox));
     Ok(WorkerHandle { commands, capacity })
 }

@@ -133,6 +133,8 @@ struct Running {
     mounted: Arc<Mounted>,
     outputs: tokio::task::JoinSet<()>,
     endpoints: tokio::task::JoinSet<()>,
+    /// Given back with the container.
+    _disk: Option<Arc<disk::GivenDisk>>,
 }
 
 async fn launch(
@@ -152,7 +154,7 @@ async fn launch(
     open_to_container(&socket, 0o666).map_err(in_folder)?;
     open_to_container(&arguments, 0o644).map_err(in_folder)?;
 
-    let disk_bytes = disk_limit(worker, spec, folder).await.map_err(in_folder)?;
+    let disk = disk_limit(worker, spec, folder).await.map_err(in_folder)?;
     let mounts = Mounts::make(worker, spec).await.map_err(LaunchError::Mount)?;
     let (stdout, stdout_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
     let (stderr, stderr_end) = std::io::pipe().map_err(LaunchError::Pipe)?;
@@ -173,7 +175,7 @@ async fn launch(
             cpu_request_milli: Some(spec.cpu_request_milli),
             cpu_limit_milli: spec.cpu_limit_milli,
             pids: Some(PIDS),
-            disk_bytes,
+            disk_bytes: disk.as_ref().map(|disk| disk.bytes),
         },
         profile: if spec.builds_image { Profile::Build } else { Profile::Task },
         stdout: OwnedFd::from(stdout_end),
@@ -181,6 +183,7 @@ async fn launch(
         loopback_port: Some(BLOB_PORT),
     };
     let container = worker.runtime.create(container_spec).await.map_err(LaunchError::Runtime)?;
+    disk.iter().for_each(|disk| disk.is_used_by(container.pid()));
 
     let mut outputs = tokio::task::JoinSet::new();
     outputs.spawn(output::ship(spec.task.clone(), Descriptor::Stdout, stdout.into(), worker.events.clone()));
@@ -193,16 +196,15 @@ async fn launch(
     let create_us = started.elapsed().as_micros() as u64;
     let _ = worker.events.send(WorkerEvent::Started { task: spec.task.clone(), create_us }).await;
     let mounted = Arc::new(Mounted { container, volumes });
-    Ok(Running { mounts, mounted, outputs, endpoints })
+    Ok(Running { mounts, mounted, outputs, endpoints, _disk: disk })
 }
 
 /// What the task asks for, or less when less is free: its author is told then.
-async fn disk_limit(worker: &Worker, spec: &TaskSpec, folder: &Path) -> std::io::Result<Option<u64>> {
+async fn disk_limit(worker: &Worker, spec: &TaskSpec, folder: &Path) -> std::io::Result<Option<Arc<disk::GivenDisk>>> {
     let Some(asked) = spec.disk_limit_bytes else { return Ok(None) };
-    let free = disk::free_bytes(folder)?;
-    let given = disk::given_bytes(asked, free);
-    if given < asked {
-        let text = disk::told(asked, given, free);
+    let given = worker.disks.give(asked, || disk::free_bytes(folder))?;
+    if given.bytes < asked {
+        let text = disk::told(asked, given.bytes, given.free);
         let event = WorkerEvent::Output { task: spec.task.clone(), descriptor: Descriptor::System, text };
         let _ = worker.events.send(event).await;
     }

@@ -1,6 +1,8 @@
 //! Files from the user's machine.
 
-use blob_store::BlobStore;
+use std::collections::HashSet;
+
+use blob_store::{BlobStore, Sha256Digest};
 use client_protocol::wire;
 use image_builder::{LogSink, StandalonePython};
 use metadata_store::{MountFileRecord, MountRecord, Write};
@@ -25,7 +27,8 @@ impl Api {
     ) -> Result<Response<wire::MountBatchedCheckExistenceResponse>, Status> {
         let mut missing = Vec::new();
         for hash in request.sha256_hex_hashes {
-            if !self.has_content(&hash).await? {
+            let digest = parse_sha256(&hash)?;
+            if !self.shared.sent_contents.has(&digest).await.map_err(|e| blob_status(&e))? {
                 missing.push(hash);
             }
         }
@@ -35,25 +38,19 @@ impl Api {
         }))
     }
 
-    async fn has_content(&self, hash: &str) -> Result<bool, Status> {
-        let digest = parse_sha256(hash)?;
-        self.shared.blobs.has_content(&digest).await.map_err(|e| blob_status(&e))
-    }
-
     /// Without data it is the old clients' question whether the file is there.
     pub(crate) async fn mount_put_file(
         &self,
         request: wire::MountPutFileRequest,
     ) -> Result<Response<wire::MountPutFileResponse>, Status> {
-        let hash = request.sha256_hex;
-        if !self.has_content(&hash).await? {
-            let digest = parse_sha256(&hash)?;
+        let (digest, sent) = (parse_sha256(&request.sha256_hex)?, &self.shared.sent_contents);
+        if !sent.has(&digest).await.map_err(|e| blob_status(&e))? {
             let stored = match request.data_oneof {
                 None => return Ok(Response::new(wire::MountPutFileResponse { exists: false, checked_at: None })),
-                Some(DataOneof::Data(data)) => self.shared.blobs.put_content(&digest, data).await,
+                Some(DataOneof::Data(data)) => sent.put(&digest, data).await,
                 Some(DataOneof::DataBlobId(id)) => {
                     let blob = convert::blob_id(&id)?;
-                    let stored = self.shared.blobs.put_content_from_blob(&digest, &blob).await;
+                    let stored = sent.put_from_blob(&digest, &blob).await;
                     if stored.is_ok() {
                         // The content has the bytes now, and a repeated request finds it.
                         self.shared.passing_blobs.note(blob, now_ms());
@@ -72,6 +69,19 @@ impl Api {
     ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        let files = request.files.iter().filter_map(|file| Sha256Digest::from_hex(&file.sha256_hex));
+        // The client asks for each content once, under however many names it is mounted.
+        let files: HashSet<Sha256Digest> = files.collect();
+        let made = self.get_or_create_mount(&caller, request).await?;
+        self.shared.sent_contents.were_used(&files).await;
+        Ok(made)
+    }
+
+    async fn get_or_create_mount(
+        &self,
+        caller: &Caller,
+        request: wire::MountGetOrCreateRequest,
+    ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
         let _creating = self.shared.mounts.creating.lock().await;
         let name = request.deployment_name.clone();
         if !name.is_empty() {
@@ -79,7 +89,7 @@ impl Api {
                 return Ok(reply(&mount));
             }
             if request.object_creation_type() == wire::ObjectCreationType::Unspecified {
-                return self.global_mount(&name, &caller).await;
+                return self.global_mount(&name, caller).await;
             }
         }
         let files = self.mount_files(request.files).await?;
@@ -143,7 +153,8 @@ impl Api {
         }
         let mut records = Vec::with_capacity(files.len());
         for file in files {
-            if !self.has_content(&file.sha256_hex).await? {
+            let digest = parse_sha256(&file.sha256_hex)?;
+            if !self.shared.blobs.has_content(&digest).await.map_err(|e| blob_status(&e))? {
                 return Err(Status::failed_precondition(format!("file `{}` was never uploaded", file.filename)));
             }
             records.push(MountFileRecord {

@@ -5,11 +5,12 @@
 mod listing;
 mod tree;
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use blob_store::BlobStore;
 use client_protocol::wire;
 use futures::Stream;
 use manifest::content::{BlockDigest, ContentId, block_count, ranges};
@@ -21,7 +22,7 @@ use types::ids::VolumeId;
 use types::objects::ObjectKind;
 use volume_fs::http::Urls;
 use volume_fs::layer::{Attributes, LayerBuilder, Source};
-use volume_fs::{Kind, View, VolumeError};
+use volume_fs::{Asker, Kind, View, VolumeError};
 
 use self::listing::Listing;
 use self::tree::{copy, file_in, must_be_file, must_be_free, must_have_folder};
@@ -29,6 +30,7 @@ use crate::caller::{Caller, ClientVersion, Principal};
 use crate::clock::now_ms;
 use crate::rpc::blobs::parse_sha256;
 use crate::rpc::{Api, blobs};
+use crate::sent_contents::KEPT_AFTER_USE;
 use crate::tasks::Task;
 use crate::volumes::{TaskMount, VolumeFailure};
 
@@ -36,8 +38,6 @@ use crate::volumes::{TaskMount, VolumeFailure};
 const BATCHES_AHEAD: usize = 4;
 /// Old clients get files in the answer itself; a larger one is made a blob, which they fetch in pieces.
 const MAX_INLINE: u64 = 32 << 20;
-/// A file stays so long among the uploads after a volume got it: another client may have been told that it need not send it.
-const SENT_FILE_KEPT_MS: u64 = 3_600_000;
 /// Contents that were there may be gone before they are put, when another client puts and deletes the same. Then they are
 /// asked for as if they had never been there; so often, before the client is told.
 const MOST_TRIES: usize = 3;
@@ -47,12 +47,14 @@ const MAX_FILES: usize = 2_000_000;
 pub type EntryStream = Pin<Box<dyn Stream<Item = Result<Vec<wire::FileEntry>, Status>> + Send>>;
 
 /// One file of an upload.
+#[derive(Hash)]
 struct Upload {
     path: PathBuf,
     mode: u32,
     content: UploadContent,
 }
 
+#[derive(Hash)]
 enum UploadContent {
     Empty,
     Content(ContentId, u64),
@@ -78,18 +80,25 @@ impl Api {
         request: Request<wire::VolumePutFilesRequest>,
     ) -> Result<Response<()>, Status> {
         let repeated = self.repeatable(&request, "VolumePutFiles")?;
+        if repeated.as_ref().is_some_and(|request| self.shared.volumes.is_made(request)) {
+            // The files may have gone since.
+            return Ok(Response::new(()));
+        }
         let request = request.into_inner();
         let (mut uploads, mut sent) = (Vec::new(), Vec::new());
         for file in request.files {
             let path = file_path(&file.filename)?;
             let digest = parse_sha256(&file.sha256_hex)?;
             sent.push(digest);
-            let content = self.shared.blobs.content_path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
+            let content = self.shared.sent_contents.path(&digest).await.map_err(|e| blobs::blob_status(&e))?;
             uploads.push(Upload { path, mode: file.mode.unwrap_or(0o644), content: UploadContent::File(content) });
         }
         let only_new = request.disallow_overwrite_existing_files;
-        self.once(repeated, self.put_uploads(&request.volume_id, Arc::new(uploads), only_new)).await?;
-        let until = now_ms() + SENT_FILE_KEPT_MS;
+        let put = self.put_uploads(&request.volume_id, Arc::new(uploads), only_new);
+        if self.once(repeated, put).await? {
+            self.shared.sent_contents.were_used(&sent).await;
+        }
+        let until = now_ms() + KEPT_AFTER_USE.as_millis() as u64;
         sent.into_iter().for_each(|digest| self.shared.passing_contents.note(digest, until));
         Ok(Response::new(()))
     }
@@ -109,9 +118,12 @@ impl Api {
             return Err(Status::invalid_argument(format!("upload at most {MAX_FILES} files at a time")));
         }
         let (mut wanted, mut uploads) = (Vec::new(), Vec::new());
+        // A client that comes again has sent at least one block, and says what it was answered.
+        let mut again = false;
         for file in request.files {
             let path = file_path(&file.path)?;
             let blocks = digests(&file)?;
+            again |= file.blocks.iter().any(|block| block.put_response.is_some());
             let content = match file.size {
                 0 => UploadContent::Empty,
                 size => UploadContent::Content(ContentId::of(size, &blocks), size),
@@ -128,19 +140,23 @@ impl Api {
             })
             .await?;
         }
+        let mut asker = Asker { key: key_of(&request.volume_id, &uploads), again };
         let (wanted, uploads) = (Arc::new(wanted), Arc::new(uploads));
         let only_new = request.disallow_overwrite_existing_files;
         for _ in 0..MOST_TRIES {
-            let missing = self.missing_blocks(&request.volume_id, wanted.clone(), &urls).await?;
+            let missing = self.missing_blocks(&request.volume_id, wanted.clone(), asker, &urls).await?;
             if !missing.is_empty() {
                 return Ok(Response::new(wire::VolumePutFiles2Response { missing_blocks: missing }));
             }
+            asker.again = true;
             let put = self.put_uploads(&request.volume_id, uploads.clone(), only_new);
             match self.once(repeated.clone(), put).await {
                 Err(status) if is_unknown_block(&status) => {}
                 Err(status) => return Err(status),
-                Ok(()) => {
-                    self.were_used(uploads);
+                Ok(is_made_now) => {
+                    if is_made_now {
+                        self.were_used(asker.key, &uploads);
+                    }
                     return Ok(Response::new(wire::VolumePutFiles2Response::default()));
                 }
             }
@@ -152,14 +168,17 @@ impl Api {
         &self,
         volume: &str,
         wanted: Arc<Vec<(u64, Vec<BlockDigest>)>>,
+        asker: Asker,
         urls: &Urls,
     ) -> Result<Vec<wire::volume_put_files2_response::MissingBlock>, Status> {
         let missing = self.with_volume(volume, move |store, _| {
-            let mut missing = Vec::new();
+            let (mut missing, mut asked) = (Vec::new(), HashSet::new());
             for (file, (size, blocks)) in wanted.iter().enumerate().filter(|(_, (size, _))| *size > 0) {
                 let id = ContentId::of(*size, blocks);
-                missing
-                    .extend(store.uploads().missing(*size, blocks)?.into_iter().map(|block| (file, block, id.clone())));
+                // Files with the same bytes are one content, for which the client waits once.
+                let again = asker.again || !asked.insert(id.clone());
+                let blocks = store.uploads().missing(*size, blocks, Asker { again, ..asker })?;
+                missing.extend(blocks.into_iter().map(|block| (file, block, id.clone())));
             }
             Ok(missing)
         });
@@ -171,12 +190,12 @@ impl Api {
         Ok(missing.await?.into_iter().map(block).collect())
     }
 
-    fn were_used(&self, uploads: Arc<Vec<Upload>>) {
+    fn were_used(&self, key: u64, uploads: &[Upload]) {
         let ids = uploads.iter().filter_map(|upload| match &upload.content {
             UploadContent::Content(id, _) => Some(id.clone()),
             UploadContent::Empty | UploadContent::File(_) => None,
         });
-        self.shared.volumes.store.uploads().were_used(ids);
+        self.shared.volumes.store.uploads().were_used(key, ids);
     }
 
     /// What a repetition of this change has again, if the client says.
@@ -184,19 +203,21 @@ impl Api {
         Ok(self.stable_suffix(&Caller::of(request)?, method))
     }
 
-    /// Makes a change, unless this very request has made it.
+    /// Makes a change, unless this very request has made it; false when it had.
     async fn once(
         &self,
         repeated: Option<String>,
         change: impl Future<Output = Result<(), Status>>,
-    ) -> Result<(), Status> {
-        let Some(request) = repeated else { return change.await };
-        if self.shared.volumes.is_made(&request) {
-            return Ok(());
+    ) -> Result<bool, Status> {
+        let is_made = |request: &String| self.shared.volumes.is_made(request);
+        if repeated.as_ref().is_some_and(is_made) {
+            return Ok(false);
         }
-        change.await?;
-        self.shared.volumes.note_made(request);
-        Ok(())
+        match change.await {
+            // The same request, repeated while it was being carried out: the other one may have used up what both need.
+            Err(_) if repeated.as_ref().is_some_and(is_made) => Ok(false),
+            made => made.map(|()| repeated.is_none_or(|request| self.shared.volumes.note_made(request))),
+        }
     }
 
     async fn put_uploads(&self, id: &str, uploads: Arc<Vec<Upload>>, only_new: bool) -> Result<(), Status> {
@@ -338,7 +359,7 @@ impl Api {
             }
             layer.remove(&path)
         });
-        self.once(repeated, changed).await.map(Response::new)
+        self.once(repeated, changed).await.map(|_| Response::new(()))
     }
 
     pub(crate) async fn volume_copy_files(
@@ -374,7 +395,7 @@ impl Api {
             }
             Ok(())
         });
-        self.once(repeated, changed).await.map(Response::new)
+        self.once(repeated, changed).await.map(|_| Response::new(()))
     }
 
     pub(crate) async fn volume_commit(
@@ -420,6 +441,13 @@ impl Api {
         let fetching = self.shared.volumes.store.fetching().clone();
         Urls { base: self.url_base(caller), key: self.shared.blob_key.clone(), fetching }
     }
+}
+
+/// Tells apart what clients put where.
+fn key_of(volume: &str, uploads: &[Upload]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (volume, uploads).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn volume_path(text: &str) -> Result<PathBuf, Status> {

@@ -72,7 +72,7 @@ impl Volumes {
         // A volume that was not opened yet may have references that are none, see `mend_references`.
         self.open_all()?;
         self.sweep_layers(now, need);
-        self.inner.deleted.lock().retain(|_, since| ago(*since, now) < SENT_KEPT);
+        self.forget_deleted(now);
         self.inner.uploads.sweep(now, need);
         self.inner.fetching.forget_old(now);
         drop(self.inner.contents.loose().take());
@@ -87,6 +87,12 @@ impl Volumes {
             }
         }
         self.sweep_all(now, Need::Space)
+    }
+
+    /// As long as a reader keeps the folder, whoever opened the volume again would take what is read for a leftover.
+    fn forget_deleted(&self, now: SystemTime) {
+        let is_kept = |id: &str, since: &SystemTime| ago(*since, now) < SENT_KEPT || self.inner.root.join(id).exists();
+        self.inner.deleted.lock().retain(|id, since| is_kept(id, since));
     }
 
     fn sweep_layers(&self, now: SystemTime, need: Need) {
@@ -116,7 +122,7 @@ impl Volumes {
         Ok(freed)
     }
 
-    fn unused(&self, id: &ContentId, metadata: &fs::Metadata, now: SystemTime) -> Unused {
+    pub(super) fn unused(&self, id: &ContentId, metadata: &fs::Metadata, now: SystemTime) -> Unused {
         // The change time: when it lost its last link, if it had one.
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().max(0) as u64);
         let is_left = changed + Duration::from_secs(1) < self.inner.opened_at;
@@ -150,8 +156,7 @@ impl Volume {
         self.count_hidden(&pinned.pinned.names)?;
         let head = self.state.lock().head.clone();
         let count = pinned.folders.len();
-        let size = |layer: &LayerEntry| LayerSize { entries: layer.entries, hidden_bytes: layer.hidden_bytes };
-        let sizes: Vec<LayerSize> = head.layers[..count].iter().map(size).collect();
+        let sizes: Vec<LayerSize> = head.layers[..count].iter().map(LayerEntry::size).collect();
         let Some(range) = plan_merge(&sizes, need) else { return Ok(false) };
         let merged: Vec<LayerEntry> = head.layers[range.clone()].to_vec();
         let parts: Vec<PathBuf> = pinned.folders[range.clone()].iter().rev().cloned().collect();
@@ -167,7 +172,7 @@ impl Volume {
     }
 
     /// Counts what layers hide that were published since. Nobody else merges meanwhile, and commits add on top.
-    fn count_hidden(&self, names: &[String]) -> Result<(), VolumeError> {
+    pub(super) fn count_hidden(&self, names: &[String]) -> Result<(), VolumeError> {
         let uncounted: Vec<String> = {
             let state = self.state.lock();
             let layers = state.head.layers.iter().filter(|layer| !layer.is_counted);
@@ -225,18 +230,10 @@ impl Volume {
 
     fn drop_retired(&self, fetching: &Fetching, now: SystemTime, need: Need) {
         let mut state = self.state.lock();
-        let State { retired, readers, .. } = &mut *state;
-        let is_kept = |layer: &Retired| {
-            let unused = Unused {
-                is_read: readers.contains_key(&layer.name),
-                fetched: fetching.ago(&Fetched::Layer(layer.name.clone()), now),
-                awaited: None,
-                left: layer.left.map(|since| ago(since, now)),
-            };
-            stays(&unused, need)
-        };
-        let (kept, gone): (Vec<Retired>, Vec<Retired>) = retired.drain(..).partition(is_kept);
-        *retired = kept;
+        let retired = std::mem::take(&mut state.retired);
+        let is_kept = |layer: &Retired| state.keeps(&layer.name, layer.left, fetching, now, need);
+        let (kept, gone): (Vec<Retired>, Vec<Retired>) = retired.into_iter().partition(is_kept);
+        state.retired = kept;
         drop(state);
         for layer in gone {
             if let Err(error) = self.contents.remove_layer(&self.layer(&layer.name)) {
@@ -244,6 +241,27 @@ impl Volume {
                 self.state.lock().retired.push(layer);
             }
         }
+    }
+}
+
+impl State {
+    /// Somebody needs a layer, whether it is part of the volume or not. `left`: since when it is known here, if an earlier
+    /// server has left it.
+    pub(super) fn keeps(
+        &self,
+        layer: &str,
+        left: Option<SystemTime>,
+        fetching: &Fetching,
+        now: SystemTime,
+        need: Need,
+    ) -> bool {
+        let unused = Unused {
+            is_read: self.readers.contains_key(layer),
+            fetched: fetching.ago(&Fetched::Layer(layer.to_owned()), now),
+            awaited: None,
+            left: left.map(|since| ago(since, now)),
+        };
+        stays(&unused, need)
     }
 }
 

@@ -5,8 +5,9 @@ use manifest::keeping::{FETCH_PAUSE, LEFT_KEPT, SENT_KEPT};
 use manifest::merging::Need;
 
 use super::*;
-use crate::fetching::Fetched;
+use crate::fetching::{Fetched, Sending};
 use crate::layer::{Attributes, Source};
+use crate::uploads::Asker;
 use crate::view::Kind;
 
 fn store() -> (tempfile::TempDir, Volumes) {
@@ -125,9 +126,7 @@ fn a_deleted_volume_goes_with_its_last_reader() {
     assert!(folder.path().join("vo-1").exists());
     drop(view);
     let is_gone = || !folder.path().join("vo-1").exists();
-    while !is_gone() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(is_gone);
     // A request that was on its way does not bring it back.
     assert!(matches!(volumes.view("vo-1"), Err(VolumeError::Deleted)));
     assert!(volumes.file_of_layer("vo-1", "x", Path::new("a")).is_none());
@@ -135,10 +134,33 @@ fn a_deleted_volume_goes_with_its_last_reader() {
 }
 
 #[test]
+fn a_deleted_volume_is_not_opened_again_however_long_a_reader_stays() {
+    let (_folder, volumes) = store();
+    let id = put_big(&volumes, 1);
+    let view = volumes.view("vo-1").unwrap();
+    put_big(&volumes, 2);
+    assert!(volumes.merge("vo-1", Need::Usual).unwrap());
+    volumes.delete("vo-1").unwrap();
+    let late = SystemTime::now() + SENT_KEPT + Duration::from_secs(1);
+    for _ in 0..2 {
+        volumes.sweep_all(late, Need::Usual).unwrap();
+    }
+    volumes.give_back(late).unwrap();
+    let node = view.find(Path::new("large")).unwrap().unwrap();
+    assert_eq!(node.content().unwrap(), Some(id.clone()));
+    assert!(volumes.contents().has(&id), "the reader has it");
+    assert!(matches!(volumes.view("vo-1"), Err(VolumeError::Deleted)));
+    drop(view);
+    wait_until(|| volumes.inner.root.read_dir().unwrap().count() == 2);
+    volumes.sweep_all(late, Need::Usual).unwrap();
+    assert!(volumes.inner.deleted.lock().is_empty(), "no request can be on its way any more");
+}
+
+#[test]
 fn what_was_sent_stays_until_all_of_it_can_have_come() {
     let (_folder, volumes) = store();
     let (bytes, digests, id) = large(6);
-    volumes.uploads().missing(LARGE, &digests).unwrap();
+    volumes.uploads().missing(LARGE, &digests, ONE).unwrap();
     volumes.sweep_all(SystemTime::now() + SENT_KEPT / 2, Need::Usual).unwrap();
     put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
     volumes.sweep_all(SystemTime::now() + SENT_KEPT / 2, Need::Usual).unwrap();
@@ -151,7 +173,7 @@ fn what_was_sent_stays_until_all_of_it_can_have_come() {
 fn an_upload_leaves_the_same_bytes_in_their_place_that_came_another_way_meanwhile() {
     let (folder, volumes) = store();
     let (bytes, digests, id) = large(8);
-    volumes.uploads().missing(LARGE, &digests).unwrap();
+    volumes.uploads().missing(LARGE, &digests, ONE).unwrap();
     let written = folder.path().join("written");
     fs::write(&written, &bytes).unwrap();
     let write = |_: &View, mut layer: LayerBuilder<'_>| {
@@ -174,14 +196,14 @@ fn a_broken_upload_goes_on_with_the_blocks_that_are_missing() {
     let size = 2 * BLOCK_BYTES + 10;
     let id = ContentId::of(size, &digests);
     let uploads = volumes.uploads();
-    assert_eq!(uploads.missing(size, &digests).unwrap(), [0, 2], "zeros need not be sent");
+    assert_eq!(uploads.missing(size, &digests, ONE).unwrap(), [0, 2], "zeros need not be sent");
     put_block(uploads, &id, 0, &blocks[0]).unwrap();
     assert!(matches!(put_block(uploads, &id, 2, b"other"), Err(VolumeError::WrongBlock)));
     assert!(matches!(put_block(uploads, &id, 2, &[1; 11]), Err(VolumeError::WrongBlock)), "too long");
-    assert_eq!(uploads.missing(size, &digests).unwrap(), [2]);
+    assert_eq!(uploads.missing(size, &digests, ONE).unwrap(), [2]);
     put_block(uploads, &id, 2, &blocks[2]).unwrap();
     put_block(uploads, &id, 2, &blocks[2]).unwrap();
-    assert_eq!(uploads.missing(size, &digests).unwrap(), [0_usize; 0]);
+    assert_eq!(uploads.missing(size, &digests, ONE).unwrap(), [0_usize; 0]);
     let whole = fs::read(volumes.contents().path(&id)).unwrap();
     assert!(whole == blocks.concat());
 }
@@ -192,12 +214,46 @@ fn nothing_stays_of_a_wrong_block_and_an_older_attempt_writes_no_more() {
     let block = [vec![7; 100], vec![0; 100_000]].concat();
     let (digests, size) = ([block_digest(&block)], block.len() as u64);
     let (id, uploads) = (ContentId::of(size, &digests), volumes.uploads());
-    uploads.missing(size, &digests).unwrap();
+    uploads.missing(size, &digests, ONE).unwrap();
     assert!(matches!(put_block(uploads, &id, 0, &vec![9; block.len()]), Err(VolumeError::WrongBlock)));
     let mut older = uploads.begin_block(&id, 0).unwrap().unwrap();
     put_block(uploads, &id, 0, &block[..100]).unwrap();
     assert!(matches!(older.write(b"late"), Err(VolumeError::WrongBlock)));
     assert!(fs::read(volumes.contents().path(&id)).unwrap() == block);
+}
+
+/// As on a full disk: there is no room for one more name.
+#[test]
+fn an_upload_that_has_come_and_could_not_be_named_is_named_later() {
+    let (_folder, volumes) = store();
+    let (bytes, digests, id) = large(4);
+    let (uploads, contents) = (volumes.uploads(), volumes.contents().folder());
+    uploads.missing(LARGE, &digests, ONE).unwrap();
+    fs::remove_dir(contents).unwrap();
+    assert!(put_block(uploads, &id, 0, &bytes).is_err());
+    assert!(uploads.missing(LARGE, &digests, AGAIN).is_err());
+    fs::create_dir(contents).unwrap();
+    put_block(uploads, &id, 0, &bytes).unwrap();
+    assert!(fs::read(contents.join(id.as_str())).unwrap() == bytes);
+    assert_eq!(fs::read_dir(volumes.contents().incoming()).unwrap().count(), 0);
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert_eq!(uploads.missing(LARGE, &digests, AGAIN).unwrap(), [0_usize; 0]);
+}
+
+#[test]
+fn what_is_left_of_an_upload_that_was_given_up_names_no_other() {
+    let (_folder, volumes) = store();
+    let (bytes, digests, id) = large(4);
+    let uploads = volumes.uploads();
+    uploads.missing(LARGE, &digests, ONE).unwrap();
+    let mut slow = uploads.begin_block(&id, 0).unwrap().unwrap();
+    slow.write(&bytes).unwrap();
+    uploads.sweep(SystemTime::now() + SENT_KEPT, Need::Usual);
+    assert_eq!(uploads.missing(LARGE, &digests, OTHER).unwrap(), [0]);
+    uploads.finish_block(slow).unwrap();
+    assert!(!volumes.contents().has(&id), "nothing was sent of this one");
+    put_block(uploads, &id, 0, &bytes).unwrap();
+    assert!(fs::read(volumes.contents().path(&id)).unwrap() == bytes);
 }
 
 #[test]
@@ -276,11 +332,29 @@ fn a_fetch_that_goes_on_keeps_its_bytes_until_it_falls_silent() {
 }
 
 #[test]
+fn what_is_still_being_sent_stays_however_slow_the_line() {
+    let (folder, volumes) = store();
+    let id = put_big(&volumes, 1);
+    let begin = || Sending::begin(volumes.fetching().clone(), Fetched::Content(id.clone()));
+    let (quick, slow) = (begin(), begin());
+    volumes.delete("vo-1").unwrap();
+    drop(quick);
+    let late = SystemTime::now() + FETCH_PAUSE;
+    volumes.sweep_all(late, Need::Space).unwrap();
+    assert!(volumes.contents().has(&id), "one is still being sent");
+    drop(slow);
+    volumes.give_back(SystemTime::now()).unwrap();
+    assert!(volumes.contents().has(&id), "its client comes for more");
+    volumes.give_back(late + FETCH_PAUSE).unwrap();
+    assert_eq!(contents_in(&folder), 0);
+}
+
+#[test]
 fn a_client_that_was_told_that_a_file_is_there_finds_it_whatever_is_deleted_meanwhile() {
     let (_folder, volumes) = store();
     let id = put_large(&volumes, 5);
     let (_, digests, _) = large(5);
-    assert_eq!(volumes.uploads().missing(LARGE, &digests).unwrap(), [0_usize; 0]);
+    assert_eq!(volumes.uploads().missing(LARGE, &digests, ONE).unwrap(), [0_usize; 0]);
     volumes.delete("vo-1").unwrap();
     volumes.give_back(SystemTime::now()).unwrap();
     assert!(volumes.contents().has(&id));
@@ -289,12 +363,62 @@ fn a_client_that_was_told_that_a_file_is_there_finds_it_whatever_is_deleted_mean
         layer.finish()
     };
     volumes.change("vo-2", write).unwrap();
-    volumes.uploads().were_used([id.clone()]);
+    volumes.uploads().were_used(ONE.key, [id.clone()]);
     volumes.give_back(SystemTime::now()).unwrap();
     assert!(volumes.contents().has(&id), "a layer refers to it");
     volumes.delete("vo-2").unwrap();
     volumes.sweep(SystemTime::now(), Need::Usual).unwrap();
     assert!(!volumes.contents().has(&id), "nobody waits for it any more");
+}
+
+/// The two may put the same, too.
+#[test]
+fn what_one_client_has_put_stays_for_another_that_was_told_of_it_or_is_sending_it() {
+    for other in [OTHER, ONE] {
+        for size in [10, LARGE] {
+            let (_folder, volumes) = store();
+            let (uploads, bytes) = (volumes.uploads(), vec![7; size as usize]);
+            let digests = [block_digest(&bytes)];
+            let id = ContentId::of(size, &digests);
+            let put = |asker: Asker| {
+                let write = |_: &View, mut layer: LayerBuilder<'_>| {
+                    layer.file(Path::new("file"), Source::Content(&id, size), &Attributes::now())?;
+                    layer.finish()
+                };
+                volumes.change("vo-1", write).unwrap();
+                uploads.were_used(asker.key, [id.clone()]);
+                volumes.delete("vo-1").unwrap();
+                volumes.inner.deleted.lock().clear();
+                volumes.give_back(SystemTime::now()).unwrap();
+            };
+            // Both are told to send it, and one is done before the other begins.
+            assert_eq!([ONE, other].map(|asker| uploads.missing(size, &digests, asker).unwrap()), [[0], [0]]);
+            put_block(uploads, &id, 0, &bytes).unwrap();
+            put(ONE);
+            put_block(uploads, &id, 0, &bytes).unwrap();
+            assert_eq!(uploads.missing(size, &digests, Asker { again: true, ..other }).unwrap(), [0_usize; 0]);
+            // A third one is told that it is there.
+            let third = Asker { key: 3, again: false };
+            assert_eq!(uploads.missing(size, &digests, third).unwrap(), [0_usize; 0]);
+            put(other);
+            assert!(volumes.contents().has(&id), "the third one has yet to put it");
+            put(third);
+            assert!(!volumes.contents().has(&id), "nobody waits for it any more");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_has_gone_before_it_was_put_is_asked_for_again() {
+    let (_folder, volumes) = store();
+    for size in [10, LARGE] {
+        let id = ContentId::of(size, &[block_digest(b"gone")]);
+        let put = volumes.change("vo-1", |_, mut layer| {
+            layer.file(Path::new("file"), Source::Content(&id, size), &Attributes::now())?;
+            layer.finish()
+        });
+        assert!(matches!(put, Err(VolumeError::UnknownBlock)), "{put:?}");
+    }
 }
 
 /// The steps at which a server can be killed while it gives space back, each as the next one finds the disk.
@@ -347,6 +471,90 @@ fn a_copy_without_hard_links_loses_nothing() {
     assert_eq!(contents_in(&folder), 0);
 }
 
+/// As a copy leaves it that had been through the contents before a commit came, and keeps links within a volume.
+#[test]
+fn a_copy_that_has_references_and_not_the_content_loses_nothing() {
+    let (folder, volumes) = store();
+    let written = folder.path().join("written");
+    fs::write(&written, large(1).0).unwrap();
+    for volume in ["vo-1", "vo-2"] {
+        for name in ["one", "other"] {
+            let write = |_: &View, mut layer: LayerBuilder<'_>| {
+                layer.file(Path::new(name), Source::Copy(&written), &Attributes::now())?;
+                layer.finish()
+            };
+            volumes.change(volume, write).unwrap();
+        }
+    }
+    let id = large(1).2;
+    fs::remove_file(volumes.contents().path(&id)).unwrap();
+    // The other volume's are links to each other.
+    let references: Vec<PathBuf> = fs::read_dir(folder.path().join("vo-2/layers"))
+        .unwrap()
+        .map(|layer| layer.unwrap().path().join("refs").join(id.as_str()))
+        .collect();
+    let aside = folder.path().join("aside");
+    fs::copy(&written, &aside).unwrap();
+    for reference in &references {
+        fs::remove_file(reference).unwrap();
+        fs::hard_link(&aside, reference).unwrap();
+    }
+    fs::remove_file(&aside).unwrap();
+    drop(volumes);
+    let copied = Volumes::open(folder.path()).unwrap();
+    copied.give_back(SystemTime::now()).unwrap();
+    assert!(fs::read(copied.contents().path(&id)).unwrap() == large(1).0);
+    copied.delete("vo-1").unwrap();
+    copied.give_back(SystemTime::now() + SENT_KEPT).unwrap();
+    assert!(copied.contents().has(&id), "the other volume refers to it");
+    copied.delete("vo-2").unwrap();
+    copied.give_back(SystemTime::now()).unwrap();
+    assert_eq!(contents_in(&folder), 0);
+}
+
+#[test]
+fn what_could_go_is_what_gc_gives_back() {
+    let (_folder, volumes) = store();
+    let given_as_said = || {
+        let said = volumes.bytes(&mut trees::usage::Usage::default()).volumes["vo-1"].unused;
+        let given = volumes.give_back(SystemTime::now()).unwrap();
+        // Layers themselves take up some blocks, and are not counted as given.
+        assert!(said.abs_diff(given) < 100_000, "{said} {given}");
+        given
+    };
+    put_big(&volumes, 1);
+    let view = volumes.view("vo-1").unwrap();
+    let second = put_big(&volumes, 2);
+    assert!(volumes.merge("vo-1", Need::Usual).unwrap());
+    assert_eq!(given_as_said(), 0, "a reader has it");
+    let newer = volumes.view("vo-1").unwrap();
+    put_big(&volumes, 3);
+    count_hidden(&volumes);
+    assert_eq!(given_as_said(), 0, "a reader has what a merge would take away");
+    volumes.fetching().note(Fetched::Content(second));
+    drop((view, newer));
+    assert!((3 << 20..4 << 20).contains(&given_as_said()), "one of them is being fetched");
+    put_big(&volumes, 4);
+    count_hidden(&volumes);
+    let volume = volumes.volume("vo-1").unwrap();
+    volume.state.lock().head.layers[0].entries = 1_000_000;
+    assert_eq!(given_as_said(), 0, "a merge would cost more than it gives back");
+    volume.state.lock().head.layers[0].entries = 1;
+    assert!(given_as_said() >= 3 << 20);
+    put_big(&volumes, 5);
+    count_hidden(&volumes);
+    let _view = volumes.view("vo-1").unwrap();
+    volumes.delete("vo-1").unwrap();
+    assert_eq!(given_as_said(), 0, "it goes with its reader");
+}
+
+/// As a merge does before it finds that it is not worth it.
+fn count_hidden(volumes: &Volumes) {
+    let volume = volumes.volume("vo-1").unwrap();
+    let pinned = Volume::layers(&volume).unwrap().pinned;
+    volume.count_hidden(&pinned.names).unwrap();
+}
+
 /// A head of a server that did not count yet.
 #[test]
 fn what_an_older_server_has_left_hidden_is_found() {
@@ -376,11 +584,12 @@ fn commits_and_deletions_at_once_leave_every_file_readable() {
             }
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         });
-        for volume in ["vo-1", "vo-2"] {
+        for (key, volume) in ["vo-1", "vo-2"].into_iter().enumerate() {
+            let mut asker = Asker { key: key as u64, again: false };
             let (volumes, bytes, digests, id, is_over) = (&volumes, &bytes, &digests, &id, &is_over);
             scope.spawn(move || {
-                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    for block in volumes.uploads().missing(LARGE, digests).unwrap() {
+                while asker.again || !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    for block in volumes.uploads().missing(LARGE, digests, asker).unwrap() {
                         let _ = put_block(volumes.uploads(), id, block, bytes);
                     }
                     let put = volumes.change(volume, |_, mut layer| {
@@ -388,11 +597,12 @@ fn commits_and_deletions_at_once_leave_every_file_readable() {
                         layer.finish()
                     });
                     // The other one may still be sending it.
-                    if matches!(put, Err(VolumeError::UnknownBlock)) {
+                    asker.again = matches!(put, Err(VolumeError::UnknownBlock));
+                    if asker.again {
                         continue;
                     }
                     put.unwrap();
-                    volumes.uploads().were_used([id.clone()]);
+                    volumes.uploads().were_used(asker.key, [id.clone()]);
                     let view = volumes.view(volume).unwrap();
                     let node = view.find(Path::new("large")).unwrap().unwrap();
                     let content = node.content().unwrap().unwrap();
@@ -414,6 +624,11 @@ fn commits_and_deletions_at_once_leave_every_file_readable() {
 
 const LARGE: u64 = 100_000;
 
+/// A client that asks for the first time, and another one.
+const ONE: Asker = Asker { key: 1, again: false };
+const OTHER: Asker = Asker { key: 2, again: false };
+const AGAIN: Asker = Asker { key: 1, again: true };
+
 fn large(byte: u8) -> (Vec<u8>, [manifest::content::BlockDigest; 1], ContentId) {
     let bytes = vec![byte; LARGE as usize];
     let digests = [block_digest(&bytes)];
@@ -423,14 +638,14 @@ fn large(byte: u8) -> (Vec<u8>, [manifest::content::BlockDigest; 1], ContentId) 
 
 fn put_large(volumes: &Volumes, byte: u8) -> ContentId {
     let (bytes, digests, id) = large(byte);
-    volumes.uploads().missing(LARGE, &digests).unwrap();
+    volumes.uploads().missing(LARGE, &digests, ONE).unwrap();
     put_block(volumes.uploads(), &id, 0, &bytes).unwrap();
     let write = |_: &View, mut layer: LayerBuilder<'_>| {
         layer.file(Path::new("large"), Source::Content(&id, LARGE), &Attributes::now())?;
         layer.finish()
     };
     volumes.change("vo-1", write).unwrap();
-    volumes.uploads().were_used([id.clone()]);
+    volumes.uploads().were_used(ONE.key, [id.clone()]);
     id
 }
 
@@ -446,6 +661,14 @@ fn put_big(volumes: &Volumes, byte: u8) -> ContentId {
     fs::remove_file(written).unwrap();
     let view = volumes.view("vo-1").unwrap();
     view.find(Path::new("large")).unwrap().unwrap().content().unwrap().unwrap()
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it does not come about");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn contents_in(folder: &tempfile::TempDir) -> usize {
