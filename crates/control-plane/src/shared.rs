@@ -497,6 +497,9 @@ impl Shared {
             // A layer that was in use for weeks is not old when its container ends.
             self.note_layers_in_use().await;
             self.forget_what_is_over();
+            if let Err(error) = self.forget_mounts().await {
+                tracing::warn!(%error, "could not look for mounts that nothing needs");
+            }
         }
     }
 
