@@ -170,8 +170,8 @@ mod tests {
         /// Only the store or the caller's own word lets a call go whose outputs somebody may still want.
         #[test]
         fn what_is_only_in_memory_waits_for_its_caller(standing in any_standing()) {
-            let waits = standing.on_disk == OnDisk::No && standing.closed_at.is_none();
-            if waits && !(standing.collected && !standing.spawned) {
+            let is_wanted = standing.spawned || !standing.collected;
+            if is_wanted && standing.on_disk == OnDisk::No && standing.closed_at.is_none() {
                 let last = standing.idle_since.map_or(u64::MAX - UNREAD_KEPT_MS, |idle| idle.max(standing.heard_at));
                 prop_assert!(decide_leaving(&standing).is_none_or(|due| due >= last + UNREAD_KEPT_MS));
             }

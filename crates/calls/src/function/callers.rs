@@ -12,6 +12,27 @@ use crate::report::{InputReport, ReportedStage};
 use crate::{CallKind, Millis};
 
 impl FunctionCalls {
+    /// Makes a call with its first inputs. Of one whose inputs are not taken nothing is left: it was never here, and may be
+    /// made when there is room. `NoSuchCall` when it was here and has left, so that the request was a repetition.
+    pub fn begin_call(
+        &mut self,
+        spec: CallSpec,
+        inputs: Vec<NewInput>,
+        written: bool,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) -> Accepted {
+        let id = spec.id.clone();
+        let is_new = !self.calls.contains_key(&id);
+        self.create_call(spec);
+        let accepted = self.add_inputs(&id, inputs, written, now, effects);
+        if is_new && accepted != Accepted::Yes {
+            self.withdraw(&id);
+            self.calls.remove(&id);
+        }
+        accepted
+    }
+
     /// A new call without inputs. A call that is already here stays as it is, and one that was forgotten a moment ago
     /// is not made again: the request was a repetition.
     pub fn create_call(&mut self, spec: CallSpec) {

@@ -103,7 +103,7 @@ impl Week {
     fn perform(&mut self, effect: Effect, more: &mut Vec<Effect>) {
         match effect {
             Effect::Deliver { task, inputs, .. } => {
-                let took = if self.made % 7 == 0 { 3 * SECOND } else { 100 };
+                let took = if self.made.is_multiple_of(7) { 3 * SECOND } else { 100 };
                 self.running.extend(inputs.into_iter().map(|i| ((self.now + took, i.input), task.clone())));
             }
             Effect::RecordCall(call) if self.disk_is_full => {
