@@ -76,7 +76,12 @@ impl Api {
             max_inputs_outstanding: MAX_OUTSTANDING,
             sync_client_retries_enabled: false,
         };
-        if self.shared.calls.contains_key(&id) {
+        // What is repeated may be over already, and then only the store knows it.
+        let made_before = match caller.is_repeated {
+            true => self.shared.was_made_before(&id).await.map_err(|e| store_status(&e))?,
+            false => self.shared.calls.contains_key(&id),
+        };
+        if made_before {
             return Ok(Response::new(reply));
         }
         self.refuse_if_full(&owner, &inputs)?;
@@ -84,13 +89,11 @@ impl Api {
             let writes = new_call_writes(&owner, &spec, &inputs);
             self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         }
-        if let Some(parent) = spec.parent_input.clone() {
-            self.shared.children.entry(parent).or_default().push(id.clone());
-        }
         let written = spec.durable;
         match owner.begin_call(&self.shared, spec, inputs, written) {
-            Accepted::Yes => Ok(Response::new(reply)),
-            _ => Err(queue_full(&owner)),
+            // A call that has left memory is not made again: the request was a repetition.
+            Accepted::Yes | Accepted::NoSuchCall => Ok(Response::new(reply)),
+            Accepted::QueueFull | Accepted::WriteFirst => Err(queue_full(&owner)),
         }
     }
 
@@ -172,7 +175,9 @@ impl Api {
         request: wire::FunctionPutInputsRequest,
     ) -> Result<Response<wire::FunctionPutInputsResponse>, Status> {
         let call = parse_call(&request.function_call_id)?;
-        let owner = self.owner_of_call(&call)?;
+        let owner = self.open_call(&call).await?;
+        // While this goes on, the call stays.
+        let (_asking, _) = owner.ask(&self.shared, &call).ok_or_else(|| unknown_call(&call))?;
         let inputs = self.new_inputs(&call, request.inputs)?;
         self.check_methods(&owner, &inputs)?;
         let receipts = self.receipts(&call, &inputs);
@@ -218,12 +223,23 @@ impl Api {
         request: wire::FunctionFinishInputsRequest,
     ) -> Result<Response<()>, Status> {
         let call = parse_call(&request.function_call_id)?;
-        let owner = self.owner_of_call(&call)?;
+        let open = self.shared.open_call(&call).await.map_err(|e| store_status(&e))?;
+        let Some(owner) = open else {
+            // Over and put away: the request was a repetition.
+            let stored = self.shared.store.call(&call).await.map_err(|e| store_status(&e))?;
+            return stored.map(|_| Response::new(())).ok_or_else(|| unknown_call(&call));
+        };
         owner.apply(&self.shared, |calls, _, _| calls.finish_inputs(&call));
         if self.is_on_disk(&owner, &call).await {
             self.shared.store.write(vec![Write::FinishInputs(call.clone())]).await.map_err(|e| store_status(&e))?;
         }
         Ok(Response::new(()))
+    }
+
+    /// The function of a call that takes inputs, brought back into memory if it had left.
+    async fn open_call(&self, call: &FunctionCallId) -> Result<Arc<Owner>, Status> {
+        let found = self.shared.open_call(call).await.map_err(|e| store_status(&e))?;
+        found.ok_or_else(|| unknown_call(call))
     }
 
     pub(crate) fn owner_of_call(&self, call: &FunctionCallId) -> Result<Arc<Owner>, Status> {
@@ -241,7 +257,9 @@ impl Api {
         };
         let wait = patience(request.timeout, MAX_WAIT);
         let deadline = Instant::now() + wait;
-        let watcher = owner.watcher(&call);
+        let Some((mut asking, watcher)) = owner.ask(&self.shared, &call) else {
+            return self.stored_outputs(&call, page).await;
+        };
         let mut gathered = false;
         let found = loop {
             let news = watcher.notified();
@@ -271,10 +289,7 @@ impl Api {
             let _ = tokio::time::timeout(CHUNKS_FIRST, chunks.all_taken()).await;
             tokio::time::sleep(CHUNKS_AHEAD).await;
         }
-        let wants_no_more = request.clear_on_success && (found.unfinished == 0 || wait.is_zero());
-        if wants_no_more && owner.on_collected(&call) {
-            self.shared.on_delivered(&call);
-        }
+        asking.wants_no_more = request.clear_on_success && (found.unfinished == 0 || wait.is_zero());
         Ok(Response::new(outputs_reply(found)))
     }
 
@@ -360,9 +375,7 @@ impl Api {
                 module_name: owner.definition().view.module_name.clone(),
             });
             for (input, status, task) in owner.read(|c| c.call_inputs(&call)) {
-                if let Some(children) = self.shared.children.get(&input) {
-                    open.extend(children.iter().cloned());
-                }
+                open.extend(self.shared.children.of(&input));
                 graph.inputs.push(wire::InputCallGraphInfo {
                     input_id: input.to_string(),
                     status: status.map_or(0, |s| convert::generic_status(s) as i32),
