@@ -34,6 +34,8 @@ use crate::watcher::Watcher;
 
 mod leaving;
 
+pub use leaving::Asking;
+
 /// Over this span the autoscaler measures how fast inputs complete.
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 /// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.

@@ -503,6 +503,7 @@ impl Shared {
             self.calls.shrink_to_fit();
         }
         self.children.shrink();
+        self.generators.shrink();
     }
 
     async fn expire_blobs(&self) -> Result<(), String> {

@@ -7,13 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use calls::{Accepted, CallKind, CallSpec, FunctionCalls, NewInput, OnDisk, OutcomeStatus, OutputPage, PageRequest};
 use client_protocol::wire;
-use futures::{Stream, StreamExt};
 use metadata_store::{InputRecord, Write};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use types::ids::{FunctionCallId, InputId};
-use wire::function_call_get_data_request::CallInfo as GetInfo;
-use wire::function_call_put_data_request::CallInfo as PutInfo;
 
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
@@ -23,15 +20,13 @@ use crate::recorder::new_call_writes;
 use crate::rpc::classes::check_method;
 use crate::rpc::{Api, derive_suffix, store_status};
 
-pub type ChunkStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::DataChunk, Status>> + Send>>;
-
 /// The client waits at most 55 s for outputs and then asks again.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// A generator's failure waits so long for its chunks to be read; nobody may be reading.
-const CHUNKS_FIRST: Duration = Duration::from_millis(500);
+/// A generator's failure waits so long for its items to be read; nobody may be reading.
+const ITEMS_FIRST: Duration = Duration::from_millis(500);
 /// They then travel on another stream of the connection, and the client takes both as they come: a generator's failure
 /// that overtook its last items would hide them. (After a success the client counts the items and waits.)
-const CHUNKS_AHEAD: Duration = Duration::from_millis(50);
+const ITEMS_AHEAD: Duration = Duration::from_millis(50);
 /// Outputs per reply. With results of 2 MiB each a reply stays at the 100 MiB that clients take.
 const OUTPUTS_PER_REPLY: usize = 48;
 /// Inline arguments above the client's own limit of 2 MiB come from no client of ours.
@@ -285,9 +280,11 @@ impl Api {
         };
         watcher.on_answer(Instant::now());
         let failed = found.outputs.iter().any(|o| o.outcome.status != OutcomeStatus::Success);
-        if let (true, Some(chunks)) = (failed, self.shared.generators.find(&call)) {
-            let _ = tokio::time::timeout(CHUNKS_FIRST, chunks.all_taken()).await;
-            tokio::time::sleep(CHUNKS_AHEAD).await;
+        if let (true, Some(items)) = (failed, self.shared.generators.find(&call)) {
+            // A slow reader has as long as the request waits.
+            let until = if items.is_read() { deadline } else { Instant::now() };
+            let _ = tokio::time::timeout_at(until.max(Instant::now() + ITEMS_FIRST), items.all_sent()).await;
+            tokio::time::sleep(ITEMS_AHEAD).await;
         }
         asking.wants_no_more = request.clear_on_success && (found.unfinished == 0 || wait.is_zero());
         Ok(Response::new(outputs_reply(found)))
@@ -386,28 +383,6 @@ impl Api {
         }
         Ok(Response::new(graph))
     }
-
-    pub(crate) fn put_data_out(&self, request: wire::FunctionCallPutDataRequest) -> Result<Response<()>, Status> {
-        let Some(PutInfo::FunctionCallId(id)) = &request.call_info else { return Err(no_call()) };
-        let call = parse_call(id)?;
-        self.owner_of_call(&call)?;
-        let pushed = self.shared.generators.of(&call).push(request.data_chunks);
-        pushed.map_err(|e| Status::failed_precondition(e.to_string()))?;
-        Ok(Response::new(()))
-    }
-
-    pub(crate) fn get_data_out(&self, request: &wire::FunctionCallGetDataRequest) -> Result<ChunkStream, Status> {
-        let Some(GetInfo::FunctionCallId(id)) = &request.call_info else { return Err(no_call()) };
-        let call = parse_call(id)?;
-        self.owner_of_call(&call)?;
-        let chunks = self.shared.generators.of(&call);
-        let pages = futures::stream::unfold((chunks, request.last_index), |(chunks, index)| async move {
-            let page = chunks.after(index, 64).await;
-            let last = page.last()?.index;
-            Some((futures::stream::iter(page), (chunks, last)))
-        });
-        Ok(Box::pin(pages.flatten().map(Ok)))
-    }
 }
 
 fn call_spec(request: &wire::FunctionMapRequest, id: FunctionCallId) -> CallSpec {
@@ -435,10 +410,6 @@ pub(crate) fn parse_call(id: &str) -> Result<FunctionCallId, Status> {
              call says"
         ))
     })
-}
-
-fn no_call() -> Status {
-    Status::invalid_argument("the request names no function call")
 }
 
 /// Letters and digits of an id of ours.
