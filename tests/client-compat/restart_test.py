@@ -86,3 +86,24 @@ def every_call_is_answered_though_the_server_is_killed_in_the_middle(client, ser
 @pytest.mark.crash
 def every_call_is_answered_though_the_server_is_stopped_and_started_in_the_middle(client, server, tmp_path):
     _through_a_restart(client, server, tmp_path, killed=False)
+
+
+@pytest.mark.crash
+def a_spawned_call_that_is_sent_again_runs_once_also_when_the_next_server_is_asked(newest, server):
+    assert newest.modal("deploy", "listed_calls.py").code == 0
+    mark = uuid.uuid4().hex
+    first = newest.python("repeated_calls.py", "first", mark)
+    assert first.code == 0, first
+    called, returned = first.out.splitlines()
+
+    def log():
+        return newest.modal("app", "logs", "listed-calls", "--tail", "100").out
+
+    # A fetch waits until what was printed is on the disk.
+    wait_for(lambda: f"how: spawned-{mark}" in log(), 30, "the call's line in the log")
+    server.kill()
+    server.start(READY_AGAIN_S)
+    again = newest.python("repeated_calls.py", "again", mark)
+    assert again.code == 0 and again.out.splitlines()[:2] == [called, returned], again
+    wait_for(lambda: f"how: another-{mark}" in log(), 30, "the other call's line in the log")
+    assert log().count(f"how: spawned-{mark}") == 1, log()

@@ -1,8 +1,8 @@
 //! The state machine of one function's calls. See the crate's header for the picture and the invariants.
 //!
 //! `callers` holds what callers do, `containers` what containers do, `attempts` the life of one input between them,
-//! `silence` what follows from what containers do not say, `durability` what becomes of calls that last, and `time` what
-//! only the clock brings about.
+//! `silence` what follows from what containers do not say, `durability` what becomes of calls that last, `leaving` how they
+//! leave memory, and `time` what only the clock brings about.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -20,8 +20,11 @@ mod attempts;
 mod callers;
 mod containers;
 mod durability;
+mod leaving;
 mod silence;
 mod time;
+
+pub use leaving::{Left, PAST_KEPT, shrink};
 
 #[cfg(test)]
 mod properties;
@@ -52,6 +55,14 @@ pub struct FunctionCalls {
     idle: BTreeSet<(u64, TaskId)>,
     /// Calls that are only in memory, with the time at which that ends, oldest first.
     young: VecDeque<(Millis, FunctionCallId)>,
+    /// Calls of which something has changed since [`Self::leave`] was last called.
+    changed: Vec<FunctionCallId>,
+    /// Calls that may leave memory, by the time at which to look at them.
+    leaving: BTreeSet<(Millis, FunctionCallId)>,
+    /// Of the outputs of those.
+    leaving_bytes: usize,
+    /// The app is over.
+    closed_at: Option<Millis>,
     resident_bytes: usize,
     running_count: usize,
     sequence: u64,
@@ -79,6 +90,17 @@ struct Call {
     on_disk: OnDisk,
     /// The caller has everything that it wants.
     collected: bool,
+    /// Requests that wait for its outputs or items.
+    asking: usize,
+    /// When the caller last said or asked something.
+    heard_at: Millis,
+    /// Since when it has no unfinished input, as far as that was noticed.
+    idle_since: Option<Millis>,
+    unread_items: bool,
+    /// It is in `changed`.
+    changed: bool,
+    /// Its entry in `leaving`, and the bytes counted for it.
+    leaves_at: Option<(Millis, usize)>,
 }
 
 #[derive(Debug)]
@@ -146,6 +168,10 @@ impl FunctionCalls {
             forgotten: Recent::new(REMEMBERED_CALLS),
             idle: BTreeSet::new(),
             young: VecDeque::new(),
+            changed: Vec::new(),
+            leaving: BTreeSet::new(),
+            leaving_bytes: 0,
+            closed_at: None,
             resident_bytes: 0,
             running_count: 0,
             sequence: 0,

@@ -32,6 +32,7 @@ mod container;
 mod effect;
 mod function;
 mod input;
+mod leaving;
 mod policy;
 mod ready;
 mod recent;
@@ -39,10 +40,11 @@ mod report;
 
 pub use concurrency::decide_concurrency;
 pub use effect::{Accepted, Effect, Load, OutputPage, PageRequest, TaskEnd};
-pub use function::FunctionCalls;
+pub use function::{FunctionCalls, Left, PAST_KEPT, shrink};
 pub use input::{
     Assignment, CallKind, CallSpec, FinishedOutput, NewInput, OnDisk, Outcome, OutcomeStatus, Payload, Restored,
 };
+pub use leaving::{SILENT_CALLER_MS, STOPPED_KEPT_MS, Standing, decide_leaving};
 pub use policy::{MAX_SYSTEM_RETRIES, Policy, RetryPolicy};
 pub use report::{InputReport, ReportedStage};
 

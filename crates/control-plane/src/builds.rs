@@ -193,12 +193,17 @@ impl Shared {
     ///
     /// Rejected: with the end of the build (the client may ask for the image again, by this function), and with the
     /// publishing of the app (another deployment of it may have begun, and is about to build).
-    pub fn forget_builders(&self) {
+    pub fn forget_builders(self: &Arc<Self>) {
         let now = now_ms();
-        self.owners.retain(|_, owner| match &owner.build {
-            Some(build) => !build.uses.lock().are_over(owner.created_at, now),
-            None => true,
-        });
+        let is_over =
+            |owner: &Owner| owner.build.as_ref().is_some_and(|build| build.uses.lock().are_over(owner.created_at, now));
+        let over: Vec<_> = self.owners.iter().filter(|owner| is_over(owner)).map(|owner| owner.id.clone()).collect();
+        for id in over {
+            if let Some((_, owner)) = self.owners.remove_if(&id, |_, owner| is_over(owner)) {
+                // Its loop ends with that.
+                owner.close(self);
+            }
+        }
     }
 
     async fn run_and_commit(
@@ -254,10 +259,11 @@ impl Shared {
             data_format: run.data_format,
             method_name: run.method_name.clone(),
         };
-        let watcher = owner.watcher(call);
         if owner.begin_call(self, spec, vec![input], false) != Accepted::Yes {
             return Err(format!("function `{}` takes no inputs now", owner.tag));
         }
+        let stopped = || format!("the app was stopped while function `{}` ran", owner.tag);
+        let (_asking, watcher) = owner.ask(self, call).ok_or_else(stopped)?;
         let page = PageRequest { after: 0, range: None, limit: 1 };
         loop {
             let news = watcher.notified();
@@ -266,7 +272,7 @@ impl Shared {
             match owner.read(|calls| calls.outputs(call, page)) {
                 Some(mut found) if !found.outputs.is_empty() => return Ok(found.outputs.remove(0)),
                 Some(_) => news.await,
-                None => return Err(format!("the app was stopped while function `{}` ran", owner.tag)),
+                None => return Err(stopped()),
             }
         }
     }

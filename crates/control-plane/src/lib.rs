@@ -14,6 +14,7 @@ mod build_waiters;
 mod builds;
 mod caller;
 mod capacity;
+mod children;
 mod clip;
 mod clock;
 mod collect;
@@ -191,7 +192,6 @@ async fn begin(parts: Parts, opened: Opened) -> Result<Arc<shared::Shared>, Star
         publishing: Default::default(),
         collecting: Default::default(),
         shutting_down: Default::default(),
-        delivered: Default::default(),
     });
     restore::restore(&shared).await?;
     tokio::spawn(shared.clone().worker_event_loop(parts.events));

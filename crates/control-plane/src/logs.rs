@@ -30,6 +30,8 @@ pub use retention::LogLimits;
 /// Entries are at most a pipe's 64 KiB each; typical lines are far shorter.
 const MAX_ENTRIES: usize = 20_000;
 const MAX_BYTES: usize = 16 << 20;
+/// What an entry costs beside its text: itself, and what it keeps of its ids. Of short lines that is the most.
+const ENTRY_COST: usize = size_of::<LogEntry>() + 128;
 /// Followers that take longer to read what is in memory have gone.
 const QUIET_MS: Millis = 300_000;
 /// What one task may print in its life. The rest is dropped after a line that says so: a runaway loop must not push
@@ -120,7 +122,7 @@ impl AppLog {
         let (call, input) = call.unzip();
         let mut buffer = self.buffer.lock();
         buffer.next += 1;
-        buffer.bytes += text.len();
+        buffer.bytes += text.len() + ENTRY_COST;
         let sequence = buffer.next;
         let entry = LogEntry { sequence, at, task, function, variant, call, input, descriptor, text };
         // Under the buffer's lock, so that the file has the same order.
@@ -130,7 +132,7 @@ impl AppLog {
         buffer.entries.push_back(entry);
         while buffer.entries.len() > MAX_ENTRIES || buffer.bytes > MAX_BYTES {
             let Some(oldest) = buffer.entries.pop_front() else { break };
-            buffer.bytes -= oldest.text.len();
+            buffer.bytes -= oldest.text.len() + ENTRY_COST;
         }
         drop(buffer);
         self.news.notify_waiters();
@@ -285,6 +287,18 @@ mod buffer_tests {
         assert_eq!(page.missed, 5);
         assert_eq!(page.entries[0].sequence, 6);
         assert!(!page.closed);
+    }
+
+    #[test]
+    fn what_is_kept_in_memory_is_bounded_with_all_that_it_costs() {
+        let log = AppLog::default();
+        for _ in 0..MAX_ENTRIES {
+            say(&log, &"x".repeat(1_000));
+        }
+        let buffer = log.buffer.lock();
+        let texts: usize = buffer.entries.iter().map(|entry| entry.text.len()).sum();
+        assert!(texts + buffer.entries.len() * size_of::<LogEntry>() <= MAX_BYTES);
+        assert!(buffer.entries.len() > MAX_ENTRIES / 2);
     }
 
     #[test]

@@ -115,6 +115,13 @@ impl Room {
 #[derive(Clone, Default)]
 pub struct Hold(Arc<Mutex<Option<SemaphorePermit<'static>>>>);
 
+impl Hold {
+    /// Whoever handles the request keeps what was in it elsewhere, where it counts.
+    pub fn release(&self) {
+        *self.0.lock() = None;
+    }
+}
+
 /// A request that needs room.
 enum Large {
     /// `first`: the frame that said how long it is.
@@ -178,7 +185,7 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Measured<B> {
     /// The sender is told with the answer that the rest is not wanted.
     fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         (self.body, self.large) = (None, None);
-        *self.hold.0.lock() = None;
+        self.hold.release();
         Poll::Ready(Some(Err(status.into())))
     }
 }

@@ -1,19 +1,29 @@
 //! Mounts: sets of read-only files from the client, and the client package itself, which every function mounts.
+//!
+//! Each change of a program's code makes another one. One goes when nobody has asked for it for a day and no definition names
+//! it any more; those with a name stay.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blob_store::{BlobStore, DiskBlobs, Sha256Digest};
+use calls::Millis;
 use dashmap::DashMap;
 use image_builder::{ImageBuilder, LayerKey, StandalonePython, TreeEntry};
-use metadata_store::{MountFileRecord, MountRecord};
+use metadata_store::{MountFileRecord, MountRecord, StoreError, Write};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use types::ids::MountId;
 
+use crate::clock::now_ms;
+use crate::shared::Shared;
+
 /// Name under which clients look up the mount with their own package; the version follows.
 pub const CLIENT_MOUNT_PREFIX: &str = "modal-client-mount-";
+/// Between making a mount and defining a function that names it a client uploads files. A draft of a deployment lives as long.
+const UNUSED_KEPT_MS: Millis = 24 * 3_600_000;
 
 #[derive(Default)]
 pub struct Mounts {
@@ -29,6 +39,8 @@ pub struct Mount {
     pub record: MountRecord,
     /// Key of the layer with its files, once it was made.
     layer: Mutex<Option<LayerKey>>,
+    /// When somebody last got hold of it, or it was seen that a definition names it.
+    used_at: AtomicU64,
 }
 
 impl Mounts {
@@ -37,7 +49,7 @@ impl Mounts {
             Some(name) => self.by_name.insert(name.clone(), record.id.clone()),
             None => self.by_content.insert(record.content_digest.clone(), record.id.clone()),
         };
-        let mount = Arc::new(Mount { record, layer: Mutex::new(None) });
+        let mount = Arc::new(Mount { record, layer: Mutex::new(None), used_at: AtomicU64::new(now_ms()) });
         self.by_id.insert(mount.record.id.clone(), mount.clone());
         mount
     }
@@ -50,7 +62,24 @@ impl Mounts {
     }
 
     pub fn get(&self, id: &MountId) -> Option<Arc<Mount>> {
-        self.by_id.get(id).map(|m| m.clone())
+        let mount = self.by_id.get(id)?;
+        // While the map holds the entry: see `forget_unless_used`.
+        mount.used_at.store(now_ms(), Ordering::Relaxed);
+        Some(mount.clone())
+    }
+
+    /// Those without a name that nobody got hold of since then.
+    fn unused_since(&self, since: Millis) -> Vec<MountId> {
+        let unused = |mount: &Mount| mount.record.name.is_none() && mount.used_at.load(Ordering::Relaxed) < since;
+        self.by_id.iter().filter(|mount| unused(mount)).map(|mount| mount.record.id.clone()).collect()
+    }
+
+    /// Forgets the mount unless somebody got hold of it since then; true if it is forgotten.
+    fn forget_unless_used(&self, id: &MountId, since: Millis) -> bool {
+        let unused = |_: &MountId, mount: &Arc<Mount>| mount.used_at.load(Ordering::Relaxed) < since;
+        let Some((_, mount)) = self.by_id.remove_if(id, unused) else { return false };
+        self.by_content.remove_if(&mount.record.content_digest, |_, named| named == id);
+        true
     }
 
     pub fn by_content(&self, digest: &str) -> Option<Arc<Mount>> {
@@ -61,6 +90,30 @@ impl Mounts {
     pub fn by_name(&self, name: &str) -> Option<Arc<Mount>> {
         let id = self.by_name.get(name)?.clone();
         self.get(&id)
+    }
+}
+
+impl Shared {
+    /// Lets mounts go that nothing needs. Their files go with what else no mount and no volume names.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn forget_mounts(&self) -> Result<(), StoreError> {
+        let since = now_ms().saturating_sub(UNUSED_KEPT_MS);
+        let unused = self.mounts.unused_since(since);
+        if unused.is_empty() {
+            return Ok(());
+        }
+        // What is in memory is in the store too. All definitions are read for this, so each mount is looked for once a day.
+        let named = self.store.mounts_in_use().await?;
+        for id in unused {
+            if named.contains(&id) {
+                self.mounts.get(&id);
+            } else if self.mounts.forget_unless_used(&id, since) {
+                self.store.write_later(vec![Write::DeleteMount(id)]);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +174,27 @@ pub fn content_digest(files: &[MountFileRecord]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_goes_when_nobody_got_hold_of_it_and_one_with_a_name_stays() {
+        let mounts = Mounts::default();
+        let record = |name: Option<&str>, digest: &str| MountRecord {
+            id: MountId::random(),
+            name: name.map(str::to_owned),
+            content_digest: digest.to_owned(),
+            files: Vec::new(),
+            created_at_ms: 0,
+        };
+        let [old, used] = ["old", "used"].map(|digest| mounts.insert(record(None, digest)).record.id.clone());
+        mounts.insert(record(Some("client"), "named"));
+        let since = now_ms() + 10;
+        assert_eq!(mounts.unused_since(since).len(), 2);
+        mounts.by_id.get(&used).unwrap().used_at.store(since, Ordering::Relaxed);
+        assert_eq!(mounts.unused_since(since).as_slice(), std::slice::from_ref(&old));
+        assert!(mounts.forget_unless_used(&old, since) && !mounts.forget_unless_used(&used, since));
+        assert!(mounts.by_content("old").is_none() && mounts.by_content("used").is_some());
+        assert!(mounts.by_name("client").is_some());
+    }
 
     #[test]
     fn the_order_of_files_does_not_change_a_mount() {

@@ -10,10 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calls::{
-    Accepted, Assignment, CallSpec, Effect, FunctionCalls, InputReport, Millis, NewInput, Outcome, OutcomeStatus,
-    TaskEnd,
-};
+use calls::{Assignment, Effect, FunctionCalls, InputReport, Millis, Outcome, OutcomeStatus, TaskEnd};
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStartVerdict, InputTimes, RecentCompletions, TaskPhase, TaskView,
@@ -37,15 +34,16 @@ use crate::tasks::{EXIT_GRACE_MS, Ending, STOP_GRACE_MS};
 use crate::variants::Variant;
 use crate::watcher::Watcher;
 
+mod leaving;
+
+pub use leaving::Asking;
+
 /// Over this span the autoscaler measures how fast inputs complete.
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 /// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.
 const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
 /// A function that waits for room looks again after this: what others have may have become idle for long enough.
 const ROOM_RECHECK_MS: u64 = 2_000;
-
-/// Inputs that can be looked at after their call was forgotten.
-const PAST_KEPT: usize = 500;
 
 pub struct Owner {
     pub id: FunctionId,
@@ -232,22 +230,37 @@ impl Owner {
         shared: &Arc<Shared>,
         event: impl FnOnce(&mut State, Millis, &mut Vec<Effect>) -> R,
     ) -> (R, bool) {
+        self.change(shared, |state, now, effects, _| event(state, now, effects))
+    }
+
+    /// The same for what concerns more than the state machine.
+    fn change<R>(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        event: impl FnOnce(&mut State, Millis, &mut Vec<Effect>, &mut Outside) -> R,
+    ) -> (R, bool) {
         let mut outside = Outside::default();
         let mut effects = Vec::new();
         let now = now_ms();
         let (result, look_again) = {
             let mut state = self.state.lock();
-            let result = event(&mut state, now, &mut effects);
+            let result = event(&mut state, now, &mut effects, &mut outside);
             if shared.shutting_down.load(Ordering::Relaxed) {
                 state.calls.record_open_calls(&mut effects);
             }
             // A delivery that finds its container gone makes new effects: until there are none.
-            while !effects.is_empty() {
+            loop {
+                for left in state.calls.leave(now, &mut effects) {
+                    state.let_go(shared, left, &mut outside);
+                }
+                if effects.is_empty() {
+                    break;
+                }
                 for effect in std::mem::take(&mut effects) {
                     state.perform(effect, now, &mut effects, &mut outside);
                 }
             }
-            let due = state.calls.next_due().unwrap_or(u64::MAX);
+            let due = state.next_due().unwrap_or(u64::MAX);
             (result, state.calls.load().ready > 0 || due < self.sleeping_until.load(Ordering::Relaxed))
         };
         self.perform_outside(shared, outside);
@@ -386,11 +399,6 @@ impl Owner {
 
     // ------------------------------------------------------------------------------------------- callers
 
-    /// Wakes when the call has news. Ask before reading, so that nothing falls between.
-    pub fn watcher(&self, call: &FunctionCallId) -> Arc<Watcher> {
-        self.state.lock().watchers.entry(call.clone()).or_default().clone()
-    }
-
     /// Inputs of calls made in a time (both ends included), for a person to look at: those that are known, and the
     /// latest of those that were forgotten. At least `limit` of the newest calls, if there are so many.
     pub fn report_inputs(&self, times: (Millis, Millis), limit: usize) -> Vec<InputReport> {
@@ -406,60 +414,15 @@ impl Owner {
         look(&self.state.lock().calls)
     }
 
-    /// Makes a call with its first inputs; from here on it is found by its id. `written`: the store has them, and then
-    /// they are always taken. Of a call whose inputs are not taken nothing is left.
-    pub fn begin_call(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        spec: CallSpec,
-        inputs: Vec<NewInput>,
-        written: bool,
-    ) -> Accepted {
-        let call = spec.id.clone();
-        shared.calls.insert(call.clone(), self.clone());
-        let accepted = self.apply(shared, |calls, now, effects| {
-            calls.create_call(spec);
-            calls.add_inputs(&call, inputs, written, now, effects)
-        });
-        if accepted != Accepted::Yes {
-            self.forget_call(shared, &call);
-        }
-        accepted
-    }
-
-    pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
-        let inputs = self.state.lock().put_away(call);
-        if self.read(|c| c.leaves_a_record(call)) {
-            // After what of it is still on its way to the disk.
-            let begin_recording = self.state.lock().unrecorded.push(Record::Deletion(call.clone()));
-            self.perform_outside(shared, Outside { begin_recording, ..Outside::default() });
-        }
-        self.apply(shared, |calls, now, effects| calls.forget_call(call, now, effects));
-        if let Some(watcher) = self.state.lock().watchers.remove(call) {
-            watcher.notify_waiters();
-        }
-        shared.calls.remove(call);
-        shared.generators.forget(call);
-        for input in inputs {
-            shared.children.remove(&input);
-        }
-    }
-
     /// The app is stopped: what waits ends, nothing starts.
     pub fn close(self: &Arc<Self>, shared: &Arc<Shared>) {
         self.state.lock().closed = true;
+        self.apply(shared, |calls, now, _| calls.close(now));
         let open: Vec<FunctionCallId> = self.read(|c| c.call_ids().cloned().collect());
         for call in open {
             self.apply(shared, |calls, now, effects| calls.cancel_call(&call, now, effects));
         }
         self.wake(shared);
-    }
-
-    /// The caller wants nothing more of the call. True if it may be forgotten then: nobody else will ask for it.
-    pub fn on_collected(&self, call: &FunctionCallId) -> bool {
-        let mut state = self.state.lock();
-        state.calls.on_collected(call);
-        state.calls.call_spec(call).is_some_and(|spec| !spec.durable)
     }
 
     /// Has everything that somebody may still ask for written down.
@@ -586,17 +549,6 @@ impl Owner {
 }
 
 impl State {
-    /// Keeps what a person may still ask of a call that is about to be forgotten. Answers with its inputs.
-    fn put_away(&mut self, call: &FunctionCallId) -> Vec<InputId> {
-        let reports = self.calls.report_call(call);
-        let inputs = reports.iter().map(|report| report.input.clone()).collect();
-        let too_many = reports.len().saturating_sub(PAST_KEPT);
-        self.past.extend(reports.into_iter().skip(too_many));
-        let over = self.past.len().saturating_sub(PAST_KEPT);
-        self.past.drain(..over);
-        inputs
-    }
-
     fn perform(&mut self, effect: Effect, now: Millis, more: &mut Vec<Effect>, outside: &mut Outside) {
         match effect {
             Effect::Deliver { task, poll, inputs } => {
@@ -630,6 +582,11 @@ impl State {
                 outside.stops.push((task, why));
             }
         }
+    }
+
+    /// When time has something to do with the calls.
+    fn next_due(&self) -> Option<Millis> {
+        self.calls.next_due().into_iter().chain(self.calls.next_leaving()).min()
     }
 
     fn task_views(&self) -> Vec<TaskView> {
@@ -682,7 +639,7 @@ impl PollKeeper for OwnersPoll {
     }
 }
 
-/// Looks at the function whenever something changed or became due, until its app is stopped.
+/// Looks at the function whenever something changed or became due, until its app is stopped and its calls have left memory.
 async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
     loop {
         // Whatever becomes due from here on wakes the loop: it may come after the look.
@@ -702,11 +659,11 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
                 shared.stop_task(task, 0, format!("not needed any more ({reason:?})"));
             }
         }
-        if closed && owner.task_ids().is_empty() && owner.is_idle() {
+        if closed && owner.task_ids().is_empty() && owner.is_idle() && owner.read(FunctionCalls::is_empty) {
             owner.loop_runs.store(false, Ordering::Release);
             return;
         }
-        let due = owner.read(FunctionCalls::next_due).into_iter().chain(plan.reconsider_at).chain(told_at).min();
+        let due = owner.state.lock().next_due().into_iter().chain(plan.reconsider_at).chain(told_at).min();
         owner.sleeping_until.store(due.unwrap_or(u64::MAX), Ordering::Relaxed);
         let nap = due.map_or(Duration::MAX, |at| Duration::from_millis(at.saturating_sub(now_ms()).max(1)));
         tokio::select! {

@@ -90,10 +90,23 @@ impl Unrecorded {
         self.queue.is_empty()
     }
 
+    /// The call is on its way out of the store.
+    pub fn deletes(&self, call: &FunctionCallId) -> bool {
+        self.queue.iter().any(|record| matches!(record, Record::Deletion(deleted) if deleted == call))
+    }
+
     /// What to write next; when there is nothing, the loop ends.
     fn next_batch(&mut self) -> Vec<Record> {
         self.loop_runs = !self.queue.is_empty();
         self.queue.iter().take(BATCH).cloned().collect()
+    }
+
+    fn on_batch_written(&mut self, records: usize) {
+        self.queue.drain(..records).for_each(drop);
+        // A burst is over.
+        if self.queue.capacity() / 4 > self.queue.len().max(BATCH) {
+            self.queue.shrink_to(BATCH);
+        }
     }
 
     /// Takes out everything of these calls.
@@ -121,7 +134,7 @@ pub async fn record_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
             continue;
         }
         delay = Duration::from_millis(100);
-        owner.unrecorded(|u| u.queue.drain(..batch.len()).for_each(drop));
+        owner.unrecorded(|u| u.on_batch_written(batch.len()));
         for record in &batch {
             on_written(&owner, &shared, record);
         }
@@ -144,12 +157,8 @@ fn on_written(owner: &Arc<Owner>, shared: &Arc<Shared>, record: &Record) {
         Record::Call(call) => {
             owner.apply(shared, |calls, _, effects| calls.on_call_recorded(&call.spec.id, effects));
         }
-        Record::Output(call, output) => {
+        Record::Output(_, output) => {
             owner.apply(shared, |calls, _, effects| calls.on_recorded(&output.input, effects));
-            if owner.read(|c| c.is_finished(call)) {
-                // The store answers for it from now on.
-                shared.on_delivered(call);
-            }
         }
         Record::Deletion(_) => {}
     }

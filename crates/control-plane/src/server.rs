@@ -112,6 +112,7 @@ impl Server {
         let mut service = self.service.clone();
         // The library lets go of the body as soon as the message is decoded; the message is in memory until it is handled.
         let hold = Hold::default();
+        request.extensions_mut().insert(hold.clone());
         let method = path.strip_prefix(SERVICE).unwrap_or_default();
         let request = request.map(|body| Measured::new(body, method, hold.clone()));
         let answer = tower::Service::call(&mut service, request).await;

@@ -1,6 +1,6 @@
 //! Everything the API's handlers and the loops share, and the acts that span several of its parts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,16 +12,17 @@ use calls::{Millis, Outcome, OutcomeStatus};
 use contents_store::ContentsStore;
 use dashmap::DashMap;
 use metadata_store::{AppState, EnvironmentRecord, MetadataStore, Write};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use scheduler::{Holder, plan_reclaim};
 use shared_files::SharedFiles;
 use tokio::sync::Notify;
-use types::ids::{AppId, FunctionCallId, FunctionId, InputId, TaskId};
+use types::ids::{AppId, FunctionCallId, FunctionId, TaskId};
 use volume_fs::Need;
 use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::apps::App;
 use crate::capacity::CapacityPool;
+use crate::children::Children;
 use crate::clock::now_ms;
 use crate::generators::Generators;
 use crate::images::Images;
@@ -37,11 +38,6 @@ use crate::secrets::Secrets;
 use crate::sent_contents::SentContents;
 use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
 use crate::volumes::VolumeShell;
-
-/// Calls whose outputs were delivered are kept this long, and at most so many of them: the reply may have been lost,
-/// and then the client asks again.
-const DELIVERED_KEPT_MS: Millis = 30_000;
-const DELIVERED_KEPT: usize = 4_096;
 
 /// Output of an input may arrive this long after its result: the two come on different ways.
 const OUTPUT_GRACE_MS: Millis = 500;
@@ -78,7 +74,7 @@ pub struct Shared {
     pub owners: DashMap<FunctionId, Arc<Owner>>,
     pub calls: DashMap<FunctionCallId, Arc<Owner>>,
     /// Calls made by the code of an input, for the call graph.
-    pub children: DashMap<InputId, Vec<FunctionCallId>>,
+    pub children: Children,
     pub tasks: Tasks,
     pub tasks_changed: Notify,
     pub ended_tasks: EndedTasks,
@@ -101,7 +97,6 @@ pub struct Shared {
     pub collecting: tokio::sync::Mutex<()>,
     /// Containers end because the server does.
     pub shutting_down: AtomicBool,
-    pub delivered: Mutex<VecDeque<(Millis, FunctionCallId)>>,
 }
 
 impl Shared {
@@ -394,14 +389,10 @@ impl Shared {
         });
         self.store.write_later(vec![Write::App(record)]);
         app.log.close();
-        // Late readers find outputs for a little while; then only durable ones, in the store.
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        // Late readers find outputs for a little while; then only durable ones, in the store. Calls leave by themselves.
+        tokio::time::sleep(Duration::from_millis(calls::STOPPED_KEPT_MS)).await;
         if app.state() == AppState::Stopped {
             for owner in owners {
-                for call in owner.read(|c| c.call_ids().cloned().collect::<Vec<_>>()) {
-                    self.calls.remove(&call);
-                    self.generators.forget(&call);
-                }
                 self.owners.remove(&owner.id);
             }
             self.forget_secrets(|secret| secret.app.as_ref() == Some(&app.id));
@@ -416,7 +407,6 @@ impl Shared {
         use crate::apps::{Departure, Leaving, decide_departure};
         loop {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            self.forget_delivered();
             let now = now_ms();
             let apps: Vec<Arc<App>> = self.apps.iter().map(|a| a.clone()).collect();
             for app in apps {
@@ -451,33 +441,6 @@ impl Shared {
     fn has_run_out(&self, app: &App) -> bool {
         self.owners_of(&app.id).iter().all(|o| o.is_idle())
     }
-
-    // ------------------------------------------------------------------------------------------- calls
-
-    /// The caller has (or should have) every output of this call: forget it, a little later.
-    pub fn on_delivered(self: &Arc<Self>, call: &FunctionCallId) {
-        self.delivered.lock().push_back((now_ms(), call.clone()));
-        self.forget_delivered();
-    }
-
-    /// Forgets the calls whose time after delivery is over.
-    fn forget_delivered(self: &Arc<Self>) {
-        let now = now_ms();
-        let mut expired = Vec::new();
-        {
-            let mut delivered = self.delivered.lock();
-            let too_old = |(at, _): &(Millis, FunctionCallId)| at + DELIVERED_KEPT_MS < now;
-            while delivered.len() > DELIVERED_KEPT || delivered.front().is_some_and(too_old) {
-                expired.extend(delivered.pop_front());
-            }
-        }
-        for (_, call) in expired {
-            let owner = self.calls.get(&call).map(|o| o.clone());
-            if let Some(owner) = owner {
-                owner.forget_call(self, &call);
-            }
-        }
-    }
 }
 
 /// How long finished durable calls, and blobs that nothing names, are kept.
@@ -500,6 +463,9 @@ impl Shared {
             // A layer that was in use for weeks is not old when its container ends.
             self.note_layers_in_use().await;
             self.forget_what_is_over();
+            if let Err(error) = self.forget_mounts().await {
+                tracing::warn!(%error, "could not look for mounts that nothing needs");
+            }
         }
     }
 
@@ -531,6 +497,16 @@ impl Shared {
         self.forget_secrets(|secret| self.is_abandoned(secret));
         self.forget_variants();
         self.forget_builders();
+        self.shrink_tables();
+    }
+
+    /// Gives back the room that a burst of calls took.
+    fn shrink_tables(&self) {
+        if self.calls.capacity() / 4 > self.calls.len() {
+            self.calls.shrink_to_fit();
+        }
+        self.children.shrink();
+        self.generators.shrink();
     }
 
     async fn expire_blobs(&self) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! The store as its users see it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -10,7 +10,7 @@ use calls::{FinishedOutput, InputReport, OutputPage, PageRequest};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
-use types::ids::{AppId, BlobId, DefinitionId, FunctionCallId, FunctionId};
+use types::ids::{AppId, BlobId, DefinitionId, FunctionCallId, FunctionId, MountId};
 
 use crate::error::{RowError, StoreError};
 use crate::queue::{Job, Queue};
@@ -175,6 +175,11 @@ impl MetadataStore {
     /// Every blob that a stored input or output names. A blob store may delete the others once they are old.
     pub async fn blobs_in_use(&self) -> Result<Vec<BlobId>, StoreError> {
         self.read("list the blobs in use", rows::blobs_in_use).await
+    }
+
+    /// Every mount that a stored definition names, live or not. Reads all of them.
+    pub async fn mounts_in_use(&self) -> Result<HashSet<MountId>, StoreError> {
+        self.read("list the mounts in use", rows::mounts_in_use).await
     }
 
     /// Deletes calls that wait for nothing and whose last news is older than `before_ms`. Takes many small

@@ -79,6 +79,34 @@ def check_two_hundred_mebibytes_go_there_and_back():
     print(f"200 MiB there and back in {time.monotonic() - started:.1f} s")
 
 
+@app.function(timeout=600)
+def mebibytes(count):
+    for seed in range(count):
+        yield bytes([seed % 256]) * MIB
+
+
+def check_a_generator_of_more_than_a_gibibyte_is_read_to_its_end():
+    if not os.environ.get("CHECK_BIG"):
+        return "skip: one version does it for all"
+    started = time.monotonic()
+    count = 0
+    for item in mebibytes.remote_gen(1_100):
+        assert len(item) == MIB and item[0] == item[-1] == count % 256
+        count += 1
+    assert count == 1_100
+    print(f"a generator of {count} MiB in {time.monotonic() - started:.1f} s")
+
+
+def check_a_generator_that_is_read_slowly_yields_everything():
+    """More than one answer holds, read more slowly than it is made."""
+    count = 0
+    for item in mebibytes.remote_gen(40):
+        assert item[0] == count
+        count += 1
+        time.sleep(0.05)
+    assert count == 40
+
+
 @app.local_entrypoint()
 def main(only: str = ""):
     import checks

@@ -2,7 +2,7 @@
 
 use types::ids::{InputId, TaskId};
 
-use super::{FunctionCalls, InputState, Stage};
+use super::{FunctionCalls, InputState, Stage, shrink};
 use crate::Millis;
 use crate::effect::Effect;
 use crate::input::{Assignment, FinishedOutput, OnDisk, Outcome, OutcomeStatus};
@@ -246,19 +246,23 @@ impl FunctionCalls {
 
     pub(super) fn publish(&mut self, id: &InputId, output: FinishedOutput, effects: &mut Vec<Effect>) {
         let Some(state) = self.inputs.remove(id) else { return };
+        shrink(&mut self.inputs);
         self.resident_bytes -= state.input.payload.resident_bytes();
-        if let Some(call) = self.calls.get_mut(&state.call) {
-            call.unfinished.remove(&state.position);
-            call.finished.insert(id.clone());
-            call.published.push(output);
-            effects.push(Effect::OutputReady { call: state.call });
+        let Some(call) = self.calls.get_mut(&state.call) else { return };
+        call.unfinished.remove(&state.position);
+        call.finished.insert(id.clone());
+        call.published.push(output);
+        if call.unfinished.is_empty() {
+            self.note_change(&state.call);
         }
+        effects.push(Effect::OutputReady { call: state.call });
     }
 
     /// Ends an input without an output, for nobody can ask for it. Answers with the container that ran it.
     pub(super) fn discard(&mut self, id: &InputId, now: Millis) -> Option<TaskId> {
         let task = self.detach(id, now);
         if let Some(state) = self.inputs.remove(id) {
+            shrink(&mut self.inputs);
             self.resident_bytes -= state.input.payload.resident_bytes();
         }
         task

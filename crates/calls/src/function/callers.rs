@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use types::ids::{FunctionCallId, InputId, TaskId};
 
-use super::{Call, FunctionCalls, InputState, Stage};
+use super::{Call, FunctionCalls, InputState, Left, PAST_KEPT, Stage, shrink};
 use crate::effect::{Accepted, Effect, OutputPage, PageRequest};
 use crate::input::{CallSpec, NewInput, OnDisk, Outcome, OutcomeStatus, Restored};
 use crate::ready::ReadyKey;
@@ -12,12 +12,36 @@ use crate::report::{InputReport, ReportedStage};
 use crate::{CallKind, Millis};
 
 impl FunctionCalls {
+    /// Makes a call with its first inputs. Of one whose inputs are not taken nothing is left: it was never here, and may be
+    /// made when there is room. `NoSuchCall` when it was here and has left, so that the request was a repetition.
+    pub fn begin_call(
+        &mut self,
+        spec: CallSpec,
+        inputs: Vec<NewInput>,
+        written: bool,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) -> Accepted {
+        let id = spec.id.clone();
+        let is_new = !self.calls.contains_key(&id);
+        self.create_call(spec);
+        let accepted = self.add_inputs(&id, inputs, written, now, effects);
+        if is_new && accepted != Accepted::Yes {
+            self.withdraw(&id);
+            self.calls.remove(&id);
+        }
+        accepted
+    }
+
     /// A new call without inputs. A call that is already here stays as it is, and one that was forgotten a moment ago
     /// is not made again: the request was a repetition.
     pub fn create_call(&mut self, spec: CallSpec) {
-        if self.forgotten.contains(&spec.id) || self.calls.contains_key(&spec.id) {
-            return;
+        if !self.forgotten.contains(&spec.id) && !self.calls.contains_key(&spec.id) {
+            self.insert_call(spec);
         }
+    }
+
+    fn insert_call(&mut self, spec: CallSpec) {
         let on_disk = if spec.durable { OnDisk::Yes } else { OnDisk::No };
         if let (OnDisk::No, Some(after_ms)) = (on_disk, self.policy.durable_after_ms) {
             self.young.push_back((spec.created_at.saturating_add(after_ms), spec.id.clone()));
@@ -33,6 +57,12 @@ impl FunctionCalls {
             cancelled: false,
             on_disk,
             collected: false,
+            asking: 0,
+            heard_at: 0,
+            idle_since: None,
+            unread_items: false,
+            changed: false,
+            leaves_at: None,
         };
         self.calls.insert(call.spec.id.clone(), call);
     }
@@ -62,12 +92,17 @@ impl FunctionCalls {
             .filter(|i| !self.inputs.contains_key(&i.id) && !known.finished.contains(&i.id))
             .collect();
         let (on_disk, cancelled) = (known.on_disk, known.cancelled);
+        self.hear(call, now);
         if on_disk != OnDisk::No && !written && !fresh.is_empty() {
             return Accepted::WriteFirst;
         }
         let bytes = fresh.iter().map(|i| i.payload.resident_bytes()).sum();
         if !written && !fresh.is_empty() && !self.has_room(fresh.len(), bytes) {
             return Accepted::QueueFull;
+        }
+        if fresh.is_empty() {
+            // One without inputs may leave as it is.
+            self.note_change(call);
         }
         for input in fresh {
             let id = input.id.clone();
@@ -89,6 +124,7 @@ impl FunctionCalls {
         let id = input.id.clone();
         let position = call.inputs;
         call.inputs += 1;
+        call.idle_since = None;
         call.unfinished.insert(position, id.clone());
         self.resident_bytes += input.payload.resident_bytes();
         let state = InputState {
@@ -111,9 +147,11 @@ impl FunctionCalls {
         if let Some(call) = self.calls.get_mut(call) {
             call.inputs_complete = true;
         }
+        self.note_change(call);
     }
 
-    /// Brings back what the store had of a durable call. Inputs that were running when the server died run again;
+    /// Brings back what the store had of a durable call: after a restart, or because its caller comes back to a call that has
+    /// left memory. Inputs that were running when the server died run again;
     /// their containers died with it. What they had used of their attempts is forgotten: a server that crashes again
     /// and again is no fault of theirs. A call that was cancelled is to be cancelled again by the shell.
     pub fn restore(&mut self, restored: Restored, now: Millis) {
@@ -121,7 +159,7 @@ impl FunctionCalls {
         if self.calls.contains_key(&id) {
             return;
         }
-        self.create_call(restored.spec);
+        self.insert_call(restored.spec);
         if let Some(call) = self.calls.get_mut(&id) {
             call.inputs = restored.finished.len();
             call.inputs_complete |= restored.inputs_complete;
@@ -131,6 +169,17 @@ impl FunctionCalls {
         }
         for input in restored.pending {
             self.add_input(&id, input, now);
+        }
+        // Its caller has as long to come back as if it had been heard now.
+        self.hear(&id, now);
+        self.note_change(&id);
+    }
+
+    /// As [`Self::restore`], for what was read from the store just now: unless the call ran and left memory since it was
+    /// read. (One with more inputs to come stays for minutes, so it has not.)
+    pub fn restore_unless_left(&mut self, restored: Restored, now: Millis) {
+        if restored.pending.is_empty() || !self.forgotten.contains(&restored.spec.id) {
+            self.restore(restored, now);
         }
     }
 
@@ -205,6 +254,13 @@ impl FunctionCalls {
         done.chain(open).collect()
     }
 
+    /// What can be looked at of a call that is about to leave: of very many inputs the last.
+    fn last_reports(&self, id: &FunctionCallId) -> Vec<InputReport> {
+        let mut reports = self.report_call(id);
+        reports.drain(..reports.len().saturating_sub(PAST_KEPT));
+        reports
+    }
+
     /// The inputs of calls made in a time (both ends included), newest call first, until there are `limit`; the last
     /// call is given whole.
     pub fn report(&self, (since, until): (Millis, Millis), limit: usize) -> Vec<InputReport> {
@@ -240,8 +296,12 @@ impl FunctionCalls {
 
     /// Forgets a call and everything of it. Nobody can ask for its outputs any more, so unfinished inputs end without
     /// one, and nothing is recorded; a container that runs one is told to stop as by [`Self::cancel_call`].
-    pub fn forget_call(&mut self, id: &FunctionCallId, now: Millis, effects: &mut Vec<Effect>) {
-        let Some(call) = self.calls.remove(id) else { return };
+    pub fn forget_call(&mut self, id: &FunctionCallId, now: Millis, effects: &mut Vec<Effect>) -> Option<Left> {
+        let delete_record = self.leaves_a_record(id);
+        let reports = self.last_reports(id);
+        self.withdraw(id);
+        let call = self.calls.remove(id)?;
+        shrink(&mut self.calls);
         self.forgotten.remember(id);
         let mut interrupted = BTreeMap::new();
         for input in call.unfinished.into_values() {
@@ -253,6 +313,8 @@ impl FunctionCalls {
         }
         say_cancelled(interrupted, effects);
         effects.push(Effect::OutputReady { call: id.clone() });
+        let CallSpec { id: call, created_at, parent_input, .. } = call.spec;
+        Some(Left { call, created_at, parent_input, delete_record, reports })
     }
 
     /// Cancels a call: what waits ends now, what runs is told to stop and ends now for the caller. A container that

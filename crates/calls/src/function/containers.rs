@@ -4,7 +4,7 @@ use types::ids::{InputId, TaskId};
 
 use super::attempts::AttemptEnd;
 use super::silence::{cancelled_itself, left_its_container};
-use super::{FunctionCalls, Stage};
+use super::{FunctionCalls, Stage, shrink};
 use crate::Millis;
 use crate::effect::{Effect, TaskEnd};
 use crate::input::{Outcome, OutcomeStatus, Payload};
@@ -200,6 +200,7 @@ impl FunctionCalls {
             self.release(input, end, now, effects);
         }
         self.tasks.remove(task_id);
+        shrink(&mut self.tasks);
         self.dispatch(now, effects);
     }
 

@@ -27,6 +27,7 @@ impl FunctionCalls {
         if let Some(call) = self.calls.get_mut(call) {
             call.collected = true;
         }
+        self.note_change(call);
     }
 
     /// The store has a call that it need not keep: one that a caller waited for, and has collected.
@@ -60,6 +61,7 @@ impl FunctionCalls {
     pub fn on_call_recorded(&mut self, id: &FunctionCallId, effects: &mut Vec<Effect>) {
         let Some(call) = self.calls.get_mut(id).filter(|c| c.on_disk == OnDisk::Begun) else { return };
         call.on_disk = OnDisk::Yes;
+        self.note_change(id);
         effects.push(Effect::OutputReady { call: id.clone() });
     }
 
@@ -67,6 +69,8 @@ impl FunctionCalls {
     pub fn on_call_not_recorded(&mut self, id: &FunctionCallId, now: Millis, effects: &mut Vec<Effect>) {
         let Some(call) = self.calls.get_mut(id).filter(|c| c.on_disk == OnDisk::Begun) else { return };
         call.on_disk = OnDisk::No;
+        self.note_change(id);
+        let Some(call) = self.calls.get(id) else { return };
         let unfinished: Vec<InputId> = call.unfinished.values().cloned().collect();
         self.young.push_back((now.saturating_add(TRY_AGAIN_MS), id.clone()));
         effects.push(Effect::OutputReady { call: id.clone() });

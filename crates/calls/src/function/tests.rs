@@ -7,6 +7,7 @@ use super::FunctionCalls;
 use crate::*;
 
 mod batches;
+mod churn;
 mod durability;
 mod endings;
 

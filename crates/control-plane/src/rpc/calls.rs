@@ -7,13 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use calls::{Accepted, CallKind, CallSpec, FunctionCalls, NewInput, OnDisk, OutcomeStatus, OutputPage, PageRequest};
 use client_protocol::wire;
-use futures::{Stream, StreamExt};
 use metadata_store::{InputRecord, Write};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use types::ids::{FunctionCallId, InputId};
-use wire::function_call_get_data_request::CallInfo as GetInfo;
-use wire::function_call_put_data_request::CallInfo as PutInfo;
 
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
@@ -23,15 +20,13 @@ use crate::recorder::new_call_writes;
 use crate::rpc::classes::check_method;
 use crate::rpc::{Api, derive_suffix, store_status};
 
-pub type ChunkStream = std::pin::Pin<Box<dyn Stream<Item = Result<wire::DataChunk, Status>> + Send>>;
-
 /// The client waits at most 55 s for outputs and then asks again.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// A generator's failure waits so long for its chunks to be read; nobody may be reading.
-const CHUNKS_FIRST: Duration = Duration::from_millis(500);
+/// A generator's failure waits so long for its items to be read; nobody may be reading.
+const ITEMS_FIRST: Duration = Duration::from_millis(500);
 /// They then travel on another stream of the connection, and the client takes both as they come: a generator's failure
 /// that overtook its last items would hide them. (After a success the client counts the items and waits.)
-const CHUNKS_AHEAD: Duration = Duration::from_millis(50);
+const ITEMS_AHEAD: Duration = Duration::from_millis(50);
 /// Outputs per reply. With results of 2 MiB each a reply stays at the 100 MiB that clients take.
 const OUTPUTS_PER_REPLY: usize = 48;
 /// Inline arguments above the client's own limit of 2 MiB come from no client of ours.
@@ -76,7 +71,12 @@ impl Api {
             max_inputs_outstanding: MAX_OUTSTANDING,
             sync_client_retries_enabled: false,
         };
-        if self.shared.calls.contains_key(&id) {
+        // What is repeated may be over already, and then only the store knows it.
+        let made_before = match caller.is_repeated {
+            true => self.shared.was_made_before(&id).await.map_err(|e| store_status(&e))?,
+            false => self.shared.calls.contains_key(&id),
+        };
+        if made_before {
             return Ok(Response::new(reply));
         }
         self.refuse_if_full(&owner, &inputs)?;
@@ -84,13 +84,11 @@ impl Api {
             let writes = new_call_writes(&owner, &spec, &inputs);
             self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         }
-        if let Some(parent) = spec.parent_input.clone() {
-            self.shared.children.entry(parent).or_default().push(id.clone());
-        }
         let written = spec.durable;
         match owner.begin_call(&self.shared, spec, inputs, written) {
-            Accepted::Yes => Ok(Response::new(reply)),
-            _ => Err(queue_full(&owner)),
+            // A call that has left memory is not made again: the request was a repetition.
+            Accepted::Yes | Accepted::NoSuchCall => Ok(Response::new(reply)),
+            Accepted::QueueFull | Accepted::WriteFirst => Err(queue_full(&owner)),
         }
     }
 
@@ -172,7 +170,9 @@ impl Api {
         request: wire::FunctionPutInputsRequest,
     ) -> Result<Response<wire::FunctionPutInputsResponse>, Status> {
         let call = parse_call(&request.function_call_id)?;
-        let owner = self.owner_of_call(&call)?;
+        let owner = self.open_call(&call).await?;
+        // While this goes on, the call stays.
+        let (_asking, _) = owner.ask(&self.shared, &call).ok_or_else(|| unknown_call(&call))?;
         let inputs = self.new_inputs(&call, request.inputs)?;
         self.check_methods(&owner, &inputs)?;
         let receipts = self.receipts(&call, &inputs);
@@ -218,12 +218,23 @@ impl Api {
         request: wire::FunctionFinishInputsRequest,
     ) -> Result<Response<()>, Status> {
         let call = parse_call(&request.function_call_id)?;
-        let owner = self.owner_of_call(&call)?;
+        let open = self.shared.open_call(&call).await.map_err(|e| store_status(&e))?;
+        let Some(owner) = open else {
+            // Over and put away: the request was a repetition.
+            let stored = self.shared.store.call(&call).await.map_err(|e| store_status(&e))?;
+            return stored.map(|_| Response::new(())).ok_or_else(|| unknown_call(&call));
+        };
         owner.apply(&self.shared, |calls, _, _| calls.finish_inputs(&call));
         if self.is_on_disk(&owner, &call).await {
             self.shared.store.write(vec![Write::FinishInputs(call.clone())]).await.map_err(|e| store_status(&e))?;
         }
         Ok(Response::new(()))
+    }
+
+    /// The function of a call that takes inputs, brought back into memory if it had left.
+    async fn open_call(&self, call: &FunctionCallId) -> Result<Arc<Owner>, Status> {
+        let found = self.shared.open_call(call).await.map_err(|e| store_status(&e))?;
+        found.ok_or_else(|| unknown_call(call))
     }
 
     pub(crate) fn owner_of_call(&self, call: &FunctionCallId) -> Result<Arc<Owner>, Status> {
@@ -241,7 +252,9 @@ impl Api {
         };
         let wait = patience(request.timeout, MAX_WAIT);
         let deadline = Instant::now() + wait;
-        let watcher = owner.watcher(&call);
+        let Some((mut asking, watcher)) = owner.ask(&self.shared, &call) else {
+            return self.stored_outputs(&call, page).await;
+        };
         let mut gathered = false;
         let found = loop {
             let news = watcher.notified();
@@ -267,14 +280,13 @@ impl Api {
         };
         watcher.on_answer(Instant::now());
         let failed = found.outputs.iter().any(|o| o.outcome.status != OutcomeStatus::Success);
-        if let (true, Some(chunks)) = (failed, self.shared.generators.find(&call)) {
-            let _ = tokio::time::timeout(CHUNKS_FIRST, chunks.all_taken()).await;
-            tokio::time::sleep(CHUNKS_AHEAD).await;
+        if let (true, Some(items)) = (failed, self.shared.generators.find(&call)) {
+            // A slow reader has as long as the request waits.
+            let until = if items.is_read() { deadline } else { Instant::now() };
+            let _ = tokio::time::timeout_at(until.max(Instant::now() + ITEMS_FIRST), items.all_sent()).await;
+            tokio::time::sleep(ITEMS_AHEAD).await;
         }
-        let wants_no_more = request.clear_on_success && (found.unfinished == 0 || wait.is_zero());
-        if wants_no_more && owner.on_collected(&call) {
-            self.shared.on_delivered(&call);
-        }
+        asking.wants_no_more = request.clear_on_success && (found.unfinished == 0 || wait.is_zero());
         Ok(Response::new(outputs_reply(found)))
     }
 
@@ -360,9 +372,7 @@ impl Api {
                 module_name: owner.definition().view.module_name.clone(),
             });
             for (input, status, task) in owner.read(|c| c.call_inputs(&call)) {
-                if let Some(children) = self.shared.children.get(&input) {
-                    open.extend(children.iter().cloned());
-                }
+                open.extend(self.shared.children.of(&input));
                 graph.inputs.push(wire::InputCallGraphInfo {
                     input_id: input.to_string(),
                     status: status.map_or(0, |s| convert::generic_status(s) as i32),
@@ -372,28 +382,6 @@ impl Api {
             }
         }
         Ok(Response::new(graph))
-    }
-
-    pub(crate) fn put_data_out(&self, request: wire::FunctionCallPutDataRequest) -> Result<Response<()>, Status> {
-        let Some(PutInfo::FunctionCallId(id)) = &request.call_info else { return Err(no_call()) };
-        let call = parse_call(id)?;
-        self.owner_of_call(&call)?;
-        let pushed = self.shared.generators.of(&call).push(request.data_chunks);
-        pushed.map_err(|e| Status::failed_precondition(e.to_string()))?;
-        Ok(Response::new(()))
-    }
-
-    pub(crate) fn get_data_out(&self, request: &wire::FunctionCallGetDataRequest) -> Result<ChunkStream, Status> {
-        let Some(GetInfo::FunctionCallId(id)) = &request.call_info else { return Err(no_call()) };
-        let call = parse_call(id)?;
-        self.owner_of_call(&call)?;
-        let chunks = self.shared.generators.of(&call);
-        let pages = futures::stream::unfold((chunks, request.last_index), |(chunks, index)| async move {
-            let page = chunks.after(index, 64).await;
-            let last = page.last()?.index;
-            Some((futures::stream::iter(page), (chunks, last)))
-        });
-        Ok(Box::pin(pages.flatten().map(Ok)))
     }
 }
 
@@ -422,10 +410,6 @@ pub(crate) fn parse_call(id: &str) -> Result<FunctionCallId, Status> {
              call says"
         ))
     })
-}
-
-fn no_call() -> Status {
-    Status::invalid_argument("the request names no function call")
 }
 
 /// Letters and digits of an id of ours.

@@ -12,6 +12,7 @@ pub mod deployments;
 pub mod dicts;
 pub mod environments;
 pub mod functions;
+pub mod generators;
 pub mod image_names;
 pub mod images;
 pub mod listings;

@@ -8,8 +8,8 @@ use types::objects::ObjectKind;
 
 use crate::caller::Caller;
 use crate::rpc::Api;
-use crate::rpc::calls::ChunkStream;
 use crate::rpc::dicts::EntryStream;
+use crate::rpc::generators::ItemStream;
 use crate::rpc::images::JoinStream;
 use crate::rpc::logs::LogStream;
 use crate::rpc::shared_volumes::FileStream;
@@ -25,8 +25,8 @@ impl ModalClient for Api {
     type AppGetLogsStream = LogStream;
     type ImageJoinStreamingStream = JoinStream;
     type DictContentsStream = EntryStream;
-    type FunctionCallGetDataOutStream = ChunkStream;
-    type FunctionCallGetDataInStream = ChunkStream;
+    type FunctionCallGetDataOutStream = ItemStream;
+    type FunctionCallGetDataInStream = ItemStream;
     type SharedVolumeListFilesStreamStream = FileStream;
     type VolumeListFilesStream = BoxStream<'static, Result<wire::VolumeListFilesResponse, Status>>;
     type VolumeListFiles2Stream = BoxStream<'static, Result<wire::VolumeListFiles2Response, Status>>;
@@ -329,7 +329,7 @@ impl ModalClient for Api {
     }
 
     async fn function_call_put_data_out(&self, request: Request<wire::FunctionCallPutDataRequest>) -> Reply<()> {
-        self.put_data_out(request.into_inner())
+        self.put_data_out(request).await
     }
 
     async fn container_hello(&self, _request: Request<()>) -> Reply<()> {

@@ -229,7 +229,6 @@ impl World {
             ("containers", shared.tasks.all().len()),
             ("calls", shared.calls.len()),
             ("children", shared.children.len()),
-            ("delivered", shared.delivered.lock().len()),
         ]);
         assert!(left.values().all(|count| *count == 0), "what is left of a stopped app: {left:?}");
     }

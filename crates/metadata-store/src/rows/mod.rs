@@ -19,6 +19,7 @@ use rusqlite::Connection;
 
 pub(crate) use self::calls::{blobs_in_use, call, calls_of_app, expire_calls, outputs, page, report};
 pub(crate) use self::deployments::{definition, definitions, deployments};
+pub(crate) use self::mounts::mounts_in_use;
 pub(crate) use self::variants::find as variant;
 use crate::error::RowError;
 use crate::records::{LoadedState, Write};

@@ -73,3 +73,47 @@ fn a_server_that_ends_has_every_open_call_recorded() {
     assert_eq!(bench.effects.len(), 1);
     assert_eq!(bench.to_record().unwrap().spec.id, call_id(0));
 }
+
+/// A repeated request must not run it again, and is told so; one that the store has comes back by the store's word.
+#[test]
+fn a_call_that_has_left_is_not_made_again() {
+    let mut bench = Bench::new(LASTING, 1, true);
+    bench.calls.finish_inputs(&call_id(0));
+    assert_eq!(bench.poll(1, 1, 0).len(), 1);
+    bench.output(1, 0, Some(0), success(), 1);
+    bench.calls.on_recorded(&input_id(0), &mut bench.effects);
+    let finished = bench.calls.outputs(&call_id(0), EVERYTHING).unwrap().outputs;
+    assert_eq!(bench.calls.leave(1, &mut bench.effects), []);
+    let left = bench.calls.leave(60_000, &mut bench.effects);
+    assert!(matches!(&left[..], [left] if left.call == call_id(0) && !left.delete_record));
+    bench.calls.create_call(spec(0, CallKind::Map, true));
+    let added = bench.calls.add_inputs(&call_id(0), vec![input(0)], true, 60_000, &mut bench.effects);
+    assert_eq!(added, Accepted::NoSuchCall);
+    let stored = |pending| Restored {
+        spec: spec(0, CallKind::Map, true),
+        pending,
+        finished: finished.clone(),
+        inputs_complete: false,
+    };
+    // Read from the store before it ran.
+    bench.calls.restore_unless_left(stored(vec![input(0)]), 60_000);
+    assert!(bench.calls.is_empty());
+    bench.calls.restore_unless_left(stored(Vec::new()), 60_000);
+    assert_eq!(bench.calls.outputs(&call_id(0), EVERYTHING).unwrap().outputs, finished);
+}
+
+#[test]
+fn a_call_that_found_the_queue_full_is_made_when_it_comes_again() {
+    let policy = Policy { max_inputs: 1, ..Policy::default() };
+    let mut bench = Bench::new(policy, 1, false);
+    let begin = |bench: &mut Bench| {
+        bench.calls.begin_call(spec(1, CallKind::Unary, false), vec![input(1)], false, 0, &mut bench.effects)
+    };
+    assert_eq!(begin(&mut bench), Accepted::QueueFull);
+    assert!(bench.calls.call_spec(&call_id(1)).is_none());
+    bench.calls.cancel_call(&call_id(0), 0, &mut bench.effects);
+    assert_eq!(begin(&mut bench), Accepted::Yes);
+    // It is here already.
+    assert_eq!(begin(&mut bench), Accepted::Yes);
+    assert_eq!(bench.calls.input_count(&call_id(1)), Some(1));
+}
