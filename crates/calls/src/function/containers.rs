@@ -149,9 +149,8 @@ impl FunctionCalls {
     /// cancel one of a batch, or of synchronous inputs side by side, a container interrupts them all.) On a container that
     /// is being stopped, whatever is to be tried again or to be told waits for its end, and so for its last commit.
     fn on_report(&mut self, task_id: &TaskId, id: &InputId, outcome: Outcome, now: Millis, effects: &mut Vec<Effect>) {
-        let task = self.tasks.get(task_id);
-        let stopping = task.is_some_and(|t| t.stopping);
-        let disturbed = task.is_some_and(|t| t.disturbed.contains(id));
+        let stopping = self.is_stopping(task_id);
+        let disturbed = self.tasks.get(task_id).is_some_and(|t| t.disturbed.contains(id));
         match outcome.status {
             OutcomeStatus::Success => self.settle(id, outcome, now, effects),
             OutcomeStatus::Terminated if stopping => self.hold(id, None, true, now),
@@ -234,10 +233,15 @@ impl FunctionCalls {
         }
     }
 
+    /// It was told to stop, and has not ended.
+    pub(super) fn is_stopping(&self, task_id: &TaskId) -> bool {
+        self.tasks.get(task_id).is_some_and(|t| t.stopping)
+    }
+
     /// A running input of a container that is not on its way to its end: only such a one is told to stop singly.
     pub(super) fn can_be_interrupted(&self, id: &InputId) -> bool {
         let Some(Stage::Running { task, .. }) = self.inputs.get(id).map(|state| &state.stage) else { return false };
-        self.tasks.get(task).is_some_and(|t| !t.stopping)
+        !self.is_stopping(task)
     }
 
     /// From now on the container has a grace for an input that nobody waits for. The word of it may reach what else runs

@@ -202,6 +202,7 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         let (mut effects, now) = (Vec::new(), self.now);
+        let suspected = self.suspected(step);
         match step.clone() {
             Step::Create { call, durable } => {
                 let kind = if durable { CallKind::Map } else { CallKind::Unary };
@@ -286,9 +287,27 @@ impl World {
                 self.calls.tick(self.now, &mut effects);
             }
         }
+        for input in suspected {
+            let holder = self.account.holder.get(&input);
+            if holder.is_some_and(|(task, _)| !self.calls.is_held_by(&input, task)) {
+                self.account.holder.remove(&input);
+            }
+        }
         self.follow(effects);
         self.calls.check_structure(self.now);
         self.check_account();
+    }
+
+    /// Attempts that a container's silence may end in this step, of which only the state machine knows. On a container that
+    /// is being stopped it ends none.
+    fn suspected(&self, step: &Step) -> Vec<InputId> {
+        let is_judged = |id: &InputId| match step {
+            Step::Poll { .. } | Step::Output { .. } => true,
+            Step::Wait { .. } => self.calls.waits_for_last_word(id),
+            _ => false,
+        };
+        let held = self.account.holder.iter().filter(|(_, (task, _))| !self.account.stopped.contains_key(task));
+        held.map(|(id, _)| id).filter(|id| is_judged(id)).cloned().collect()
     }
 
     fn add(&mut self, call: usize, first: usize, count: usize, effects: &mut Vec<Effect>) {
@@ -364,9 +383,7 @@ impl World {
         assert!(*attempt >= *highest, "attempt numbers of `{input}` go back");
         assert!(*attempt <= RETRIES + MAX_SYSTEM_RETRIES, "too many attempts of `{input}`");
         *highest = *attempt;
-        // Where slots are counted, a container's silence ends attempts that this account does not know of.
-        if self.calls.policy().slots_per_container == 0
-            && let Some((earlier, _)) = self.account.holder.get(input)
+        if let Some((earlier, _)) = self.account.holder.get(input)
             && let Some(since) = self.account.stopped.get(earlier)
         {
             assert!(self.now >= since + STOP_LIMIT_MS, "`{input}` runs again while `{earlier}` may still write");
@@ -393,6 +410,10 @@ impl World {
 }
 
 impl FunctionCalls {
+    fn is_held_by(&self, id: &InputId, task: &TaskId) -> bool {
+        self.inputs.get(id).and_then(|state| state.stage.held_by()).is_some_and(|(holder, _)| holder == task)
+    }
+
     /// Invariant 1 from within: every index agrees with the stages.
     fn check_structure(&self, now: Millis) {
         let (mut ready, mut delayed, mut deadlines, mut bytes, mut running) =

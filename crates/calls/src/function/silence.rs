@@ -77,7 +77,10 @@ impl FunctionCalls {
         if let Some(task) = self.tasks.get_mut(task_id) {
             task.disturbed_until = now;
         }
-        self.retry_lost(id, "the container was interrupted", now, effects);
+        match self.is_stopping(task_id) {
+            true => self.hold(id, None, true, now),
+            false => self.retry_lost(id, "the container was interrupted", now, effects),
+        }
     }
 
     fn expect_last_word(&mut self, id: &InputId, now: Millis) {

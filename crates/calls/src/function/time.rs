@@ -28,7 +28,10 @@ impl FunctionCalls {
 
     fn on_deadline(&mut self, task_id: &TaskId, input: &InputId, now: Millis, effects: &mut Vec<Effect>) {
         if self.waits_for_last_word(input) && self.is_running_on(input, task_id) {
-            return self.settle(input, said_nothing(), now, effects);
+            return match self.is_stopping(task_id) {
+                true => self.hold(input, Some(said_nothing()), true, now),
+                false => self.settle(input, said_nothing(), now, effects),
+            };
         }
         // The container leaves, so nothing must be handed to it while its input is settled.
         self.drain(task_id, effects);
@@ -47,7 +50,7 @@ impl FunctionCalls {
     fn on_timeout(&mut self, task_id: &TaskId, input: &InputId, now: Millis, effects: &mut Vec<Effect>) {
         let seconds = self.policy.timeout_ms as f64 / 1000.0;
         // One container, one word: several of its inputs may be late at once.
-        if !self.tasks.get(task_id).is_some_and(|t| t.stopping)
+        if !self.is_stopping(task_id)
             && let Some(state) = self.inputs.get(input)
         {
             let text = format!("input `{input}` ran into timeout={seconds} s{}", self.what_follows(state));

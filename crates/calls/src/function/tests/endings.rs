@@ -116,6 +116,35 @@ fn a_container_that_asks_again_without_an_answer_has_failed_its_input() {
 }
 
 #[test]
+fn a_silent_attempt_on_a_container_that_is_being_stopped_waits_for_its_end() {
+    let mut bench = Bench::new(Policy { slots_per_container: 1, ..Bench::with_retries(1, 0) }, 1, false);
+    bench.poll(1, 1, 0);
+    bench.poll(1, 1, 10);
+    bench.stop(1);
+    bench.tick(4_010);
+    assert!(bench.poll(2, 1, 4_020).is_empty(), "the first attempt may still write");
+    assert!(!bench.calls.is_busy(&task_id(1)), "its code is over");
+    bench.end(1, stopped(), 5_000);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+    assert!(bench.statuses().is_empty());
+}
+
+#[test]
+fn what_a_cancellation_silenced_on_a_container_that_is_being_stopped_waits_for_its_end() {
+    let mut bench = Bench::new(with_slots(3), 2, false);
+    add_another(&mut bench, 2);
+    bench.poll(1, 3, 0);
+    bench.cancel(1, 10);
+    // One of three has ended without a word, and the cancelled one is it or is excused.
+    bench.poll(1, 2, 20);
+    bench.stop(1);
+    assert!(bench.output(1, 1, Some(0), success(), 30));
+    assert!(bench.poll(2, 1, 40).is_empty(), "the first attempt may still write");
+    bench.end(1, stopped(), 50);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+}
+
+#[test]
 fn a_delivery_that_proves_lost_is_no_silence() {
     let mut bench = Bench::new(with_slots(1), 1, false);
     bench.poll(1, 1, 0);
