@@ -10,7 +10,7 @@ use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::Millis;
 use crate::container::Container;
-use crate::effect::Load;
+use crate::effect::{Effect, Load};
 use crate::input::{CallSpec, FinishedOutput, NewInput, OnDisk, Outcome, Payload};
 use crate::policy::Policy;
 use crate::ready::{ReadyKey, ReadyQueue};
@@ -155,8 +155,13 @@ impl FunctionCalls {
         }
     }
 
-    pub fn set_policy(&mut self, policy: Policy) {
+    /// Sets the policy for containers to come. The `old` ones leave, also those that have not asked for inputs yet: what they
+    /// run side by side must not be judged by it.
+    pub fn set_policy(&mut self, policy: Policy, old: &[TaskId], effects: &mut Vec<Effect>) {
         self.policy = policy;
+        for task in old {
+            self.drain(task, effects);
+        }
     }
 
     pub fn policy(&self) -> &Policy {

@@ -193,13 +193,13 @@ impl Owner {
         *self.definition.write() = definition;
         let tasks: Vec<TaskId> = {
             let mut state = self.state.lock();
-            state.calls.set_policy(policy);
             state.scaling_override = None;
             state.refused = None;
             state.failed_starts.forget();
             state.input_times.forget_estimate();
             state.tasks.keys().cloned().collect()
         };
+        self.apply(shared, |calls, _, effects| calls.set_policy(policy, &tasks, effects));
         for task in tasks {
             self.drain_task(shared, &task);
         }

@@ -177,6 +177,21 @@ fn of_several_inputs_side_by_side_the_one_that_never_reports_was_the_silent_one(
 }
 
 #[test]
+fn a_container_is_not_judged_by_a_policy_that_came_after_it() {
+    let mut bench = Bench::new(with_slots(4), 3, false);
+    for now in 0..3 {
+        bench.poll(1, 1, now);
+    }
+    bench.calls.set_policy(with_slots(1), &[task_id(1), task_id(2)], &mut bench.effects);
+    bench.poll(1, 1, 10);
+    bench.poll(2, 1, 10);
+    assert!(matches!(&bench.effects[..], [Effect::Drain { .. }]), "it had not asked before");
+    bench.tick(10_000);
+    assert!(bench.statuses().is_empty());
+    assert!(bench.output(1, 0, Some(0), success(), 10_001));
+}
+
+#[test]
 fn a_timeout_is_told_with_what_follows_from_it() {
     let policy = Policy { timeout_ms: 10_000, ..Bench::with_retries(1, 0) };
     let mut bench = Bench::new(policy, 1, false);
