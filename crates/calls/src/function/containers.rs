@@ -131,6 +131,7 @@ impl FunctionCalls {
         effects: &mut Vec<Effect>,
     ) -> bool {
         if self.end_abandoned(task_id, input) {
+            self.stop_if_retries_wait(task_id, effects);
             return false;
         }
         let current = self.inputs.get(input).map(|i| i.attempt);
@@ -140,6 +141,7 @@ impl FunctionCalls {
         self.clear_suspect(task_id, input);
         self.on_report(task_id, input, outcome, now, effects);
         self.judge_silence(task_id, now, effects);
+        self.stop_if_retries_wait(task_id, effects);
         self.dispatch(now, effects);
         true
     }
@@ -157,20 +159,26 @@ impl FunctionCalls {
             _ if stopping => self.hold(id, Some(outcome), true, now),
             OutcomeStatus::Terminated if disturbed => self.retry_disturbed(task_id, id, now, effects),
             OutcomeStatus::Terminated => self.on_report(task_id, id, cancelled_itself(outcome), now, effects),
-            status if self.leaves_before_retry(task_id, id, status) => {
-                self.hold(id, Some(outcome), true, now);
-                self.stop_for(task_id, format!("it leaves, and input `{id}` is tried again after it"), effects);
-            }
+            status if self.leaves_before_retry(task_id, id, status) => self.hold(id, Some(outcome), true, now),
             _ => self.settle(id, outcome, now, effects),
         }
     }
 
-    /// A failed attempt is tried again elsewhere, for its container leaves now, as one of single use does: then the next
-    /// one waits for its last commit.
+    /// A failed attempt is tried again elsewhere, for its container leaves, as one of single use does after its batch: then
+    /// the next one waits for its last commit. Elsewhere only the last input to report waits: what else runs may take hours.
     fn leaves_before_retry(&self, task_id: &TaskId, id: &InputId, status: OutcomeStatus) -> bool {
         let (Some(task), Some(state)) = (self.tasks.get(task_id), self.inputs.get(id)) else { return false };
-        let is_last = task.draining && task.running.len() == 1 && task.abandoned.is_empty();
-        is_last && self.policy.retry.repeats(status, state.user_failures)
+        let is_last = task.running.len() == 1 && task.abandoned.is_empty();
+        let leaves = task.draining && (self.policy.single_use || is_last);
+        leaves && self.policy.retry.repeats(status, state.user_failures)
+    }
+
+    /// A container that has reported on everything, and whose end is waited for, has nothing else to stay for.
+    fn stop_if_retries_wait(&mut self, task_id: &TaskId, effects: &mut Vec<Effect>) {
+        let held = self.tasks.get(task_id).filter(|t| t.draining).and_then(|t| t.running.first());
+        let Some(id) = held.filter(|_| !self.is_busy(task_id)) else { return };
+        let why = format!("it leaves, and input `{id}` is tried again after it");
+        self.stop_for(task_id, why, effects);
     }
 
     /// A container is gone. Its inputs are settled by the cause.

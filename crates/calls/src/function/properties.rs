@@ -124,11 +124,24 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How long a batch lingers (not, short, longer than everything else), when calls become durable, and how many slots a
-/// container is known to have.
-fn any_policy() -> impl Strategy<Value = (Millis, Option<Millis>, usize)> {
+/// How long a batch lingers (not, short, longer than everything else), when calls become durable, how many slots a
+/// container is known to have, and whether it is used once.
+fn any_policy() -> impl Strategy<Value = Policy> {
     let linger = prop_oneof![2 => Just(0u64), 2 => 1u64..200, 1 => Just(5_000u64)];
-    (linger, prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))], prop_oneof![2 => Just(0usize), 1 => 3usize..6])
+    let durable_after = prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))];
+    let slots = prop_oneof![2 => Just(0usize), 1 => 3usize..6];
+    (linger, durable_after, slots, prop::bool::weighted(0.2)).prop_map(
+        |(batch_linger_ms, durable_after_ms, slots_per_container, single_use)| Policy {
+            retry: RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() },
+            timeout_ms: 3_000,
+            max_inputs: 40,
+            batch_linger_ms,
+            durable_after_ms,
+            slots_per_container,
+            single_use,
+            ..Policy::default()
+        },
+    )
 }
 
 fn call_id(n: usize) -> FunctionCallId {
@@ -175,17 +188,7 @@ struct World {
 }
 
 impl World {
-    fn new((batch_linger_ms, durable_after_ms, slots_per_container): (Millis, Option<Millis>, usize)) -> Self {
-        let retry = RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() };
-        let policy = Policy {
-            retry,
-            timeout_ms: 3_000,
-            max_inputs: 40,
-            batch_linger_ms,
-            durable_after_ms,
-            slots_per_container,
-            ..Policy::default()
-        };
+    fn new(policy: Policy) -> Self {
         Self {
             calls: FunctionCalls::new(policy),
             account: Account::default(),

@@ -271,6 +271,37 @@ fn a_retry_waits_for_the_end_of_a_container_of_single_use() {
 }
 
 #[test]
+fn every_retry_of_a_batch_waits_for_the_end_of_a_container_of_single_use() {
+    let policy = Policy { single_use: true, batch_max: 3, slots_per_container: 3, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(policy, 3, false);
+    bench.poll(1, 3, 0);
+    bench.output(1, 0, Some(0), failure(), 1);
+    bench.output(1, 1, Some(0), failure(), 1);
+    assert!(bench.effects.is_empty(), "it still works on the third");
+    bench.output(1, 2, Some(0), success(), 1);
+    assert!(bench.effects.iter().any(|e| matches!(e, Effect::StopTask { .. })));
+    assert!(bench.poll(2, 3, 2).is_empty());
+    bench.end(1, TaskEnd::Left, 3);
+    assert_eq!(bench.delivered(), [(task_id(2), 2)]);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Success]);
+}
+
+#[test]
+fn a_retry_waits_for_a_container_of_single_use_that_ends_what_was_cancelled_on_it() {
+    let policy = Policy { single_use: true, batch_max: 2, slots_per_container: 2, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(policy, 1, false);
+    add_another(&mut bench, 1);
+    bench.poll(1, 2, 0);
+    bench.cancel(1, 1);
+    bench.output(1, 0, Some(0), failure(), 2);
+    assert!(bench.poll(2, 2, 3).is_empty());
+    bench.output(1, 1, Some(0), interrupted(), 4);
+    assert!(matches!(&bench.effects[..], [Effect::StopTask { .. }]));
+    bench.end(1, TaskEnd::Left, 5);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+}
+
+#[test]
 fn what_is_cancelled_on_a_container_that_is_being_stopped_is_over_at_once_and_not_told_to_it() {
     let mut bench = Bench::new(Policy { timeout_ms: 1_000, ..Policy::default() }, 1, false);
     add_another(&mut bench, 1);
