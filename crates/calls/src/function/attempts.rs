@@ -2,6 +2,7 @@
 
 use types::ids::{InputId, TaskId};
 
+use super::containers::DISTURBED_MS;
 use super::{FunctionCalls, InputState, Stage};
 use crate::Millis;
 use crate::effect::Effect;
@@ -35,7 +36,7 @@ impl FunctionCalls {
         let task = self.tasks.entry(task_id.clone()).or_default();
         task.running.insert(id.clone());
         if now < task.disturbed_until {
-            task.disturbed.insert(id.clone());
+            task.disturbed.insert(id.clone(), now.saturating_add(DISTURBED_MS));
         }
         task.last_alone = (task.running.len() == 1).then(|| (state.call.clone(), id.clone()));
         Some(Assignment {

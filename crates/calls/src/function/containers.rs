@@ -12,6 +12,10 @@ use crate::input::{Outcome, OutcomeStatus, Payload};
 /// A cancelled input may clean up this long before its container is stopped under it.
 pub(super) const CANCEL_GRACE_MS: Millis = 10_000;
 
+/// What a cancellation interrupts along with its own cleans up as well, and reports within this. Later it answers for its own
+/// end. Longer than the grace: nothing stops its container at the end of that.
+pub(super) const DISTURBED_MS: Millis = 60_000;
+
 /// Arguments in one answer to a container. Clients take messages of 100 MiB; what is beyond comes in the next batch.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
@@ -152,7 +156,7 @@ impl FunctionCalls {
     /// is being stopped, whatever is to be tried again or to be told waits for its end, and so for its last commit.
     fn on_report(&mut self, task_id: &TaskId, id: &InputId, outcome: Outcome, now: Millis, effects: &mut Vec<Effect>) {
         let stopping = self.is_stopping(task_id);
-        let disturbed = self.tasks.get(task_id).is_some_and(|t| t.disturbed.contains(id));
+        let disturbed = self.tasks.get(task_id).is_some_and(|t| t.is_disturbed(id, now));
         match outcome.status {
             OutcomeStatus::Success => self.settle(id, outcome, now, effects),
             OutcomeStatus::Terminated if stopping => self.hold(id, None, true, now),
@@ -192,7 +196,7 @@ impl FunctionCalls {
         for (input, deadline) in std::mem::take(&mut task.abandoned) {
             self.deadlines.remove(&(deadline, task_id.clone(), input));
         }
-        let interrupted = |id: &InputId| task.stopping || task.disturbed.contains(id);
+        let interrupted = |id: &InputId| task.stopping || task.is_disturbed(id, now);
         let running: Vec<(InputId, bool)> = task.running.iter().map(|id| (id.clone(), interrupted(id))).collect();
         // Lost inputs go to the front, so the last goes first.
         for (input, interrupted) in running.iter().rev() {
@@ -258,7 +262,8 @@ impl FunctionCalls {
         let Some(task) = self.tasks.get_mut(task_id) else { return };
         let deadline = now.saturating_add(CANCEL_GRACE_MS);
         task.abandoned.insert(input.clone(), deadline);
-        task.disturbed = task.running.clone();
+        let shows_by = now.saturating_add(DISTURBED_MS);
+        task.disturbed = task.running.iter().map(|id| (id.clone(), shows_by)).collect();
         task.disturbed_until = deadline;
         self.deadlines.insert((deadline, task_id.clone(), input.clone()));
     }

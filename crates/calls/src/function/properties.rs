@@ -443,7 +443,8 @@ impl FunctionCalls {
             assert_eq!(is_idle, !task.polls.is_empty(), "`{id}` is in the wrong place");
             assert!(!task.draining || task.polls.is_empty());
             assert!(task.draining || !task.stopping);
-            assert!(task.disturbed.is_subset(&task.running) && task.suspects.is_subset(&task.running));
+            assert!(task.disturbed.keys().all(|input| task.running.contains(input)));
+            assert!(task.suspects.keys().all(|input| task.running.contains(input)));
             assert!(task.silent <= task.suspects.len() && (task.silent > 0 || task.suspects.is_empty()));
             // A container's requests are answered in their order.
             if let Some((_, max)) = task.polls.front() {

@@ -41,7 +41,10 @@ impl FunctionCalls {
         let ended = task.running.len().saturating_sub(slots.saturating_sub(max));
         if ended > task.silent {
             task.silent = ended;
-            task.suspects = task.running.clone();
+            let before = std::mem::take(&mut task.suspects);
+            let excused = |id: &InputId| task.is_disturbed(id, now) || before.get(id).is_some_and(|excused| *excused);
+            let suspects = task.running.iter().map(|id| (id.clone(), excused(id))).collect();
+            task.suspects = suspects;
         }
         self.judge_silence(task_id, now, effects);
     }
@@ -61,7 +64,7 @@ impl FunctionCalls {
             return;
         };
         let suspects: Vec<(InputId, bool)> =
-            task.suspects.iter().map(|id| (id.clone(), task.disturbed.contains(id))).collect();
+            task.suspects.iter().map(|(id, disturbed)| (id.clone(), *disturbed)).collect();
         // What is lost goes to the front, so the last goes first.
         for (id, disturbed) in suspects.iter().rev() {
             if *disturbed {

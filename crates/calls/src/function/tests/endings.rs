@@ -77,6 +77,42 @@ fn an_input_that_is_interrupted_for_another_ones_sake_runs_again() {
 }
 
 #[test]
+fn an_input_that_goes_on_long_after_a_cancellation_answers_for_its_own_end() {
+    let hours = Policy { timeout_ms: 86_400_000, ..with_slots(2) };
+    let cancelled_beside = || {
+        let mut bench = Bench::new(hours, 1, false);
+        add_another(&mut bench, 1);
+        bench.poll(1, 2, 0);
+        bench.cancel(1, 10);
+        bench.output(1, 1, Some(0), interrupted(), 20);
+        bench
+    };
+    let mut reported = cancelled_beside();
+    reported.output(1, 0, Some(0), interrupted(), 3_600_000);
+    assert_eq!(reported.statuses(), [OutcomeStatus::Failure]);
+
+    let mut left = cancelled_beside();
+    left.end(1, TaskEnd::Left, 3_600_000);
+    assert_eq!(left.statuses(), [OutcomeStatus::Failure]);
+
+    let mut silent = cancelled_beside();
+    silent.poll(1, 2, 3_600_000);
+    silent.tick(3_604_000);
+    assert_eq!(silent.statuses(), [OutcomeStatus::Failure]);
+}
+
+#[test]
+fn what_a_cancellation_silenced_is_excused_however_late_that_shows() {
+    let mut bench = Bench::new(Policy { timeout_ms: 86_400_000, ..with_slots(3) }, 2, false);
+    add_another(&mut bench, 2);
+    bench.poll(1, 3, 0);
+    bench.cancel(1, 10);
+    bench.poll(1, 2, 20);
+    bench.output(1, 1, Some(0), success(), 3_600_000);
+    assert_eq!(bench.delivered(), [(task_id(1), 1)]);
+}
+
+#[test]
 fn what_is_handed_over_while_a_cancellation_is_on_its_way_is_excused_as_well() {
     let mut bench = Bench::new(with_slots(1), 1, false);
     add_another(&mut bench, 1);
