@@ -105,6 +105,8 @@ enum Stage {
         deadline: Millis,
         /// Its container asked for more without a word on it. Unless one comes by this time, it has failed.
         last_word: Option<Millis>,
+        /// Its container is being stopped, and its end is waited for until then.
+        stop_limit: Option<Millis>,
     },
     /// The attempt is over, but its container is still being stopped and may write. What becomes of the input is settled
     /// when the container has ended, or at `limit`.
@@ -125,7 +127,10 @@ impl Stage {
     /// The container that has the input, and when time does something about that.
     fn held_by(&self) -> Option<(&TaskId, Millis)> {
         match self {
-            Self::Running { task, deadline, last_word } => Some((task, last_word.unwrap_or(*deadline))),
+            Self::Running { task, deadline, last_word, stop_limit } => {
+                let due = [*last_word, *stop_limit].into_iter().flatten().fold(*deadline, Millis::min);
+                Some((task, due))
+            }
             Self::Stopping { task, limit, .. } => Some((task, *limit)),
             Self::Ready(_) | Self::Delayed(..) | Self::Recording(_) => None,
         }

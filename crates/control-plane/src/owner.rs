@@ -319,7 +319,7 @@ impl Owner {
 
     /// From here on the container is on its way to its end, whatever it still says.
     pub fn on_stop(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
-        self.apply(shared, |calls, _, effects| calls.stop(task, effects));
+        self.apply(shared, |calls, now, effects| calls.stop(task, now, effects));
     }
 
     pub fn on_task_end(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId, end: &TaskEnd) {

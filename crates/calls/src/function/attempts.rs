@@ -30,7 +30,7 @@ impl FunctionCalls {
         let Stage::Ready(key) = state.stage else { return None };
         self.ready.remove(&state.input.method_name, key);
         let deadline = now.saturating_add(self.policy.timeout_ms);
-        state.stage = Stage::Running { task: task_id.clone(), deadline, last_word: None };
+        state.stage = Stage::Running { task: task_id.clone(), deadline, last_word: None, stop_limit: None };
         self.deadlines.insert((deadline, task_id.clone(), id.clone()));
         self.running_count += 1;
         let task = self.tasks.entry(task_id.clone()).or_default();
@@ -166,10 +166,10 @@ impl FunctionCalls {
     /// be told of its outcome.
     pub(super) fn hold(&mut self, id: &InputId, outcome: Option<Outcome>, reported: bool, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
-        let Stage::Running { deadline, .. } = &state.stage else { return };
+        let Stage::Running { deadline, stop_limit, .. } = state.stage else { return };
         let Some((task, due)) = state.stage.held_by() else { return };
-        let (task, deadline) = (task.clone(), *deadline);
-        let limit = now.saturating_add(STOP_LIMIT_MS);
+        let task = task.clone();
+        let limit = stop_limit.unwrap_or(now.saturating_add(STOP_LIMIT_MS));
         let ran_ms = ran_ms(deadline, &self.policy, now);
         state.stage = Stage::Stopping { task: task.clone(), limit, ran_ms, reported, outcome: outcome.map(Box::new) };
         self.deadlines.remove(&(due, task.clone(), id.clone()));

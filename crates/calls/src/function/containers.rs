@@ -2,7 +2,7 @@
 
 use types::ids::{InputId, TaskId};
 
-use super::attempts::AttemptEnd;
+use super::attempts::{AttemptEnd, STOP_LIMIT_MS};
 use super::silence::{cancelled_itself, left_its_container};
 use super::{FunctionCalls, Stage};
 use crate::Millis;
@@ -135,7 +135,7 @@ impl FunctionCalls {
         effects: &mut Vec<Effect>,
     ) -> bool {
         if self.end_abandoned(task_id, input) {
-            self.stop_if_retries_wait(task_id, effects);
+            self.stop_if_retries_wait(task_id, now, effects);
             return false;
         }
         let current = self.inputs.get(input).map(|i| i.attempt);
@@ -145,7 +145,7 @@ impl FunctionCalls {
         self.clear_suspect(task_id, input);
         self.on_report(task_id, input, outcome, now, effects);
         self.judge_silence(task_id, now, effects);
-        self.stop_if_retries_wait(task_id, effects);
+        self.stop_if_retries_wait(task_id, now, effects);
         self.dispatch(now, effects);
         true
     }
@@ -178,11 +178,11 @@ impl FunctionCalls {
     }
 
     /// A container that has reported on everything, and whose end is waited for, has nothing else to stay for.
-    fn stop_if_retries_wait(&mut self, task_id: &TaskId, effects: &mut Vec<Effect>) {
+    fn stop_if_retries_wait(&mut self, task_id: &TaskId, now: Millis, effects: &mut Vec<Effect>) {
         let held = self.tasks.get(task_id).filter(|t| t.draining).and_then(|t| t.running.first());
         let Some(id) = held.filter(|_| !self.is_busy(task_id)) else { return };
         let why = format!("it leaves, and input `{id}` is tried again after it");
-        self.stop_for(task_id, why, effects);
+        self.stop_for(task_id, why, now, effects);
     }
 
     /// A container is gone. Its inputs are settled by the cause.
@@ -238,11 +238,20 @@ impl FunctionCalls {
 
     /// The shell stops the container, for a reason of its own. What the container says from now on is heard with that in
     /// mind, and what it runs is settled when it has ended.
-    pub fn stop(&mut self, task_id: &TaskId, effects: &mut Vec<Effect>) {
+    pub fn stop(&mut self, task_id: &TaskId, now: Millis, effects: &mut Vec<Effect>) {
         self.drain(task_id, effects);
-        if let Some(task) = self.tasks.get_mut(task_id) {
-            task.stopping = true;
+        self.begin_stop(task_id, now);
+    }
+
+    /// From now on the container's end is waited for, but not for ever. False if that has begun before.
+    pub(super) fn begin_stop(&mut self, task_id: &TaskId, now: Millis) -> bool {
+        let Some(task) = self.tasks.get_mut(task_id).filter(|t| !t.stopping) else { return false };
+        task.stopping = true;
+        let limit = now.saturating_add(STOP_LIMIT_MS);
+        for id in task.running.clone() {
+            self.change_due(&id, |_, _, stop_limit| *stop_limit = Some(limit));
         }
+        true
     }
 
     /// It was told to stop, and has not ended.

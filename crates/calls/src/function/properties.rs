@@ -253,7 +253,7 @@ impl World {
             Step::Drain { task } => self.calls.drain(&self.task(task), &mut effects),
             Step::Stop { task } => {
                 let id = self.task(task);
-                self.calls.stop(&id, &mut effects);
+                self.calls.stop(&id, now, &mut effects);
                 self.account.stopped.entry(id).or_insert(now);
             }
             Step::Cancel { call } => self.calls.cancel_call(&call_id(call), now, &mut effects),

@@ -87,17 +87,9 @@ impl FunctionCalls {
     }
 
     fn expect_last_word(&mut self, id: &InputId, now: Millis) {
-        let Some(InputState { stage: Stage::Running { task, deadline, last_word }, .. }) = self.inputs.get_mut(id)
-        else {
-            return;
-        };
-        if last_word.is_some() {
-            return;
-        }
-        let due = now.saturating_add(LAST_WORD_MS).min(*deadline);
-        *last_word = Some(due);
-        self.deadlines.remove(&(*deadline, task.clone(), id.clone()));
-        self.deadlines.insert((due, task.clone(), id.clone()));
+        self.change_due(id, |deadline, last_word, _| {
+            last_word.get_or_insert(now.saturating_add(LAST_WORD_MS).min(deadline));
+        });
     }
 
     pub(super) fn waits_for_last_word(&self, id: &InputId) -> bool {

@@ -22,9 +22,9 @@ fn add_another(bench: &mut Bench, n: usize) {
 }
 
 impl Bench {
-    fn stop(&mut self, task: usize) {
+    fn stop(&mut self, task: usize, now: Millis) {
         self.effects.clear();
-        self.calls.stop(&task_id(task), &mut self.effects);
+        self.calls.stop(&task_id(task), now, &mut self.effects);
     }
 
     fn cancel(&mut self, call: usize, now: Millis) {
@@ -156,7 +156,7 @@ fn a_silent_attempt_on_a_container_that_is_being_stopped_waits_for_its_end() {
     let mut bench = Bench::new(Policy { slots_per_container: 1, ..Bench::with_retries(1, 0) }, 1, false);
     bench.poll(1, 1, 0);
     bench.poll(1, 1, 10);
-    bench.stop(1);
+    bench.stop(1, 20);
     bench.tick(4_010);
     assert!(bench.poll(2, 1, 4_020).is_empty(), "the first attempt may still write");
     assert!(!bench.calls.is_busy(&task_id(1)), "its code is over");
@@ -173,7 +173,7 @@ fn what_a_cancellation_silenced_on_a_container_that_is_being_stopped_waits_for_i
     bench.cancel(1, 10);
     // One of three has ended without a word, and the cancelled one is it or is excused.
     bench.poll(1, 2, 20);
-    bench.stop(1);
+    bench.stop(1, 20);
     assert!(bench.output(1, 1, Some(0), success(), 30));
     assert!(bench.poll(2, 1, 40).is_empty(), "the first attempt may still write");
     bench.end(1, stopped(), 50);
@@ -263,10 +263,38 @@ fn a_container_that_never_ends_holds_its_inputs_for_ten_minutes_at_most() {
 }
 
 #[test]
+fn a_stopped_container_that_never_ends_holds_what_it_runs_for_ten_minutes_at_most() {
+    let hour = Policy { timeout_ms: 3_600_000, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(hour, 2, false);
+    bench.poll(1, 1, 0);
+    bench.poll(1, 1, 0);
+    bench.stop(1, 0);
+    assert!(bench.output(1, 0, Some(0), failure(), 1_000));
+    bench.tick(599_999);
+    assert!(bench.poll(2, 2, 599_999).is_empty());
+    bench.tick(601_000);
+    assert_eq!(bench.delivered(), [(task_id(2), 2)]);
+    assert!(!bench.output(1, 1, Some(0), success(), 601_001), "an older attempt");
+    bench.end(1, stopped(), 601_002);
+    assert!(bench.statuses().is_empty());
+}
+
+#[test]
+fn what_runs_beside_a_timeout_waits_ten_minutes_at_most_as_well() {
+    let mut bench = Bench::new(Policy { timeout_ms: 900_000, ..Policy::default() }, 2, false);
+    bench.poll(1, 1, 0);
+    bench.poll(1, 1, 800_000);
+    bench.tick(900_000);
+    bench.tick(1_500_000);
+    assert_eq!(bench.poll(2, 1, 1_500_001)[0].attempt, 1);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Timeout]);
+}
+
+#[test]
 fn what_a_container_says_while_it_is_stopped_waits_for_its_end() {
     let mut bench = Bench::new(Bench::with_retries(1, 0), 3, false);
     bench.poll(1, 3, 0);
-    bench.stop(1);
+    bench.stop(1, 0);
     assert!(bench.output(1, 0, Some(0), success(), 1), "a result is a result");
     assert!(bench.output(1, 1, Some(0), failure(), 1));
     assert!(bench.output(1, 2, Some(0), interrupted(), 1));
