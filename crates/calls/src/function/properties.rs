@@ -125,19 +125,20 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 /// How long a batch lingers (not, short, longer than everything else), when calls become durable, how many slots a
-/// container is known to have, and whether it is used once.
+/// container is known to have, whether it reports whatever happens, and whether it is used once.
 fn any_policy() -> impl Strategy<Value = Policy> {
     let linger = prop_oneof![2 => Just(0u64), 2 => 1u64..200, 1 => Just(5_000u64)];
     let durable_after = prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))];
     let slots = prop_oneof![2 => Just(0usize), 1 => 3usize..6];
-    (linger, durable_after, slots, prop::bool::weighted(0.2)).prop_map(
-        |(batch_linger_ms, durable_after_ms, slots_per_container, single_use)| Policy {
+    (linger, durable_after, slots, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+        |(batch_linger_ms, durable_after_ms, slots_per_container, reports_cancellations, single_use)| Policy {
             retry: RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() },
             timeout_ms: 3_000,
             max_inputs: 40,
             batch_linger_ms,
             durable_after_ms,
             slots_per_container,
+            reports_cancellations,
             single_use,
             ..Policy::default()
         },

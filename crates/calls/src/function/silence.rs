@@ -4,6 +4,8 @@
 //! has ended without a word: what was cancelled on it, as with clients before 0.70, or an attempt whose code cancelled
 //! itself, which these clients pass over in silence.
 //!
+//! Clients from 0.73 on report on each before they ask again. When they ask without room, they never got the last delivery.
+//!
 //! With several inputs side by side it does not show which of them it was. Then all that ran at that time are suspects, and
 //! each report clears one; as many as have ended remain. Until then nothing is decided: failing the wrong one would refuse
 //! a result that is on its way. For the same reason what is found silent may still speak for a moment: its delivery may
@@ -92,13 +94,24 @@ impl FunctionCalls {
         });
     }
 
+    /// No last word has come. A container that reports whatever happens never got the input; with another, the input ended by
+    /// its own doing.
+    pub(super) fn end_silent(&mut self, task_id: &TaskId, id: &InputId, now: Millis, effects: &mut Vec<Effect>) {
+        let outcome = (!self.policy.reports_cancellations).then(said_nothing);
+        match outcome {
+            outcome if self.is_stopping(task_id) => self.hold(id, outcome, true, now),
+            Some(outcome) => self.settle(id, outcome, now, effects),
+            None => self.retry_lost(id, "it asked for more and had never got the input", now, effects),
+        }
+    }
+
     pub(super) fn waits_for_last_word(&self, id: &InputId) -> bool {
         matches!(self.inputs.get(id), Some(InputState { stage: Stage::Running { last_word: Some(_), .. }, .. }))
     }
 }
 
 /// The container went on without a word on this input.
-pub(super) fn said_nothing() -> Outcome {
+fn said_nothing() -> Outcome {
     let text = "the function ended without a result, and its container went on to the next input: its own code raised \
                 `asyncio.CancelledError`, which this version of the client does not report";
     Outcome::of(OutcomeStatus::Failure, text)

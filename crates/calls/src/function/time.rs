@@ -4,7 +4,6 @@ use types::ids::{InputId, TaskId};
 
 use super::attempts::AttemptEnd;
 use super::containers::CANCEL_GRACE_MS;
-use super::silence::said_nothing;
 use super::{FunctionCalls, InputState, Stage};
 use crate::Millis;
 use crate::effect::Effect;
@@ -28,10 +27,7 @@ impl FunctionCalls {
 
     fn on_deadline(&mut self, task_id: &TaskId, input: &InputId, now: Millis, effects: &mut Vec<Effect>) {
         if self.waits_for_last_word(input) && self.is_running_on(input, task_id) {
-            return match self.is_stopping(task_id) {
-                true => self.hold(input, Some(said_nothing()), true, now),
-                false => self.settle(input, said_nothing(), now, effects),
-            };
+            return self.end_silent(task_id, input, now, effects);
         }
         // The container leaves, so nothing must be handed to it while its input is settled.
         self.drain(task_id, effects);

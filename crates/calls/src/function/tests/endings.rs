@@ -152,6 +152,23 @@ fn a_container_that_asks_again_without_an_answer_has_failed_its_input() {
 }
 
 #[test]
+fn a_container_that_asks_again_though_it_would_have_answered_never_got_its_input() {
+    let mut bench = Bench::new(Policy { reports_cancellations: true, ..with_slots(1) }, 1, false);
+    bench.poll(1, 1, 0);
+    assert!(bench.poll(1, 1, 10).is_empty(), "the word of a lost delivery may be on its way");
+    bench.tick(bench.calls.next_due().unwrap());
+    assert!(matches!(&bench.effects[..], [Effect::Deliver { inputs, .. }] if inputs[0].attempt == 1));
+    assert!(bench.statuses().is_empty());
+
+    bench.poll(1, 1, 5_000);
+    bench.stop(1, 5_010);
+    bench.tick(10_000);
+    assert!(bench.poll(2, 1, 10_001).is_empty());
+    bench.end(1, stopped(), 10_002);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+}
+
+#[test]
 fn a_silent_attempt_on_a_container_that_is_being_stopped_waits_for_its_end() {
     let mut bench = Bench::new(Policy { slots_per_container: 1, ..Bench::with_retries(1, 0) }, 1, false);
     bench.poll(1, 1, 0);
