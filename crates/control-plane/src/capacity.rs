@@ -103,7 +103,7 @@ impl CapacityPool {
         let since = state.waiting.get(&owner.id).map_or(now, |w| w.since);
         let others = state.waiting.iter().filter(|(id, _)| **id != owner.id);
         let mut claims: Vec<Claim> = others.map(|(_, waiting)| waiting.claim()).collect();
-        claims.push(Claim { task: task.clone(), resources: wanted, held: owner.count_tasks().0, waiting_since: since });
+        claims.push(Claim { task: task.clone(), resources: wanted, held: owner.count_held(), waiting_since: since });
         sort_by_fairness(&mut claims);
         let requests: Vec<PlacementRequest> =
             claims.into_iter().map(|c| self.placement_request(c.task, c.resources, c.held)).collect();
@@ -203,7 +203,7 @@ impl Waiting {
         Claim {
             task: TaskId::random(),
             resources: self.resources,
-            held: self.owner.count_tasks().0,
+            held: self.owner.count_held(),
             waiting_since: self.since,
         }
     }

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
 };
-use scheduler::{Held, RoomWait};
+use scheduler::{Held, RoomWait, count_held};
 use tokio::sync::{Notify, oneshot};
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
@@ -518,6 +518,13 @@ impl Owner {
         (state.tasks.values().filter(|t| !matches!(t, TaskPhase::Draining)).count(), active)
     }
 
+    /// How many containers it has, for its claims to more.
+    pub fn count_held(&self) -> usize {
+        let state = self.state.lock();
+        let containers = state.tasks.iter().map(|(id, phase)| (*phase, state.calls.is_busy(id)));
+        count_held(containers, state.calls.policy().single_use)
+    }
+
     // ------------------------------------------------------------------------------------------- autoscaling
 
     /// Makes the owner's loop look at the function; starts the loop with the first need for it.
@@ -541,7 +548,7 @@ impl Owner {
 
     /// Tells in the app's log why the function waits for room, once that lasts. Answers with when to look again.
     fn note_room(&self, shared: &Shared, waits_because: Option<&str>) -> Option<Millis> {
-        let has_containers = self.count_tasks().0 > 0;
+        let has_containers = self.count_held() > 0;
         let (tell, look_at) = {
             let wait = &mut self.state.lock().room_wait;
             (wait.look(waits_because.is_some(), has_containers, now_ms()), wait.tell_at(has_containers))

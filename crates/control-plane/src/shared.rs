@@ -132,7 +132,7 @@ impl Shared {
         for task in self.tasks.all().into_iter().filter(|t| t.owner.id != needy.id) {
             by_function.entry(task.owner.id.clone()).or_default().push(task);
         }
-        let held = needy.count_tasks().0;
+        let held = needy.count_held();
         let holder = |tasks: &Vec<Arc<Task>>| {
             let (owner, reserved) = (tasks[0].owner.clone(), tasks[0].reserved);
             Holder {

@@ -24,6 +24,13 @@ pub struct Claim {
     pub waiting_since: Millis,
 }
 
+/// How many of its containers a function has, for its claims to more. One that leaves makes room for another. But those of
+/// single use leave as soon as they work, and count until their work is done: else each would start as the first.
+pub fn count_held(containers: impl IntoIterator<Item = (TaskPhase, bool)>, single_use: bool) -> usize {
+    let is_held = |phase, works| phase != TaskPhase::Draining || (single_use && works);
+    containers.into_iter().filter(|(phase, works)| is_held(*phase, *works)).count()
+}
+
 /// The order in which claims get room.
 pub fn sort_by_fairness(claims: &mut [Claim]) {
     claims.sort_by(|a, b| (a.held, a.waiting_since, &a.task).cmp(&(b.held, b.waiting_since, &b.task)));
@@ -177,6 +184,13 @@ mod tests {
         let mut claims = [claim(1, 5, 10), claim(2, 0, 90), claim(3, 0, 80), claim(4, 1, 1)];
         sort_by_fairness(&mut claims);
         assert_eq!(claims.map(|c| c.task), [id(3), id(2), id(4), id(1)]);
+    }
+
+    #[test]
+    fn a_container_of_single_use_counts_while_it_works_though_it_leaves() {
+        let active = TaskPhase::Active { since: 0 };
+        let containers = [(active, true), (TaskPhase::Draining, true), (TaskPhase::Draining, false)];
+        assert_eq!((count_held(containers, true), count_held(containers, false)), (2, 1));
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub use autoscaler::{
     AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, StopReason,
     TaskPhase, TaskView, plan_autoscale,
 };
-pub use fairness::{Claim, Held, Holder, RoomWait, plan_reclaim, sort_by_fairness};
+pub use fairness::{Claim, Held, Holder, RoomWait, count_held, plan_reclaim, sort_by_fairness};
 pub use placement::{
     Placement, PlacementPlan, PlacementRequest, Resources, SHARE_MILLI_CPU, Unplaceable, WorkerId, WorkerView,
     plan_placement,
