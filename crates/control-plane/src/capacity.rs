@@ -144,15 +144,18 @@ impl CapacityPool {
         self.wake_waiting(shared);
     }
 
-    /// What is free for a function with `held` containers, in the terms of [`Self::counted`].
-    pub fn free(&self, held: usize) -> Resources {
+    pub fn total(&self) -> Resources {
+        self.total
+    }
+
+    /// What is taken for a function with `held` containers, in the terms of [`Self::counted`]; of CPU it may be more than
+    /// there is.
+    pub fn taken(&self, held: usize) -> Resources {
         let state = self.state.lock();
-        let free = self.total.minus(&state.reserved);
         if !self.shares_cpu(held) {
-            return free;
+            return state.reserved;
         }
-        let milli_cpu = self.total.milli_cpu.saturating_sub(state.tasks as u64 * SHARE_MILLI_CPU);
-        Resources { milli_cpu, ..free }
+        Resources { milli_cpu: state.tasks as u64 * SHARE_MILLI_CPU, ..state.reserved }
     }
 
     /// What a container's resources count for when room is looked for, for a function with `held` containers: its first
@@ -252,7 +255,7 @@ mod tests {
         pool.state.lock().reserved = wanted(3_000, 1_024, 0);
         pool.state.lock().tasks = 2;
         let large = wanted(4_000, 256, 0);
-        assert_eq!((pool.counted(large, 0).milli_cpu, pool.free(0).milli_cpu), (125, 1_750));
-        assert_eq!((pool.counted(large, 1).milli_cpu, pool.free(1).milli_cpu), (2_000, 0));
+        assert_eq!((pool.counted(large, 0).milli_cpu, pool.taken(0).milli_cpu), (125, 250));
+        assert_eq!((pool.counted(large, 1).milli_cpu, pool.taken(1).milli_cpu), (2_000, 3_000));
     }
 }

@@ -143,7 +143,8 @@ impl Shared {
         };
         let holders: Vec<Holder> = by_function.values().map(holder).collect();
         let wanted = self.capacity.counted(needy.definition().request(), held);
-        for task in plan_reclaim(&wanted, count, held, &self.capacity.free(held), &holders, now_ms()) {
+        let (there, taken) = (self.capacity.total(), self.capacity.taken(held));
+        for task in plan_reclaim(&wanted, count, held, (&there, &taken), &holders, now_ms()) {
             if let Some(task) = self.tasks.get(&task) {
                 task.owner.drain_task(self, &task.id);
             }
