@@ -14,12 +14,14 @@ pub(crate) struct Container {
     /// Inputs that ended for their caller by cancellation, with the time at which the container is stopped if it
     /// still works on them.
     pub(crate) abandoned: BTreeMap<InputId, Millis>,
-    /// Running inputs that a cancellation told to this container may have interrupted along with its own.
-    pub(crate) disturbed: BTreeSet<InputId>,
+    /// Running inputs that a cancellation told to this container may have interrupted along with its own, with the time by
+    /// which that would have shown.
+    pub(crate) disturbed: BTreeMap<InputId, Millis>,
     /// Until then, a cancellation may still reach whatever the container is handed next.
     pub(crate) disturbed_until: Millis,
-    /// Running inputs of which `silent` have ended without a report. Which ones shows as the others report.
-    pub(crate) suspects: BTreeSet<InputId>,
+    /// Running inputs of which `silent` have ended without a report, and whether a cancellation may have ended them. Which
+    /// ones shows as the others report.
+    pub(crate) suspects: BTreeMap<InputId, bool>,
     pub(crate) silent: usize,
     /// Waiting requests: name, and how many inputs each takes.
     pub(crate) polls: VecDeque<(u64, usize)>,
@@ -34,9 +36,14 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// Whether the end of an input may be the work of a cancellation that was meant for another.
+    pub(crate) fn is_disturbed(&self, id: &InputId, now: Millis) -> bool {
+        self.disturbed.get(id).is_some_and(|until| now < *until)
+    }
+
     /// A suspect is gone without having spoken: it may have been one that ended silently.
     pub(crate) fn drop_suspect(&mut self, id: &InputId) {
-        if self.suspects.remove(id) {
+        if self.suspects.remove(id).is_some() {
             self.silent -= 1;
         }
         if self.silent == 0 {

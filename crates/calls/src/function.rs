@@ -10,7 +10,7 @@ use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::Millis;
 use crate::container::Container;
-use crate::effect::Load;
+use crate::effect::{Effect, Load};
 use crate::input::{CallSpec, FinishedOutput, NewInput, OnDisk, Outcome, Payload};
 use crate::policy::Policy;
 use crate::ready::{ReadyKey, ReadyQueue};
@@ -127,6 +127,8 @@ enum Stage {
         deadline: Millis,
         /// Its container asked for more without a word on it. Unless one comes by this time, it has failed.
         last_word: Option<Millis>,
+        /// Its container is being stopped, and its end is waited for until then.
+        stop_limit: Option<Millis>,
     },
     /// The attempt is over, but its container is still being stopped and may write. What becomes of the input is settled
     /// when the container has ended, or at `limit`.
@@ -147,7 +149,10 @@ impl Stage {
     /// The container that has the input, and when time does something about that.
     fn held_by(&self) -> Option<(&TaskId, Millis)> {
         match self {
-            Self::Running { task, deadline, last_word } => Some((task, last_word.unwrap_or(*deadline))),
+            Self::Running { task, deadline, last_word, stop_limit } => {
+                let due = [*last_word, *stop_limit].into_iter().flatten().fold(*deadline, Millis::min);
+                Some((task, due))
+            }
             Self::Stopping { task, limit, .. } => Some((task, *limit)),
             Self::Ready(_) | Self::Delayed(..) | Self::Recording(_) => None,
         }
@@ -181,8 +186,13 @@ impl FunctionCalls {
         }
     }
 
-    pub fn set_policy(&mut self, policy: Policy) {
+    /// Sets the policy for containers to come. The `old` ones leave, also those that have not asked for inputs yet: what they
+    /// run side by side must not be judged by it.
+    pub fn set_policy(&mut self, policy: Policy, old: &[TaskId], effects: &mut Vec<Effect>) {
         self.policy = policy;
+        for task in old {
+            self.drain(task, effects);
+        }
     }
 
     pub fn policy(&self) -> &Policy {

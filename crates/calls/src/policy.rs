@@ -56,6 +56,8 @@ pub struct Policy {
     /// A call that its caller waits for is recorded on disk when it has lasted this long; never without a value. Short
     /// calls then cost no wait for the disk, and long ones survive the server.
     pub durable_after_ms: Option<Millis>,
+    /// Its containers report on whatever they run, also on what was cancelled or cancelled itself.
+    pub reports_cancellations: bool,
     /// A container leaves after what it is handed first.
     pub single_use: bool,
 }
@@ -76,6 +78,7 @@ impl Policy {
         batch_max: 1,
         batch_linger_ms: 0,
         durable_after_ms: None,
+        reports_cancellations: false,
         single_use: false,
     };
 }

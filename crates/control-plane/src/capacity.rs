@@ -103,7 +103,7 @@ impl CapacityPool {
         let since = state.waiting.get(&owner.id).map_or(now, |w| w.since);
         let others = state.waiting.iter().filter(|(id, _)| **id != owner.id);
         let mut claims: Vec<Claim> = others.map(|(_, waiting)| waiting.claim()).collect();
-        claims.push(Claim { task: task.clone(), resources: wanted, held: owner.count_tasks().0, waiting_since: since });
+        claims.push(Claim { task: task.clone(), resources: wanted, held: owner.count_held(), waiting_since: since });
         sort_by_fairness(&mut claims);
         let requests: Vec<PlacementRequest> =
             claims.into_iter().map(|c| self.placement_request(c.task, c.resources, c.held)).collect();
@@ -144,15 +144,18 @@ impl CapacityPool {
         self.wake_waiting(shared);
     }
 
-    /// What is free for a function with `held` containers, in the terms of [`Self::counted`].
-    pub fn free(&self, held: usize) -> Resources {
+    pub fn total(&self) -> Resources {
+        self.total
+    }
+
+    /// What is taken for a function with `held` containers, in the terms of [`Self::counted`]; of CPU it may be more than
+    /// there is.
+    pub fn taken(&self, held: usize) -> Resources {
         let state = self.state.lock();
-        let free = self.total.minus(&state.reserved);
         if !self.shares_cpu(held) {
-            return free;
+            return state.reserved;
         }
-        let milli_cpu = self.total.milli_cpu.saturating_sub(state.tasks as u64 * SHARE_MILLI_CPU);
-        Resources { milli_cpu, ..free }
+        Resources { milli_cpu: state.tasks as u64 * SHARE_MILLI_CPU, ..state.reserved }
     }
 
     /// What a container's resources count for when room is looked for, for a function with `held` containers: its first
@@ -203,7 +206,7 @@ impl Waiting {
         Claim {
             task: TaskId::random(),
             resources: self.resources,
-            held: self.owner.count_tasks().0,
+            held: self.owner.count_held(),
             waiting_since: self.since,
         }
     }
@@ -252,7 +255,7 @@ mod tests {
         pool.state.lock().reserved = wanted(3_000, 1_024, 0);
         pool.state.lock().tasks = 2;
         let large = wanted(4_000, 256, 0);
-        assert_eq!((pool.counted(large, 0).milli_cpu, pool.free(0).milli_cpu), (125, 1_750));
-        assert_eq!((pool.counted(large, 1).milli_cpu, pool.free(1).milli_cpu), (2_000, 0));
+        assert_eq!((pool.counted(large, 0).milli_cpu, pool.taken(0).milli_cpu), (125, 250));
+        assert_eq!((pool.counted(large, 1).milli_cpu, pool.taken(1).milli_cpu), (2_000, 3_000));
     }
 }

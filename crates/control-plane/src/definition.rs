@@ -15,6 +15,9 @@ use crate::refusals::{Refusals, decide_refusals};
 use crate::scaling::{self, Scaling};
 use crate::volumes::VolumeUse;
 
+/// From here on the runner frees no slot before the server has the outputs of what ran in it.
+const FIRST_TO_REPORT_CANCELLATIONS: ClientVersion = ClientVersion(0, 73, 0);
+
 /// The client's documented defaults where a definition leaves a field at zero.
 const DEFAULT_TIMEOUT_SECS: u32 = 300;
 const MIN_STARTUP_TIMEOUT_MS: u64 = 30_000;
@@ -108,6 +111,7 @@ impl Definition {
             batch_linger_ms: if batch_max > 1 { self.view.batch_linger_ms } else { 0 },
             // What makes an image is made again by who waits for it.
             durable_after_ms: (!self.view.is_builder_function).then_some(DURABLE_AFTER_MS),
+            reports_cancellations: self.client >= FIRST_TO_REPORT_CANCELLATIONS,
             single_use: self.view.single_use_containers || self.view.max_inputs == 1,
             ..Policy::default()
         }

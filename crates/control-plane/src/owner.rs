@@ -16,7 +16,7 @@ use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStartVerdict, InputTimes, RecentCompletions, TaskPhase, TaskView,
     plan_autoscale,
 };
-use scheduler::{Asked, FunctionTasks, Held, RoomWait};
+use scheduler::{Asked, FunctionTasks, Held, RoomWait, count_held};
 use tokio::sync::Notify;
 use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
@@ -187,16 +187,16 @@ impl Owner {
     /// leave.
     pub fn set_definition(self: &Arc<Self>, shared: &Arc<Shared>, definition: Arc<Definition>) {
         let policy = definition.policy();
-        let tasks: Vec<TaskId> = {
-            let mut state = self.state.lock();
+        let tasks: Vec<TaskId> = self.apply_to_state(shared, |state, _, effects| {
             *self.definition.write() = definition;
             state.tasks.begin_version();
-            state.calls.set_policy(policy);
+            let tasks: Vec<TaskId> = state.tasks.ids().cloned().collect();
+            state.calls.set_policy(policy, &tasks, effects);
             state.scaling_override = None;
             state.refused = None;
             state.input_times.forget_estimate();
-            state.tasks.ids().cloned().collect()
-        };
+            tasks
+        });
         for task in tasks {
             self.drain_task(shared, &task);
         }
@@ -341,9 +341,9 @@ impl Owner {
 
     /// From here on the container is on its way to its end, whatever it still says.
     pub fn on_stop(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
-        self.apply_to_state(shared, |state, _, effects| {
+        self.apply_to_state(shared, |state, now, effects| {
             if state.tasks.contains(task) {
-                state.calls.stop(task, effects);
+                state.calls.stop(task, now, effects);
             }
         });
     }
@@ -487,6 +487,13 @@ impl Owner {
         (state.tasks.phases().filter(|(_, phase)| *phase != TaskPhase::Draining).count(), active)
     }
 
+    /// How many containers it has, for its claims to more.
+    pub fn count_held(&self) -> usize {
+        let state = self.state.lock();
+        let containers = state.tasks.phases().map(|(id, phase)| (phase, state.calls.is_busy(id)));
+        count_held(containers, state.calls.policy().single_use)
+    }
+
     // ------------------------------------------------------------------------------------------- autoscaling
 
     /// Makes the owner's loop look at the function; starts the loop with the first need for it.
@@ -510,7 +517,7 @@ impl Owner {
 
     /// Tells in the app's log why the function waits for room, once that lasts. Answers with when to look again.
     fn note_room(&self, shared: &Shared, waits_because: Option<&str>) -> Option<Millis> {
-        let has_containers = self.count_tasks().0 > 0;
+        let has_containers = self.count_held() > 0;
         let (tell, look_at) = {
             let wait = &mut self.state.lock().room_wait;
             (wait.look(waits_because.is_some(), has_containers, now_ms()), wait.tell_at(has_containers))

@@ -130,7 +130,7 @@ impl Shared {
         for task in self.tasks.all().into_iter().filter(|t| t.owner.id != needy.id) {
             by_function.entry(task.owner.id.clone()).or_default().push(task);
         }
-        let held = needy.count_tasks().0;
+        let held = needy.count_held();
         let holder = |tasks: &Vec<Arc<Task>>| {
             let (owner, reserved) = (tasks[0].owner.clone(), tasks[0].reserved);
             Holder {
@@ -141,7 +141,8 @@ impl Shared {
         };
         let holders: Vec<Holder> = by_function.values().map(holder).collect();
         let wanted = self.capacity.counted(needy.definition().request(), held);
-        for task in plan_reclaim(&wanted, count, held, &self.capacity.free(held), &holders, now_ms()) {
+        let (there, taken) = (self.capacity.total(), self.capacity.taken(held));
+        for task in plan_reclaim(&wanted, count, held, (&there, &taken), &holders, now_ms()) {
             if let Some(task) = self.tasks.get(&task) {
                 task.owner.drain_task(self, &task.id);
             }

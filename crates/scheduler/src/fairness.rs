@@ -24,6 +24,13 @@ pub struct Claim {
     pub waiting_since: Millis,
 }
 
+/// How many of its containers a function has, for its claims to more. One that leaves makes room for another. But those of
+/// single use leave as soon as they work, and count until their work is done: else each would start as the first.
+pub fn count_held(containers: impl IntoIterator<Item = (TaskPhase, bool)>, single_use: bool) -> usize {
+    let is_held = |phase, works| phase != TaskPhase::Draining || (single_use && works);
+    containers.into_iter().filter(|(phase, works)| is_held(*phase, *works)).count()
+}
+
 /// The order in which claims get room.
 pub fn sort_by_fairness(claims: &mut [Claim]) {
     claims.sort_by(|a, b| (a.held, a.waiting_since, &a.task).cmp(&(b.held, b.waiting_since, &b.task)));
@@ -48,56 +55,67 @@ pub struct Held {
 /// A container between two calls is not given to a function that has others already.
 const IDLE_ENOUGH_MS: Millis = 2_000;
 
-/// Containers of other functions that should leave so that `count` more of `wanted` find room, beside what is `free`.
-/// `held` is how many containers the needy function has itself; with some, it takes only what was idle for a while.
+/// Containers of other functions that should leave so that `count` more of `wanted` find room, where `taken` is taken of
+/// `there`: with CPU promised twice it may be more. `held` is how many containers the needy function has itself; with some, it
+/// takes only what was idle for a while. Nothing is given up that makes no room for a whole container.
 pub fn plan_reclaim(
     wanted: &Resources,
     count: usize,
     held: usize,
-    free: &Resources,
+    (there, taken): (&Resources, &Resources),
     holders: &[Holder],
     now: Millis,
 ) -> Vec<TaskId> {
     let idle_before = if held > 0 { now.saturating_sub(IDLE_ENOUGH_MS) } else { now };
-    let mut room = *free;
+    let mut taken = *taken;
     let mut left: Vec<usize> = Vec::new();
     for holder in holders {
         let leaving = holder.containers.iter().filter(|c| c.phase == TaskPhase::Draining).count();
-        (0..leaving).for_each(|_| room = room.plus(&holder.resources));
+        taken = taken.minus(&holder.resources.times(leaving));
         left.push(holder.containers.len() - leaving);
     }
-    let enough = |room: &Resources, count: usize| wanted.times(count).fits_in(room);
+    let has_room = |taken: &Resources, count: usize| taken.plus(&wanted.times(count)).fits_in(there);
     let mut chosen = Vec::new();
     let mut idle: Vec<(Millis, usize, &TaskId)> = Vec::new();
     for (n, holder) in holders.iter().enumerate() {
-        let there = holder.containers.iter().filter(|c| c.phase != TaskPhase::Draining);
-        idle.extend(there.filter_map(|c| Some((c.idle_since.filter(|since| *since <= idle_before)?, n, &c.task))));
+        let idle_there = holder.containers.iter().filter(|c| c.phase != TaskPhase::Draining);
+        idle.extend(idle_there.filter_map(|c| Some((c.idle_since.filter(|since| *since <= idle_before)?, n, &c.task))));
     }
     idle.sort();
+    // For so many there is room with the first `useful` of the chosen.
+    let (mut possible, mut useful) = (0, 0);
+    let mut note = |taken: &Resources, chosen: usize| {
+        while possible < count && has_room(taken, possible + 1) {
+            (possible, useful) = (possible + 1, chosen);
+        }
+        (possible, useful)
+    };
+    note(&taken, 0);
     for (_, n, task) in idle {
-        if enough(&room, count) {
-            return chosen;
+        if note(&taken, chosen.len()).0 >= count {
+            break;
         }
         if left[n] > holders[n].min_containers {
             left[n] -= 1;
-            room = room.plus(&holders[n].resources);
+            taken = taken.minus(&holders[n].resources);
             chosen.push(task.clone());
         }
     }
-    if held > 0 || count == 0 {
+    let (possible, useful) = note(&taken, chosen.len());
+    if possible > 0 || held > 0 || count == 0 {
+        chosen.truncate(useful);
         return chosen;
     }
     // Without any container of its own it may have one that works elsewhere, of whoever has most.
     let mut busy = Vec::new();
-    while !enough(&room, 1) {
+    while !has_room(&taken, 1) {
         let most = (0..holders.len())
             .filter(|n| left[*n] > holders[*n].min_containers.max(1))
             .filter_map(|n| Some((left[n], n, last_to_give(&holders[n], &chosen, &busy)?)))
             .max_by_key(|(left, n, _)| (*left, usize::MAX - n));
-        // Without room at the end, nothing is given up for it.
-        let Some((_, n, task)) = most else { return chosen };
+        let Some((_, n, task)) = most else { return Vec::new() };
         left[n] -= 1;
-        room = room.plus(&holders[n].resources);
+        taken = taken.minus(&holders[n].resources);
         busy.push(task.clone());
     }
     chosen.extend(busy);
@@ -172,6 +190,20 @@ mod tests {
         Holder { resources: memory(100), min_containers, containers }
     }
 
+    /// On a machine that has `free_mib` beside what the holders have.
+    fn reclaim(
+        wanted_mib: u64,
+        count: usize,
+        held: usize,
+        free_mib: u64,
+        holders: &[Holder],
+        now: Millis,
+    ) -> Vec<TaskId> {
+        let all = holders.iter().map(|holder| holder.resources.times(holder.containers.len()));
+        let taken = all.fold(Resources::default(), |sum, resources| sum.plus(&resources));
+        plan_reclaim(&memory(wanted_mib), count, held, (&taken.plus(&memory(free_mib)), &taken), holders, now)
+    }
+
     #[test]
     fn who_has_fewer_containers_comes_first_then_who_waits_longer() {
         let mut claims = [claim(1, 5, 10), claim(2, 0, 90), claim(3, 0, 80), claim(4, 1, 1)];
@@ -180,47 +212,74 @@ mod tests {
     }
 
     #[test]
+    fn a_container_of_single_use_counts_while_it_works_though_it_leaves() {
+        let active = TaskPhase::Active { since: 0 };
+        let containers = [(active, true), (TaskPhase::Draining, true), (TaskPhase::Draining, false)];
+        assert_eq!((count_held(containers, true), count_held(containers, false)), (2, 1));
+    }
+
+    #[test]
     fn idle_containers_make_room_longest_idle_first_and_only_as_many_as_needed() {
         let holders = [holder(0, vec![idle(1, 50), busy(2)]), holder(0, vec![idle(3, 20), idle(4, 70)])];
-        assert_eq!(plan_reclaim(&memory(100), 1, 0, &memory(0), &holders, 5_000), [id(3)]);
-        assert_eq!(plan_reclaim(&memory(100), 2, 0, &memory(0), &holders, 5_000), [id(3), id(1)]);
-        assert_eq!(plan_reclaim(&memory(100), 2, 0, &memory(100), &holders, 5_000), [id(3)]);
+        assert_eq!(reclaim(100, 1, 0, 0, &holders, 5_000), [id(3)]);
+        assert_eq!(reclaim(100, 2, 0, 0, &holders, 5_000), [id(3), id(1)]);
+        assert_eq!(reclaim(100, 2, 0, 100, &holders, 5_000), [id(3)]);
     }
 
     #[test]
     fn a_container_between_two_calls_is_left_alone_by_who_has_others() {
         let holders = [holder(0, vec![idle(1, 4_000)])];
-        assert_eq!(plan_reclaim(&memory(100), 1, 3, &memory(0), &holders, 5_000), []);
-        assert_eq!(plan_reclaim(&memory(100), 1, 0, &memory(0), &holders, 5_000), [id(1)]);
-        assert_eq!(plan_reclaim(&memory(100), 1, 3, &memory(0), &holders, 6_000), [id(1)]);
+        assert_eq!(reclaim(100, 1, 3, 0, &holders, 5_000), []);
+        assert_eq!(reclaim(100, 1, 0, 0, &holders, 5_000), [id(1)]);
+        assert_eq!(reclaim(100, 1, 3, 0, &holders, 6_000), [id(1)]);
     }
 
     #[test]
     fn what_is_kept_by_its_minimum_stays() {
         let holders = [holder(2, vec![idle(1, 50), idle(2, 60), idle(3, 70)])];
-        assert_eq!(plan_reclaim(&memory(100), 3, 1, &memory(0), &holders, 5_000), [id(1)]);
+        assert_eq!(reclaim(100, 3, 1, 0, &holders, 5_000), [id(1)]);
     }
 
     #[test]
     fn a_function_without_containers_gets_a_busy_one_of_who_has_most() {
         let holders = [holder(0, vec![busy(1), busy(2)]), holder(0, vec![busy(3), busy(4), busy(5)])];
-        assert_eq!(plan_reclaim(&memory(100), 4, 0, &memory(0), &holders, 5_000), [id(5)]);
-        assert_eq!(plan_reclaim(&memory(100), 4, 1, &memory(0), &holders, 5_000), []);
+        assert_eq!(reclaim(100, 4, 0, 0, &holders, 5_000), [id(5)]);
+        assert_eq!(reclaim(100, 4, 1, 0, &holders, 5_000), []);
     }
 
     #[test]
     fn nobody_gives_up_the_last_container_nor_one_for_nothing() {
         let last = [holder(0, vec![busy(1)]), holder(0, vec![busy(2)])];
-        assert_eq!(plan_reclaim(&memory(100), 1, 0, &memory(0), &last, 5_000), []);
+        assert_eq!(reclaim(100, 1, 0, 0, &last, 5_000), []);
         let too_small = [holder(0, vec![busy(1), busy(2), busy(3)])];
-        assert_eq!(plan_reclaim(&memory(400), 1, 0, &memory(0), &too_small, 5_000), []);
+        assert_eq!(reclaim(400, 1, 0, 0, &too_small, 5_000), []);
+    }
+
+    #[test]
+    fn where_cpu_is_promised_twice_no_idle_container_goes_for_what_is_taken_all_the_same() {
+        let cpu = |milli_cpu| Resources { milli_cpu, ..Resources::default() };
+        let sharing = |containers| [Holder { resources: cpu(2_000), min_containers: 0, containers }];
+        let plan =
+            |taken, holders: &[Holder]| plan_reclaim(&cpu(2_000), 1, 1, (&cpu(2_000), &cpu(taken)), holders, 5_000);
+        // The needy function's own container takes what there is.
+        assert_eq!(plan(4_000, &sharing(vec![idle(1, 50)])), []);
+        assert_eq!(plan(6_000, &sharing(vec![idle(1, 50), idle(2, 60)])), []);
+        assert_eq!(plan(2_000, &sharing(vec![idle(1, 50)])), [id(1)]);
+    }
+
+    #[test]
+    fn idle_containers_that_make_no_room_for_a_whole_one_stay() {
+        let holders = [holder(0, vec![idle(1, 10), idle(2, 20), idle(3, 30)])];
+        assert_eq!(reclaim(200, 2, 1, 0, &holders, 5_000), [id(1), id(2)]);
+        assert_eq!(reclaim(400, 1, 1, 0, &holders, 5_000), []);
+        assert_eq!(reclaim(400, 1, 0, 0, &holders, 5_000), []);
     }
 
     #[test]
     fn what_leaves_already_is_enough() {
         let leaving = Held { task: id(1), phase: TaskPhase::Draining, idle_since: None };
         let holders = [holder(0, vec![leaving, idle(2, 5), busy(3)])];
-        assert_eq!(plan_reclaim(&memory(100), 1, 0, &memory(0), &holders, 5_000), []);
+        assert_eq!(reclaim(100, 1, 0, 0, &holders, 5_000), []);
     }
 
     #[test]
@@ -259,7 +318,7 @@ mod tests {
             count in 0usize..4, held in 0usize..2, wanted in 1u64..400, free in 0u64..200,
         ) {
             let mut holders = [holders.0, holders.1, holders.2];
-            let chosen = plan_reclaim(&memory(wanted), count, held, &memory(free), &holders, 60);
+            let chosen = reclaim(wanted, count, held, free, &holders, 60);
             for holder in &mut holders {
                 let before = holder.containers.iter().filter(|c| c.phase != TaskPhase::Draining).count();
                 for container in holder.containers.iter_mut().filter(|c| chosen.contains(&c.task)) {
@@ -270,7 +329,7 @@ mod tests {
                 let after = holder.containers.iter().filter(|c| c.phase != TaskPhase::Draining).count();
                 prop_assert!(after == before || after >= holder.min_containers);
             }
-            let again = plan_reclaim(&memory(wanted), count, held, &memory(free), &holders, 60);
+            let again = reclaim(wanted, count, held, free, &holders, 60);
             prop_assert!(again.is_empty(), "{:?} after {:?}", again, chosen);
         }
     }

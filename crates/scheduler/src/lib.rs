@@ -11,7 +11,7 @@ pub use autoscaler::{
     AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStartVerdict, FailedStartView, FailedStarts, InputTimes,
     RecentCompletions, StartFault, StopReason, TaskPhase, TaskView, decide_failed_start, plan_autoscale,
 };
-pub use fairness::{Claim, Held, Holder, RoomWait, plan_reclaim, sort_by_fairness};
+pub use fairness::{Claim, Held, Holder, RoomWait, count_held, plan_reclaim, sort_by_fairness};
 pub use placement::{
     Placement, PlacementPlan, PlacementRequest, Resources, SHARE_MILLI_CPU, Unplaceable, WorkerId, WorkerView,
     plan_placement,

@@ -2,6 +2,7 @@
 
 use types::ids::{InputId, TaskId};
 
+use super::containers::DISTURBED_MS;
 use super::{FunctionCalls, InputState, Stage, shrink};
 use crate::Millis;
 use crate::effect::Effect;
@@ -29,13 +30,13 @@ impl FunctionCalls {
         let Stage::Ready(key) = state.stage else { return None };
         self.ready.remove(&state.input.method_name, key);
         let deadline = now.saturating_add(self.policy.timeout_ms);
-        state.stage = Stage::Running { task: task_id.clone(), deadline, last_word: None };
+        state.stage = Stage::Running { task: task_id.clone(), deadline, last_word: None, stop_limit: None };
         self.deadlines.insert((deadline, task_id.clone(), id.clone()));
         self.running_count += 1;
         let task = self.tasks.entry(task_id.clone()).or_default();
         task.running.insert(id.clone());
         if now < task.disturbed_until {
-            task.disturbed.insert(id.clone());
+            task.disturbed.insert(id.clone(), now.saturating_add(DISTURBED_MS));
         }
         task.last_alone = (task.running.len() == 1).then(|| (state.call.clone(), id.clone()));
         Some(Assignment {
@@ -181,10 +182,10 @@ impl FunctionCalls {
     /// be told of its outcome.
     pub(super) fn hold(&mut self, id: &InputId, outcome: Option<Outcome>, reported: bool, now: Millis) {
         let Some(state) = self.inputs.get_mut(id) else { return };
-        let Stage::Running { deadline, .. } = &state.stage else { return };
+        let Stage::Running { deadline, stop_limit, .. } = state.stage else { return };
         let Some((task, due)) = state.stage.held_by() else { return };
-        let (task, deadline) = (task.clone(), *deadline);
-        let limit = now.saturating_add(STOP_LIMIT_MS);
+        let task = task.clone();
+        let limit = stop_limit.unwrap_or(now.saturating_add(STOP_LIMIT_MS));
         let ran_ms = ran_ms(deadline, &self.policy, now);
         state.stage = Stage::Stopping { task: task.clone(), limit, ran_ms, reported, outcome: outcome.map(Box::new) };
         self.deadlines.remove(&(due, task.clone(), id.clone()));

@@ -2,7 +2,7 @@
 
 use types::ids::{InputId, TaskId};
 
-use super::attempts::AttemptEnd;
+use super::attempts::{AttemptEnd, STOP_LIMIT_MS};
 use super::silence::{cancelled_itself, left_its_container};
 use super::{FunctionCalls, Stage, shrink};
 use crate::Millis;
@@ -11,6 +11,10 @@ use crate::input::{Outcome, OutcomeStatus, Payload};
 
 /// A cancelled input may clean up this long before its container is stopped under it.
 pub(super) const CANCEL_GRACE_MS: Millis = 10_000;
+
+/// What a cancellation interrupts along with its own cleans up as well, and reports within this. Later it answers for its own
+/// end. Longer than the grace: nothing stops its container at the end of that.
+pub(super) const DISTURBED_MS: Millis = 60_000;
 
 /// Arguments in one answer to a container. Clients take messages of 100 MiB; what is beyond comes in the next batch.
 const MAX_BATCH_BYTES: usize = 64 << 20;
@@ -131,6 +135,7 @@ impl FunctionCalls {
         effects: &mut Vec<Effect>,
     ) -> bool {
         if self.end_abandoned(task_id, input) {
+            self.stop_if_retries_wait(task_id, now, effects);
             return false;
         }
         let current = self.inputs.get(input).map(|i| i.attempt);
@@ -140,6 +145,7 @@ impl FunctionCalls {
         self.clear_suspect(task_id, input);
         self.on_report(task_id, input, outcome, now, effects);
         self.judge_silence(task_id, now, effects);
+        self.stop_if_retries_wait(task_id, now, effects);
         self.dispatch(now, effects);
         true
     }
@@ -149,29 +155,34 @@ impl FunctionCalls {
     /// cancel one of a batch, or of synchronous inputs side by side, a container interrupts them all.) On a container that
     /// is being stopped, whatever is to be tried again or to be told waits for its end, and so for its last commit.
     fn on_report(&mut self, task_id: &TaskId, id: &InputId, outcome: Outcome, now: Millis, effects: &mut Vec<Effect>) {
-        let task = self.tasks.get(task_id);
-        let stopping = task.is_some_and(|t| t.stopping);
-        let disturbed = task.is_some_and(|t| t.disturbed.contains(id));
+        let stopping = self.is_stopping(task_id);
+        let disturbed = self.tasks.get(task_id).is_some_and(|t| t.is_disturbed(id, now));
         match outcome.status {
             OutcomeStatus::Success => self.settle(id, outcome, now, effects),
             OutcomeStatus::Terminated if stopping => self.hold(id, None, true, now),
             _ if stopping => self.hold(id, Some(outcome), true, now),
             OutcomeStatus::Terminated if disturbed => self.retry_disturbed(task_id, id, now, effects),
             OutcomeStatus::Terminated => self.on_report(task_id, id, cancelled_itself(outcome), now, effects),
-            status if self.leaves_before_retry(task_id, id, status) => {
-                self.hold(id, Some(outcome), true, now);
-                self.stop_for(task_id, format!("it leaves, and input `{id}` is tried again after it"), effects);
-            }
+            status if self.leaves_before_retry(task_id, id, status) => self.hold(id, Some(outcome), true, now),
             _ => self.settle(id, outcome, now, effects),
         }
     }
 
-    /// A failed attempt is tried again elsewhere, for its container leaves now, as one of single use does: then the next
-    /// one waits for its last commit.
+    /// A failed attempt is tried again elsewhere, for its container leaves, as one of single use does after its batch: then
+    /// the next one waits for its last commit. Elsewhere only the last input to report waits: what else runs may take hours.
     fn leaves_before_retry(&self, task_id: &TaskId, id: &InputId, status: OutcomeStatus) -> bool {
         let (Some(task), Some(state)) = (self.tasks.get(task_id), self.inputs.get(id)) else { return false };
-        let is_last = task.draining && task.running.len() == 1 && task.abandoned.is_empty();
-        is_last && self.policy.retry.repeats(status, state.user_failures)
+        let is_last = task.running.len() == 1 && task.abandoned.is_empty();
+        let leaves = task.draining && (self.policy.single_use || is_last);
+        leaves && self.policy.retry.repeats(status, state.user_failures)
+    }
+
+    /// A container that has reported on everything, and whose end is waited for, has nothing else to stay for.
+    fn stop_if_retries_wait(&mut self, task_id: &TaskId, now: Millis, effects: &mut Vec<Effect>) {
+        let held = self.tasks.get(task_id).filter(|t| t.draining).and_then(|t| t.running.first());
+        let Some(id) = held.filter(|_| !self.is_busy(task_id)) else { return };
+        let why = format!("it leaves, and input `{id}` is tried again after it");
+        self.stop_for(task_id, why, now, effects);
     }
 
     /// A container is gone. Its inputs are settled by the cause.
@@ -185,7 +196,7 @@ impl FunctionCalls {
         for (input, deadline) in std::mem::take(&mut task.abandoned) {
             self.deadlines.remove(&(deadline, task_id.clone(), input));
         }
-        let interrupted = |id: &InputId| task.stopping || task.disturbed.contains(id);
+        let interrupted = |id: &InputId| task.stopping || task.is_disturbed(id, now);
         let running: Vec<(InputId, bool)> = task.running.iter().map(|id| (id.clone(), interrupted(id))).collect();
         // Lost inputs go to the front, so the last goes first.
         for (input, interrupted) in running.iter().rev() {
@@ -237,17 +248,31 @@ impl FunctionCalls {
 
     /// The shell stops the container, for a reason of its own. What the container says from now on is heard with that in
     /// mind, and what it runs is settled when it has ended.
-    pub fn stop(&mut self, task_id: &TaskId, effects: &mut Vec<Effect>) {
+    pub fn stop(&mut self, task_id: &TaskId, now: Millis, effects: &mut Vec<Effect>) {
         self.drain(task_id, effects);
-        if let Some(task) = self.tasks.get_mut(task_id) {
-            task.stopping = true;
+        self.begin_stop(task_id, now);
+    }
+
+    /// From now on the container's end is waited for, but not for ever. False if that has begun before.
+    pub(super) fn begin_stop(&mut self, task_id: &TaskId, now: Millis) -> bool {
+        let Some(task) = self.tasks.get_mut(task_id).filter(|t| !t.stopping) else { return false };
+        task.stopping = true;
+        let limit = now.saturating_add(STOP_LIMIT_MS);
+        for id in task.running.clone() {
+            self.change_due(&id, |_, _, stop_limit| *stop_limit = Some(limit));
         }
+        true
+    }
+
+    /// It was told to stop, and has not ended.
+    pub(super) fn is_stopping(&self, task_id: &TaskId) -> bool {
+        self.tasks.get(task_id).is_some_and(|t| t.stopping)
     }
 
     /// A running input of a container that is not on its way to its end: only such a one is told to stop singly.
     pub(super) fn can_be_interrupted(&self, id: &InputId) -> bool {
         let Some(Stage::Running { task, .. }) = self.inputs.get(id).map(|state| &state.stage) else { return false };
-        self.tasks.get(task).is_some_and(|t| !t.stopping)
+        !self.is_stopping(task)
     }
 
     /// From now on the container has a grace for an input that nobody waits for. The word of it may reach what else runs
@@ -256,7 +281,8 @@ impl FunctionCalls {
         let Some(task) = self.tasks.get_mut(task_id) else { return };
         let deadline = now.saturating_add(CANCEL_GRACE_MS);
         task.abandoned.insert(input.clone(), deadline);
-        task.disturbed = task.running.clone();
+        let shows_by = now.saturating_add(DISTURBED_MS);
+        task.disturbed = task.running.iter().map(|id| (id.clone(), shows_by)).collect();
         task.disturbed_until = deadline;
         self.deadlines.insert((deadline, task_id.clone(), input.clone()));
     }

@@ -126,11 +126,25 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How long a batch lingers (not, short, longer than everything else), when calls become durable, and how many slots a
-/// container is known to have.
-fn any_policy() -> impl Strategy<Value = (Millis, Option<Millis>, usize)> {
+/// How long a batch lingers (not, short, longer than everything else), when calls become durable, how many slots a
+/// container is known to have, whether it reports whatever happens, and whether it is used once.
+fn any_policy() -> impl Strategy<Value = Policy> {
     let linger = prop_oneof![2 => Just(0u64), 2 => 1u64..200, 1 => Just(5_000u64)];
-    (linger, prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))], prop_oneof![2 => Just(0usize), 1 => 3usize..6])
+    let durable_after = prop_oneof![Just(None), Just(Some(0)), Just(Some(500u64))];
+    let slots = prop_oneof![2 => Just(0usize), 1 => 3usize..6];
+    (linger, durable_after, slots, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+        |(batch_linger_ms, durable_after_ms, slots_per_container, reports_cancellations, single_use)| Policy {
+            retry: RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() },
+            timeout_ms: 3_000,
+            max_inputs: 40,
+            batch_linger_ms,
+            durable_after_ms,
+            slots_per_container,
+            reports_cancellations,
+            single_use,
+            ..Policy::default()
+        },
+    )
 }
 
 fn call_id(n: usize) -> FunctionCallId {
@@ -177,17 +191,7 @@ struct World {
 }
 
 impl World {
-    fn new((batch_linger_ms, durable_after_ms, slots_per_container): (Millis, Option<Millis>, usize)) -> Self {
-        let retry = RetryPolicy { retries: RETRIES, initial_delay_ms: 100, ..RetryPolicy::default() };
-        let policy = Policy {
-            retry,
-            timeout_ms: 3_000,
-            max_inputs: 40,
-            batch_linger_ms,
-            durable_after_ms,
-            slots_per_container,
-            ..Policy::default()
-        };
+    fn new(policy: Policy) -> Self {
         Self {
             calls: FunctionCalls::new(policy),
             account: Account::default(),
@@ -204,6 +208,7 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         let (mut effects, now) = (Vec::new(), self.now);
+        let suspected = self.suspected(step);
         match step.clone() {
             Step::Create { call, durable } => {
                 let kind = if durable { CallKind::Map } else { CallKind::Unary };
@@ -251,7 +256,7 @@ impl World {
             Step::Drain { task } => self.calls.drain(&self.task(task), &mut effects),
             Step::Stop { task } => {
                 let id = self.task(task);
-                self.calls.stop(&id, &mut effects);
+                self.calls.stop(&id, now, &mut effects);
                 self.account.stopped.entry(id).or_insert(now);
             }
             Step::Cancel { call } => self.calls.cancel_call(&call_id(call), now, &mut effects),
@@ -292,9 +297,27 @@ impl World {
                 self.calls.tick(self.now, &mut effects);
             }
         }
+        for input in suspected {
+            let holder = self.account.holder.get(&input);
+            if holder.is_some_and(|(task, _)| !self.calls.is_held_by(&input, task)) {
+                self.account.holder.remove(&input);
+            }
+        }
         self.follow(effects);
         self.calls.check_structure(self.now);
         self.check_account();
+    }
+
+    /// Attempts that a container's silence may end in this step, of which only the state machine knows. On a container that
+    /// is being stopped it ends none.
+    fn suspected(&self, step: &Step) -> Vec<InputId> {
+        let is_judged = |id: &InputId| match step {
+            Step::Poll { .. } | Step::Output { .. } => true,
+            Step::Wait { .. } => self.calls.waits_for_last_word(id),
+            _ => false,
+        };
+        let held = self.account.holder.iter().filter(|(_, (task, _))| !self.account.stopped.contains_key(task));
+        held.map(|(id, _)| id).filter(|id| is_judged(id)).cloned().collect()
     }
 
     fn add(&mut self, call: usize, first: usize, count: usize, effects: &mut Vec<Effect>) {
@@ -370,9 +393,7 @@ impl World {
         assert!(*attempt >= *highest, "attempt numbers of `{input}` go back");
         assert!(*attempt <= RETRIES + MAX_SYSTEM_RETRIES, "too many attempts of `{input}`");
         *highest = *attempt;
-        // Where slots are counted, a container's silence ends attempts that this account does not know of.
-        if self.calls.policy().slots_per_container == 0
-            && let Some((earlier, _)) = self.account.holder.get(input)
+        if let Some((earlier, _)) = self.account.holder.get(input)
             && let Some(since) = self.account.stopped.get(earlier)
         {
             assert!(self.now >= since + STOP_LIMIT_MS, "`{input}` runs again while `{earlier}` may still write");
@@ -399,6 +420,10 @@ impl World {
 }
 
 impl FunctionCalls {
+    fn is_held_by(&self, id: &InputId, task: &TaskId) -> bool {
+        self.inputs.get(id).and_then(|state| state.stage.held_by()).is_some_and(|(holder, _)| holder == task)
+    }
+
     /// Invariant 1 from within: every index agrees with the stages.
     fn check_structure(&self, now: Millis) {
         let (mut ready, mut delayed, mut deadlines, mut bytes, mut running) =
@@ -425,7 +450,8 @@ impl FunctionCalls {
             assert_eq!(is_idle, !task.polls.is_empty(), "`{id}` is in the wrong place");
             assert!(!task.draining || task.polls.is_empty());
             assert!(task.draining || !task.stopping);
-            assert!(task.disturbed.is_subset(&task.running) && task.suspects.is_subset(&task.running));
+            assert!(task.disturbed.keys().all(|input| task.running.contains(input)));
+            assert!(task.suspects.keys().all(|input| task.running.contains(input)));
             assert!(task.silent <= task.suspects.len() && (task.silent > 0 || task.suspects.is_empty()));
             // A container's requests are answered in their order.
             if let Some((_, max)) = task.polls.front() {

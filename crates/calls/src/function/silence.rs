@@ -4,6 +4,8 @@
 //! has ended without a word: what was cancelled on it, as with clients before 0.70, or an attempt whose code cancelled
 //! itself, which these clients pass over in silence.
 //!
+//! Clients from 0.73 on report on each before they ask again. When they ask without room, they never got the last delivery.
+//!
 //! With several inputs side by side it does not show which of them it was. Then all that ran at that time are suspects, and
 //! each report clears one; as many as have ended remain. Until then nothing is decided: failing the wrong one would refuse
 //! a result that is on its way. For the same reason what is found silent may still speak for a moment: its delivery may
@@ -41,7 +43,10 @@ impl FunctionCalls {
         let ended = task.running.len().saturating_sub(slots.saturating_sub(max));
         if ended > task.silent {
             task.silent = ended;
-            task.suspects = task.running.clone();
+            let before = std::mem::take(&mut task.suspects);
+            let excused = |id: &InputId| task.is_disturbed(id, now) || before.get(id).is_some_and(|excused| *excused);
+            let suspects = task.running.iter().map(|id| (id.clone(), excused(id))).collect();
+            task.suspects = suspects;
         }
         self.judge_silence(task_id, now, effects);
     }
@@ -61,7 +66,7 @@ impl FunctionCalls {
             return;
         };
         let suspects: Vec<(InputId, bool)> =
-            task.suspects.iter().map(|id| (id.clone(), task.disturbed.contains(id))).collect();
+            task.suspects.iter().map(|(id, disturbed)| (id.clone(), *disturbed)).collect();
         // What is lost goes to the front, so the last goes first.
         for (id, disturbed) in suspects.iter().rev() {
             if *disturbed {
@@ -77,21 +82,27 @@ impl FunctionCalls {
         if let Some(task) = self.tasks.get_mut(task_id) {
             task.disturbed_until = now;
         }
-        self.retry_lost(id, "the container was interrupted", now, effects);
+        match self.is_stopping(task_id) {
+            true => self.hold(id, None, true, now),
+            false => self.retry_lost(id, "the container was interrupted", now, effects),
+        }
     }
 
     fn expect_last_word(&mut self, id: &InputId, now: Millis) {
-        let Some(InputState { stage: Stage::Running { task, deadline, last_word }, .. }) = self.inputs.get_mut(id)
-        else {
-            return;
-        };
-        if last_word.is_some() {
-            return;
+        self.change_due(id, |deadline, last_word, _| {
+            last_word.get_or_insert(now.saturating_add(LAST_WORD_MS).min(deadline));
+        });
+    }
+
+    /// No last word has come. A container that reports whatever happens never got the input; with another, the input ended by
+    /// its own doing.
+    pub(super) fn end_silent(&mut self, task_id: &TaskId, id: &InputId, now: Millis, effects: &mut Vec<Effect>) {
+        let outcome = (!self.policy.reports_cancellations).then(said_nothing);
+        match outcome {
+            outcome if self.is_stopping(task_id) => self.hold(id, outcome, true, now),
+            Some(outcome) => self.settle(id, outcome, now, effects),
+            None => self.retry_lost(id, "it asked for more and had never got the input", now, effects),
         }
-        let due = now.saturating_add(LAST_WORD_MS).min(*deadline);
-        *last_word = Some(due);
-        self.deadlines.remove(&(*deadline, task.clone(), id.clone()));
-        self.deadlines.insert((due, task.clone(), id.clone()));
     }
 
     pub(super) fn waits_for_last_word(&self, id: &InputId) -> bool {
@@ -100,7 +111,7 @@ impl FunctionCalls {
 }
 
 /// The container went on without a word on this input.
-pub(super) fn said_nothing() -> Outcome {
+fn said_nothing() -> Outcome {
     let text = "the function ended without a result, and its container went on to the next input: its own code raised \
                 `asyncio.CancelledError`, which this version of the client does not report";
     Outcome::of(OutcomeStatus::Failure, text)

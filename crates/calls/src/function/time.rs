@@ -4,8 +4,7 @@ use types::ids::{InputId, TaskId};
 
 use super::attempts::AttemptEnd;
 use super::containers::CANCEL_GRACE_MS;
-use super::silence::said_nothing;
-use super::{FunctionCalls, InputState};
+use super::{FunctionCalls, InputState, Stage};
 use crate::Millis;
 use crate::effect::Effect;
 use crate::input::{Outcome, OutcomeStatus};
@@ -28,14 +27,14 @@ impl FunctionCalls {
 
     fn on_deadline(&mut self, task_id: &TaskId, input: &InputId, now: Millis, effects: &mut Vec<Effect>) {
         if self.waits_for_last_word(input) && self.is_running_on(input, task_id) {
-            return self.settle(input, said_nothing(), now, effects);
+            return self.end_silent(task_id, input, now, effects);
         }
         // The container leaves, so nothing must be handed to it while its input is settled.
         self.drain(task_id, effects);
         if self.end_abandoned(task_id, input) {
             let why = format!("input `{input}` went on {} s after it was cancelled", CANCEL_GRACE_MS / 1000);
-            self.stop_for(task_id, why, effects);
-        } else if self.is_running_on(input, task_id) {
+            self.stop_for(task_id, why, now, effects);
+        } else if self.is_running_on(input, task_id) && !self.is_left_behind(input) {
             self.on_timeout(task_id, input, now, effects);
         } else {
             let why = AttemptEnd::Lost("the container did not end when it was stopped".to_owned());
@@ -47,7 +46,7 @@ impl FunctionCalls {
     fn on_timeout(&mut self, task_id: &TaskId, input: &InputId, now: Millis, effects: &mut Vec<Effect>) {
         let seconds = self.policy.timeout_ms as f64 / 1000.0;
         // One container, one word: several of its inputs may be late at once.
-        if !self.tasks.get(task_id).is_some_and(|t| t.stopping)
+        if !self.is_stopping(task_id)
             && let Some(state) = self.inputs.get(input)
         {
             let text = format!("input `{input}` ran into timeout={seconds} s{}", self.what_follows(state));
@@ -55,7 +54,7 @@ impl FunctionCalls {
         }
         let text = format!("the input ran longer than its timeout of {seconds} s; its container was stopped");
         self.hold(input, Some(Outcome::of(OutcomeStatus::Timeout, text)), false, now);
-        self.stop_for(task_id, format!("input `{input}` exceeded its timeout of {seconds} s"), effects);
+        self.stop_for(task_id, format!("input `{input}` exceeded its timeout of {seconds} s"), now, effects);
     }
 
     fn what_follows(&self, state: &InputState) -> String {
@@ -66,10 +65,35 @@ impl FunctionCalls {
         }
     }
 
-    pub(super) fn stop_for(&mut self, task_id: &TaskId, why: String, effects: &mut Vec<Effect>) {
-        let Some(task) = self.tasks.get_mut(task_id).filter(|t| !t.stopping) else { return };
-        task.stopping = true;
-        effects.push(Effect::StopTask { task: task_id.clone(), why });
+    pub(super) fn stop_for(&mut self, task_id: &TaskId, why: String, now: Millis, effects: &mut Vec<Effect>) {
+        if self.begin_stop(task_id, now) {
+            effects.push(Effect::StopTask { task: task_id.clone(), why });
+        }
+    }
+
+    /// Changes when time does something about a running input, given its deadline: at its last word, at the limit of its
+    /// container's stop.
+    pub(super) fn change_due(
+        &mut self,
+        id: &InputId,
+        change: impl FnOnce(Millis, &mut Option<Millis>, &mut Option<Millis>),
+    ) {
+        let Some(state) = self.inputs.get_mut(id) else { return };
+        let before = state.stage.held_by().map(|(_, due)| due);
+        let Stage::Running { deadline, last_word, stop_limit, .. } = &mut state.stage else { return };
+        change(*deadline, last_word, stop_limit);
+        if let (Some(before), Some((task, due))) = (before, state.stage.held_by()) {
+            self.deadlines.remove(&(before, task.clone(), id.clone()));
+            self.deadlines.insert((due, task.clone(), id.clone()));
+        }
+    }
+
+    /// Its container has not ended in time, and its own deadline is not over.
+    fn is_left_behind(&self, id: &InputId) -> bool {
+        let Some(Stage::Running { deadline, stop_limit, .. }) = self.inputs.get(id).map(|state| &state.stage) else {
+            return false;
+        };
+        stop_limit.is_some_and(|limit| limit <= *deadline)
     }
 
     /// When [`Self::tick`] has something to do next.

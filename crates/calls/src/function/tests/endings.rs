@@ -22,9 +22,9 @@ fn add_another(bench: &mut Bench, n: usize) {
 }
 
 impl Bench {
-    fn stop(&mut self, task: usize) {
+    fn stop(&mut self, task: usize, now: Millis) {
         self.effects.clear();
-        self.calls.stop(&task_id(task), &mut self.effects);
+        self.calls.stop(&task_id(task), now, &mut self.effects);
     }
 
     fn cancel(&mut self, call: usize, now: Millis) {
@@ -77,6 +77,42 @@ fn an_input_that_is_interrupted_for_another_ones_sake_runs_again() {
 }
 
 #[test]
+fn an_input_that_goes_on_long_after_a_cancellation_answers_for_its_own_end() {
+    let hours = Policy { timeout_ms: 86_400_000, ..with_slots(2) };
+    let cancelled_beside = || {
+        let mut bench = Bench::new(hours, 1, false);
+        add_another(&mut bench, 1);
+        bench.poll(1, 2, 0);
+        bench.cancel(1, 10);
+        bench.output(1, 1, Some(0), interrupted(), 20);
+        bench
+    };
+    let mut reported = cancelled_beside();
+    reported.output(1, 0, Some(0), interrupted(), 3_600_000);
+    assert_eq!(reported.statuses(), [OutcomeStatus::Failure]);
+
+    let mut left = cancelled_beside();
+    left.end(1, TaskEnd::Left, 3_600_000);
+    assert_eq!(left.statuses(), [OutcomeStatus::Failure]);
+
+    let mut silent = cancelled_beside();
+    silent.poll(1, 2, 3_600_000);
+    silent.tick(3_604_000);
+    assert_eq!(silent.statuses(), [OutcomeStatus::Failure]);
+}
+
+#[test]
+fn what_a_cancellation_silenced_is_excused_however_late_that_shows() {
+    let mut bench = Bench::new(Policy { timeout_ms: 86_400_000, ..with_slots(3) }, 2, false);
+    add_another(&mut bench, 2);
+    bench.poll(1, 3, 0);
+    bench.cancel(1, 10);
+    bench.poll(1, 2, 20);
+    bench.output(1, 1, Some(0), success(), 3_600_000);
+    assert_eq!(bench.delivered(), [(task_id(1), 1)]);
+}
+
+#[test]
 fn what_is_handed_over_while_a_cancellation_is_on_its_way_is_excused_as_well() {
     let mut bench = Bench::new(with_slots(1), 1, false);
     add_another(&mut bench, 1);
@@ -116,6 +152,52 @@ fn a_container_that_asks_again_without_an_answer_has_failed_its_input() {
 }
 
 #[test]
+fn a_container_that_asks_again_though_it_would_have_answered_never_got_its_input() {
+    let mut bench = Bench::new(Policy { reports_cancellations: true, ..with_slots(1) }, 1, false);
+    bench.poll(1, 1, 0);
+    assert!(bench.poll(1, 1, 10).is_empty(), "the word of a lost delivery may be on its way");
+    bench.tick(bench.calls.next_due().unwrap());
+    assert!(matches!(&bench.effects[..], [Effect::Deliver { inputs, .. }] if inputs[0].attempt == 1));
+    assert!(bench.statuses().is_empty());
+
+    bench.poll(1, 1, 5_000);
+    bench.stop(1, 5_010);
+    bench.tick(10_000);
+    assert!(bench.poll(2, 1, 10_001).is_empty());
+    bench.end(1, stopped(), 10_002);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+}
+
+#[test]
+fn a_silent_attempt_on_a_container_that_is_being_stopped_waits_for_its_end() {
+    let mut bench = Bench::new(Policy { slots_per_container: 1, ..Bench::with_retries(1, 0) }, 1, false);
+    bench.poll(1, 1, 0);
+    bench.poll(1, 1, 10);
+    bench.stop(1, 20);
+    bench.tick(4_010);
+    assert!(bench.poll(2, 1, 4_020).is_empty(), "the first attempt may still write");
+    assert!(!bench.calls.is_busy(&task_id(1)), "its code is over");
+    bench.end(1, stopped(), 5_000);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+    assert!(bench.statuses().is_empty());
+}
+
+#[test]
+fn what_a_cancellation_silenced_on_a_container_that_is_being_stopped_waits_for_its_end() {
+    let mut bench = Bench::new(with_slots(3), 2, false);
+    add_another(&mut bench, 2);
+    bench.poll(1, 3, 0);
+    bench.cancel(1, 10);
+    // One of three has ended without a word, and the cancelled one is it or is excused.
+    bench.poll(1, 2, 20);
+    bench.stop(1, 20);
+    assert!(bench.output(1, 1, Some(0), success(), 30));
+    assert!(bench.poll(2, 1, 40).is_empty(), "the first attempt may still write");
+    bench.end(1, stopped(), 50);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
+}
+
+#[test]
 fn a_delivery_that_proves_lost_is_no_silence() {
     let mut bench = Bench::new(with_slots(1), 1, false);
     bench.poll(1, 1, 0);
@@ -145,6 +227,21 @@ fn of_several_inputs_side_by_side_the_one_that_never_reports_was_the_silent_one(
         page.outputs.iter().filter(|o| o.outcome.status == OutcomeStatus::Failure).map(|o| o.idx).collect()
     };
     assert_eq!(failed, [1]);
+}
+
+#[test]
+fn a_container_is_not_judged_by_a_policy_that_came_after_it() {
+    let mut bench = Bench::new(with_slots(4), 3, false);
+    for now in 0..3 {
+        bench.poll(1, 1, now);
+    }
+    bench.calls.set_policy(with_slots(1), &[task_id(1), task_id(2)], &mut bench.effects);
+    bench.poll(1, 1, 10);
+    bench.poll(2, 1, 10);
+    assert!(matches!(&bench.effects[..], [Effect::Drain { .. }]), "it had not asked before");
+    bench.tick(10_000);
+    assert!(bench.statuses().is_empty());
+    assert!(bench.output(1, 0, Some(0), success(), 10_001));
 }
 
 #[test]
@@ -183,10 +280,38 @@ fn a_container_that_never_ends_holds_its_inputs_for_ten_minutes_at_most() {
 }
 
 #[test]
+fn a_stopped_container_that_never_ends_holds_what_it_runs_for_ten_minutes_at_most() {
+    let hour = Policy { timeout_ms: 3_600_000, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(hour, 2, false);
+    bench.poll(1, 1, 0);
+    bench.poll(1, 1, 0);
+    bench.stop(1, 0);
+    assert!(bench.output(1, 0, Some(0), failure(), 1_000));
+    bench.tick(599_999);
+    assert!(bench.poll(2, 2, 599_999).is_empty());
+    bench.tick(601_000);
+    assert_eq!(bench.delivered(), [(task_id(2), 2)]);
+    assert!(!bench.output(1, 1, Some(0), success(), 601_001), "an older attempt");
+    bench.end(1, stopped(), 601_002);
+    assert!(bench.statuses().is_empty());
+}
+
+#[test]
+fn what_runs_beside_a_timeout_waits_ten_minutes_at_most_as_well() {
+    let mut bench = Bench::new(Policy { timeout_ms: 900_000, ..Policy::default() }, 2, false);
+    bench.poll(1, 1, 0);
+    bench.poll(1, 1, 800_000);
+    bench.tick(900_000);
+    bench.tick(1_500_000);
+    assert_eq!(bench.poll(2, 1, 1_500_001)[0].attempt, 1);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Timeout]);
+}
+
+#[test]
 fn what_a_container_says_while_it_is_stopped_waits_for_its_end() {
     let mut bench = Bench::new(Bench::with_retries(1, 0), 3, false);
     bench.poll(1, 3, 0);
-    bench.stop(1);
+    bench.stop(1, 0);
     assert!(bench.output(1, 0, Some(0), success(), 1), "a result is a result");
     assert!(bench.output(1, 1, Some(0), failure(), 1));
     assert!(bench.output(1, 2, Some(0), interrupted(), 1));
@@ -224,6 +349,37 @@ fn a_retry_waits_for_the_end_of_a_container_of_single_use() {
     assert_eq!(bench.delivered(), [(task_id(2), 1)]);
     bench.output(2, 0, Some(1), failure(), 4);
     assert_eq!(bench.statuses(), [OutcomeStatus::Failure], "nothing follows, so nothing waits");
+}
+
+#[test]
+fn every_retry_of_a_batch_waits_for_the_end_of_a_container_of_single_use() {
+    let policy = Policy { single_use: true, batch_max: 3, slots_per_container: 3, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(policy, 3, false);
+    bench.poll(1, 3, 0);
+    bench.output(1, 0, Some(0), failure(), 1);
+    bench.output(1, 1, Some(0), failure(), 1);
+    assert!(bench.effects.is_empty(), "it still works on the third");
+    bench.output(1, 2, Some(0), success(), 1);
+    assert!(bench.effects.iter().any(|e| matches!(e, Effect::StopTask { .. })));
+    assert!(bench.poll(2, 3, 2).is_empty());
+    bench.end(1, TaskEnd::Left, 3);
+    assert_eq!(bench.delivered(), [(task_id(2), 2)]);
+    assert_eq!(bench.statuses(), [OutcomeStatus::Success]);
+}
+
+#[test]
+fn a_retry_waits_for_a_container_of_single_use_that_ends_what_was_cancelled_on_it() {
+    let policy = Policy { single_use: true, batch_max: 2, slots_per_container: 2, ..Bench::with_retries(1, 0) };
+    let mut bench = Bench::new(policy, 1, false);
+    add_another(&mut bench, 1);
+    bench.poll(1, 2, 0);
+    bench.cancel(1, 1);
+    bench.output(1, 0, Some(0), failure(), 2);
+    assert!(bench.poll(2, 2, 3).is_empty());
+    bench.output(1, 1, Some(0), interrupted(), 4);
+    assert!(matches!(&bench.effects[..], [Effect::StopTask { .. }]));
+    bench.end(1, TaskEnd::Left, 5);
+    assert_eq!(bench.delivered(), [(task_id(2), 1)]);
 }
 
 #[test]
