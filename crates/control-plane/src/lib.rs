@@ -13,6 +13,7 @@ mod build_volumes;
 mod build_waiters;
 mod builds;
 mod caller;
+mod cancellations;
 mod capacity;
 mod clip;
 mod clock;
