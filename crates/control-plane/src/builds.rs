@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calls::{Accepted, CallKind, CallSpec, FinishedOutput, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
+use calls::{CallKind, CallSpec, FinishedOutput, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
 use image_builder::{BuiltImage, KeyHasher, LayerKey, VolumeMount};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::clock::now_ms;
 use crate::images::Image;
-use crate::owner::Owner;
+use crate::owner::{Begun, Owner};
 use crate::shared::Shared;
 use crate::tasks::STOP_GRACE_MS;
 use crate::volumes::VolumeUse;
@@ -255,7 +255,7 @@ impl Shared {
             method_name: run.method_name.clone(),
         };
         let watcher = owner.watcher(call);
-        if owner.begin_call(self, spec, vec![input], false) != Accepted::Yes {
+        if owner.begin_call(self, spec, vec![input], false) != Begun::Yes {
             return Err(format!("function `{}` takes no inputs now", owner.tag));
         }
         let page = PageRequest { after: 0, range: None, limit: 1 };

@@ -53,6 +53,9 @@ mod shared;
 mod start;
 mod status;
 mod tasks;
+#[cfg(test)]
+mod testing;
+mod unheard;
 mod unserved;
 mod variants;
 mod volume_space;
@@ -186,6 +189,7 @@ impl ControlPlane {
             collecting: Default::default(),
             shutting_down: Default::default(),
             delivered: Default::default(),
+            unheard: Default::default(),
         });
         restore::restore(&shared).await?;
         tokio::spawn(shared.clone().worker_event_loop(events));

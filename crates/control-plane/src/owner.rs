@@ -14,6 +14,7 @@ use calls::{
     Accepted, Assignment, CallSpec, Effect, FunctionCalls, InputReport, Millis, NewInput, Outcome, OutcomeStatus,
     TaskEnd,
 };
+use metadata_store::Write;
 use parking_lot::{Mutex, RwLock};
 use scheduler::autoscaler::{
     AutoscalerPlan, AutoscalerView, FailedStarts, InputTimes, RecentCompletions, TaskPhase, TaskView, plan_autoscale,
@@ -94,6 +95,15 @@ struct Refusal {
     changes: u64,
     at: Millis,
     reason: String,
+}
+
+/// What became of a new call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    Yes,
+    QueueFull,
+    /// Its app was stopped before the call was there.
+    AppStopped,
 }
 
 /// What a container's request for inputs is answered with.
@@ -401,24 +411,41 @@ impl Owner {
     }
 
     /// Makes a call with its first inputs; from here on it is found by its id. `written`: the store has them, and then
-    /// they are always taken. Of a call whose inputs are not taken nothing is left.
+    /// they are always taken, unless the app was stopped meanwhile. Of a call whose inputs are not taken nothing is left.
     pub fn begin_call(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         spec: CallSpec,
         inputs: Vec<NewInput>,
         written: bool,
-    ) -> Accepted {
+    ) -> Begun {
         let call = spec.id.clone();
         shared.calls.insert(call.clone(), self.clone());
         let accepted = self.apply(shared, |calls, now, effects| {
-            calls.create_call(spec);
-            calls.add_inputs(&call, inputs, written, now, effects)
+            // Under the function's lock: a stop changes the app's state before it takes this lock to close the function.
+            let is_taken = self.app.is_running();
+            is_taken.then(|| {
+                calls.create_call(spec);
+                calls.add_inputs(&call, inputs, written, now, effects)
+            })
         });
-        if accepted != Accepted::Yes {
-            self.forget_call(shared, &call);
+        match accepted {
+            Some(Accepted::Yes) => Begun::Yes,
+            Some(_) => {
+                self.forget_call(shared, &call);
+                Begun::QueueFull
+            }
+            None => {
+                // A repeated request may come after the stop has ended the call that the first one made.
+                if self.read(|calls| calls.call_spec(&call).is_none()) {
+                    shared.calls.remove(&call);
+                    if written {
+                        shared.store.write_later(vec![Write::DeleteCall(call)]);
+                    }
+                }
+                Begun::AppStopped
+            }
         }
-        accepted
     }
 
     pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {

@@ -9,6 +9,7 @@ use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use scheduler::Resources;
+use tokio_util::sync::CancellationToken;
 use types::ids::{AppId, InputId, TaskId};
 use worker_protocol::TaskExit;
 
@@ -38,6 +39,8 @@ pub struct Task {
     pub reported: Mutex<Option<Outcome>>,
     /// Why the platform stopped it, if it did.
     pub stop_reason: Mutex<Option<String>>,
+    /// Set with the reason.
+    stop: CancellationToken,
     pub cancellations: Cancellations,
     has_hint: AtomicBool,
     pub reserved: Resources,
@@ -60,6 +63,7 @@ impl Task {
             printed_bytes: AtomicU64::new(0),
             reported: Mutex::new(None),
             stop_reason: Mutex::new(None),
+            stop: CancellationToken::new(),
             cancellations: Cancellations::default(),
             has_hint: AtomicBool::new(false),
             reserved,
@@ -76,6 +80,20 @@ impl Task {
     /// Notes the first request for inputs; true the first time.
     pub fn set_ready(&self, now: Millis) -> bool {
         self.ready_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Notes that the platform stops it. The first reason counts.
+    pub fn stop(&self, why: String) {
+        self.stop_reason.lock().get_or_insert(why);
+        self.stop.cancel();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     /// True the first time that its log is to get a hint.
