@@ -86,25 +86,32 @@ impl Unheard {
 
     /// Whoever names a call wants it.
     pub fn hear_call(&self, shared: &Arc<Shared>, call: &FunctionCallId) {
-        self.hear(shared, |id, _| id == call);
+        self.hear(shared, |calls| calls.remove(call).into_iter().collect());
     }
 
     pub fn hear_app(&self, shared: &Arc<Shared>, app: &AppId) {
-        self.hear(shared, |_, waiting| waiting.by_heartbeat && waiting.owner.app.id == *app);
+        let is_heard = |waiting: &Waiting| waiting.by_heartbeat && waiting.owner.app.id == *app;
+        self.hear(shared, |calls| calls.extract_if(|_, waiting| is_heard(waiting)).map(|(_, w)| w).collect());
     }
 
     /// These go on. Under the lock, so that who looks for one finds it here or there.
-    fn hear(&self, shared: &Arc<Shared>, is_heard: impl Fn(&FunctionCallId, &Waiting) -> bool) {
+    fn hear(
+        &self,
+        shared: &Arc<Shared>,
+        take_heard: impl FnOnce(&mut HashMap<FunctionCallId, Waiting>) -> Vec<Waiting>,
+    ) {
         if !self.any.load(Ordering::Acquire) {
             return;
         }
         let mut calls = self.calls.lock();
-        let heard: Vec<Waiting> = calls.extract_if(|id, waiting| is_heard(id, waiting)).map(|(_, w)| w).collect();
-        for Waiting { call, owner, .. } in heard {
-            shared.restore_call(&owner, call);
+        let mut too_late = Vec::new();
+        for Waiting { call, owner, .. } in take_heard(&mut calls) {
+            too_late.extend(shared.restore_call(&owner, call));
             owner.wake(shared);
         }
         self.any.store(!calls.is_empty(), Ordering::Release);
+        drop(calls);
+        shared.end_stored(too_late, APP_STOPPED);
     }
 
     /// The app was stopped: so are these.
@@ -113,8 +120,11 @@ impl Unheard {
     }
 
     fn end(&self, shared: &Arc<Shared>, why: &'static str, is_over: impl Fn(&Waiting) -> bool) {
+        let mut calls = self.calls.lock();
         let ended: Vec<StoredCall> =
-            self.calls.lock().extract_if(|_, waiting| is_over(waiting)).map(|(_, waiting)| waiting.call).collect();
+            calls.extract_if(|_, waiting| is_over(waiting)).map(|(_, waiting)| waiting.call).collect();
+        self.any.store(!calls.is_empty(), Ordering::Release);
+        drop(calls);
         shared.end_stored(ended, why);
     }
 
@@ -133,7 +143,7 @@ impl Shared {
             let owner = self.owners.get(&call.record.function).map(|owner| owner.clone());
             match (decide_return(app, &call.record.spec), owner) {
                 (Return::Never, _) => over.push(call),
-                (Return::AtOnce, Some(owner)) => self.restore_call(&owner, call),
+                (Return::AtOnce, Some(owner)) => over.extend(self.restore_call(&owner, call)),
                 (Return::WhenHeard { by_heartbeat }, Some(owner)) => self.unheard.add(call, owner, by_heartbeat),
                 // Its definition cannot be read now; another version of the server may.
                 (_, None) => {
@@ -145,9 +155,20 @@ impl Shared {
         tokio::spawn(give_up_unheard(self.clone()));
     }
 
-    fn restore_call(self: &Arc<Self>, owner: &Arc<Owner>, call: StoredCall) {
-        self.calls.insert(call.record.spec.id.clone(), owner.clone());
-        owner.apply(self, |calls, now, _| calls.restore(call.restored(), now));
+    /// Answers with the call if its app was stopped meanwhile, see [`Owner::begin_call`].
+    fn restore_call(self: &Arc<Self>, owner: &Arc<Owner>, call: StoredCall) -> Option<StoredCall> {
+        let id = call.record.spec.id.clone();
+        self.calls.insert(id.clone(), owner.clone());
+        let mut call = Some(call);
+        owner.apply(self, |calls, now, _| {
+            if let Some(call) = call.take_if(|_| owner.app.is_running()) {
+                calls.restore(call.restored(), now);
+            }
+        });
+        if call.is_some() {
+            self.calls.remove(&id);
+        }
+        call
     }
 
     /// Ends calls that are on disk only. Results that they have stay.
