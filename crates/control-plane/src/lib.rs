@@ -56,6 +56,7 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod unheard;
+mod unsaved;
 mod unserved;
 mod variants;
 mod volume_space;
@@ -86,6 +87,7 @@ pub use schedules::{ScheduleList, ScheduleRow};
 pub use server::{ContainerEndpoint, Server};
 pub use shared::Config;
 pub use start::host_environment;
+pub use unsaved::{RecoveredFiles, UnsavedList, UnsavedRow};
 
 /// What a control plane is made of.
 pub struct Parts {
