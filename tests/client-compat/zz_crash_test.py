@@ -54,6 +54,21 @@ def a_result_not_yet_fetched_is_there_after_a_restart(newest, server):
     assert got.code == 0 and got.out.startswith("got ta-"), got
 
 
+@pytest.mark.crash
+def what_a_dead_program_waited_for_does_not_run_again(newest, server):
+    before = {row["app_id"] for row in newest.app_list()}
+    running = newest.start("run", "forever.py::main")
+    running.wait_for_line("tick 5")  # It has lasted for more than a second, so it is on disk.
+    (app,) = {row["app_id"] for row in newest.app_list()} - before
+    running.kill()
+    server.kill()
+    server.start(READY_AGAIN_S)
+    stopped = lambda: any(row["app_id"] == app and row.get("stopped_at") for row in newest.app_list())
+    wait_for(stopped, 120, "the end of the app whose client is gone")
+    said = newest.modal("app", "logs", app).out
+    assert said.count("tick 0 in") == 1, said
+
+
 INSTANCE = """
 import modal, pathlib, sys, time
 plain = modal.Cls.from_name(sys.argv[1], "Plain").with_options(timeout=77)()

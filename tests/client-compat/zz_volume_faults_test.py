@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from harness import FIRST_CONTAINER_UID, wait_for
+from harness import FIRST_CONTAINER_UID, dorian, wait_for
 
 # A running container commits by itself for the first time after five seconds, in the middle of anything.
 BEFORE_THE_FIRST_OF_ITS_OWN_S = 4.5
@@ -110,9 +110,21 @@ def a_disk_that_holds_three_versions_takes_twelve_after_each_other(newest, littl
     assert ended.code == 0 and "committed 11" in ended.out, ended
 
 
-def what_a_full_disk_has_lost_is_said_in_the_log(newest, little_room):
+def what_a_full_disk_did_not_take_is_moved_aside_and_recovered(newest, server, little_room):
     ended = newest.run("full_disk.py::lose")
     assert ended.code == 0, ended
     app = re.search(r"^app (ap-\w+)", ended.out, re.M).group(1)
-    lost = "what the container wrote to volume `/kept` since its last commit is lost: the disk under"
-    wait_for(lambda: lost in newest.modal("app", "logs", app).out, 60, f"`{lost}` in the app's log")
+    told = "what the container wrote to volume `/kept` since its last commit is not in it: the disk under"
+    wait_for(lambda: told in newest.modal("app", "logs", app).out, 60, f"`{told}` in the app's log")
+    name = re.search(r"dorian volumes recover (\S+?)`", newest.modal("app", "logs", app).out).group(1)
+    listed = dorian("volumes", "--data", server.data)
+    assert name in listed.stdout, listed
+    refused = dorian("volumes", "recover", name, "--data", server.data)
+    assert refused.returncode != 0 and "is full" in refused.stderr, refused
+    subprocess.run(["mount", "-o", "remount,size=256m", server.data / "volumes"], check=True)
+    recovered = dorian("volumes", "recover", name, "--data", server.data)
+    assert recovered.returncode == 0 and "in the volume" in recovered.stdout, recovered
+    found = newest.modal("volume", "ls", "full-disk").out
+    assert "last" in found, found
+    listed = dorian("volumes", "--data", server.data)
+    assert name not in listed.stdout, listed

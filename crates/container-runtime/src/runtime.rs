@@ -105,6 +105,20 @@ impl Runtime {
         Ok(Runtime { shared: Arc::new(shared) })
     }
 
+    /// A runtime that makes no container: for tests of services whose worker is simulated.
+    ///
+    /// # Errors
+    /// When this machine has no cgroups.
+    pub fn without_launcher(config: RuntimeConfig) -> Result<Runtime, RuntimeError> {
+        let failed = |error: std::io::Error| RuntimeError::Start(error.to_string());
+        let (launcher, _) = socket::pair().map_err(failed)?;
+        let hierarchy = cgroup::detect().map_err(|failure| RuntimeError::Start(failure.0))?;
+        let waiters = Arc::new(Mutex::new(Waiters { gone: true, ..Waiters::default() }));
+        let (warnings, root_user, tickets, gone) = (Vec::new(), 0, AtomicU64::new(0), watch::channel(()).1);
+        let shared = Shared { config, warnings, root_user, hierarchy, launcher, tickets, waiters, gone };
+        Ok(Runtime { shared: Arc::new(shared) })
+    }
+
     /// What this machine could not give (no user namespaces, no `nft`, only a loopback resolver), in words.
     pub fn warnings(&self) -> &[String] {
         &self.shared.warnings

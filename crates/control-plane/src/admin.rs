@@ -8,6 +8,8 @@
 //! | `POST /gc?keep_days=14&dry_run=true` | a [`GarbageEvent`] per line |
 //! | `GET /builds` | a [`BuildList`](crate::BuildList) |
 //! | `POST /builds/cancel?image=im-1` | nothing, once the build has ended |
+//! | `GET /volumes/unsaved` | an [`UnsavedList`](crate::UnsavedList) |
+//! | `POST /volumes/recover?name=vo-1.ta-1` | [`RecoveredFiles`](crate::RecoveredFiles) |
 //! | `GET /schedules` | a [`ScheduleList`](crate::ScheduleList) |
 //! | `POST /schedules/run?app=nightly&function=report` | the id of the call that it makes |
 
@@ -98,6 +100,8 @@ async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<B
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/schedules") => return plain(StatusCode::OK, line(&shared.list_schedules().await)),
         (&Method::POST, "/schedules/run") => return run_schedule(shared, query).await,
+        (&Method::GET, "/volumes/unsaved") => return json(shared.list_unsaved()),
+        (&Method::POST, "/volumes/recover") => return recover(shared, query).await,
         (&Method::GET, "/builds") => return plain(StatusCode::OK, line(&shared.list_builds())),
         (&Method::POST, "/builds/cancel") => return cancel_build(shared, query).await,
         _ => {}
@@ -126,6 +130,20 @@ async fn run_schedule(shared: &Arc<Shared>, query: &str) -> Response<Body> {
     };
     match shared.run_schedule_now(&app, &function).await {
         Ok(call) => plain(StatusCode::OK, format!("{call}\n")),
+        Err(error) => plain(StatusCode::BAD_REQUEST, error),
+    }
+}
+
+async fn recover(shared: &Arc<Shared>, query: &str) -> Response<Body> {
+    match parameter(query, "name") {
+        Some(name) => json(shared.recover_unsaved(&name).await),
+        None => plain(StatusCode::BAD_REQUEST, "the request says no `name`".to_owned()),
+    }
+}
+
+fn json<T: Serialize>(answer: Result<T, String>) -> Response<Body> {
+    match answer {
+        Ok(answer) => plain(StatusCode::OK, line(&answer)),
         Err(error) => plain(StatusCode::BAD_REQUEST, error),
     }
 }

@@ -1,4 +1,9 @@
-//! Apps: what is known of each, and how one ends.
+//! Apps: what is known of each, and what becomes of one whose client leaves.
+
+pub mod ending;
+pub mod life;
+#[cfg(test)]
+mod shell_tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +42,8 @@ pub struct App {
     /// Key and reply of the last publication: a client that lost the reply asks again.
     pub last_publication: Mutex<Option<(String, Published)>>,
     last_heartbeat: AtomicU64,
+    /// Held by the one change of the record that goes on, over its write.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl App {
@@ -50,6 +57,7 @@ impl App {
             named: Mutex::default(),
             last_publication: Mutex::default(),
             last_heartbeat: AtomicU64::new(now),
+            turn: Default::default(),
         }
     }
 
@@ -57,11 +65,14 @@ impl App {
         self.record.lock().clone()
     }
 
-    /// Changes the record and returns it as it is now, to be stored.
-    pub fn update(&self, change: impl FnOnce(&mut AppRecord)) -> AppRecord {
-        let mut record = self.record.lock();
-        change(&mut record);
-        record.clone()
+    /// The right to change the record: what is written last is then what is so.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Makes so what was [decided](life::decide) and written, by whoever has the [turn](Self::turn).
+    pub fn update(&self, change: impl FnOnce(&mut AppRecord)) {
+        change(&mut self.record.lock());
     }
 
     /// What a person calls it.
@@ -76,11 +87,16 @@ impl App {
 
     /// Functions of this app may run.
     pub fn is_running(&self) -> bool {
-        !matches!(self.state(), AppState::Stopping | AppState::Stopped)
+        life::runs(self.state())
     }
 
     pub fn heartbeat(&self, now: Millis) {
         self.last_heartbeat.store(now, Ordering::Relaxed);
+    }
+
+    /// Its client has left and could not be let go: looked at again as one that is silent.
+    pub fn fall_silent(&self) {
+        self.last_heartbeat.store(0, Ordering::Relaxed);
     }
 
     pub fn is_abandoned(&self, now: Millis) -> bool {

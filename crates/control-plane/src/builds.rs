@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calls::{Accepted, CallKind, CallSpec, FinishedOutput, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
+use calls::{CallKind, CallSpec, FinishedOutput, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
 use image_builder::{BuiltImage, KeyHasher, LayerKey, VolumeMount};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use types::ids::{FunctionCallId, InputId, TaskId};
 
 use crate::clock::now_ms;
 use crate::images::Image;
-use crate::owner::Owner;
+use crate::owner::{Begun, Owner};
 use crate::shared::Shared;
 use crate::tasks::STOP_GRACE_MS;
 use crate::volumes::VolumeUse;
@@ -259,7 +259,7 @@ impl Shared {
             data_format: run.data_format,
             method_name: run.method_name.clone(),
         };
-        if owner.begin_call(self, spec, vec![input], false) != Accepted::Yes {
+        if owner.begin_call(self, spec, vec![input], false) != Begun::Yes {
             return Err(format!("function `{}` takes no inputs now", owner.tag));
         }
         let stopped = || format!("the app was stopped while function `{}` ran", owner.tag);

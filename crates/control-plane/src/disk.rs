@@ -104,6 +104,7 @@ fn measure(
         "with the containers",
         &["tasks", "runtime", "mounts", "images/tmp", "images/mount-points"],
     );
+    part("what containers could not commit", "dorian volumes", &["volumes/unsaved", "unsaved"]);
     // What was counted above is known by name; folders hold next to nothing by themselves.
     part("everything else", "", &[]);
     let known: u64 = rows.iter().map(|row| row.bytes).sum();

@@ -13,6 +13,7 @@ mod build_volumes;
 mod build_waiters;
 mod builds;
 mod caller;
+mod cancellations;
 mod capacity;
 mod children;
 mod clip;
@@ -57,6 +58,10 @@ mod simulation;
 mod start;
 mod status;
 mod tasks;
+#[cfg(test)]
+mod testing;
+mod unheard;
+mod unsaved;
 mod unserved;
 mod variants;
 mod volume_space;
@@ -87,6 +92,7 @@ pub use schedules::{ScheduleList, ScheduleRow};
 pub use server::{ContainerEndpoint, Server};
 pub use shared::Config;
 pub use start::host_environment;
+pub use unsaved::{RecoveredFiles, UnsavedList, UnsavedRow};
 
 /// What a control plane is made of.
 pub struct Parts {
@@ -192,6 +198,7 @@ async fn begin(parts: Parts, opened: Opened) -> Result<Arc<shared::Shared>, Star
         publishing: Default::default(),
         collecting: Default::default(),
         shutting_down: Default::default(),
+        unheard: Default::default(),
     });
     restore::restore(&shared).await?;
     tokio::spawn(shared.clone().worker_event_loop(parts.events));

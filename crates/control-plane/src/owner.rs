@@ -92,6 +92,15 @@ struct Refusal {
     reason: String,
 }
 
+/// What became of a new call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    Yes,
+    QueueFull,
+    /// Its app was stopped before the call was there.
+    AppStopped,
+}
+
 /// What an event asks of the world outside the lock.
 #[derive(Default)]
 struct Outside {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use client_protocol::Passthrough;
 use image_builder::BuiltImage;
-use metadata_store::{AppState, EnvironmentRecord, FunctionRecord, StoreError, StoredCall, Write};
+use metadata_store::{EnvironmentRecord, FunctionRecord, StoreError, Write};
 use types::errors::with_causes;
 use types::ids::EnvironmentId;
 use types::objects::ObjectKind;
 
-use crate::apps::App;
+use crate::apps::{App, life};
 use crate::caller::ClientVersion;
 use crate::clock::{now_ms, unique_now_ms};
 use crate::definition::Definition;
@@ -59,10 +59,10 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
         if stopped_for > STOPPED_APPS_LISTED_MS {
             continue;
         }
-        // An app that was stopping has nothing left that runs.
+        // An app that was stopping has nothing left that runs. What it still waits for ends below.
         let mut app = app;
-        if app.state == AppState::Stopping {
-            app.state = AppState::Stopped;
+        if life::after_restart(app.state) != app.state {
+            app.state = life::after_restart(app.state);
             app.stopped_at_ms = Some(now_ms());
             shared.store.write_later(vec![Write::App(app.clone())]);
         }
@@ -89,9 +89,7 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
     for variant in &state.variants {
         shared.restore_variant(variant).await;
     }
-    for call in state.calls {
-        restore_call(shared, call);
-    }
+    shared.restore_calls(state.calls);
     shared.restore_schedules(state.schedules);
     for owner in shared.owners.iter() {
         owner.wake(shared);
@@ -127,11 +125,4 @@ fn restore_function(shared: &Arc<Shared>, record: FunctionRecord) {
         }
         Err(error) => tracing::warn!(function = %record.id, error = error.message(), "a function cannot be restored"),
     }
-}
-
-fn restore_call(shared: &Arc<Shared>, stored: StoredCall) {
-    let Some(owner) = shared.owners.get(&stored.record.function).map(|o| o.clone()) else { return };
-    let id = stored.record.spec.id.clone();
-    shared.calls.insert(id, owner.clone());
-    owner.apply(shared, |calls, now, _| calls.restore(stored.restored(), now));
 }

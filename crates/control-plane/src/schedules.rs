@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use calls::{CallKind, CallSpec, Millis, NewInput, OutcomeStatus, PageRequest, Payload};
 use client_protocol::wire;
+use futures::StreamExt;
 use metadata_store::{AppState, ScheduleRecord, ScheduledRun, Write};
 use parking_lot::Mutex;
 use scheduler::schedule::{Due, Schedule, decide_due};
@@ -24,7 +25,7 @@ use types::ids::{AppId, FunctionCallId, FunctionId, InputId};
 
 use crate::apps::App;
 use crate::clock::now_ms;
-use crate::owner::Owner;
+use crate::owner::{Begun, Owner};
 use crate::recorder::new_call_writes;
 use crate::shared::Shared;
 
@@ -32,6 +33,8 @@ use crate::shared::Shared;
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// A run that could not be stored, or found its function's queue full, is tried again.
 const RETRY_MS: Millis = 5_000;
+/// Runs that begin together. More would only fill the store's queue, whose transactions hold about as many.
+const DUE_AT_ONCE: usize = 256;
 /// `((), {})` as a pickle: no arguments.
 const NO_ARGUMENTS: &[u8] = b"\x80\x04)}\x86.";
 
@@ -198,9 +201,11 @@ impl Shared {
         loop {
             let changed = self.schedules.changed.notified();
             let now = now_ms();
-            for (attached, next) in self.schedules.due(now) {
-                self.run_due(&attached, next, now).await;
-            }
+            at_once(self.schedules.due(now), |(attached, next)| {
+                let shared = self.clone();
+                async move { shared.run_due(&attached, next, now).await }
+            })
+            .await;
             match self.schedules.earliest() {
                 None => changed.await,
                 Some(at) => {
@@ -268,8 +273,10 @@ impl Shared {
             known.record.last_call = Some(call.clone());
             known.retry_at = None;
         });
-        // They are written, so they are taken.
-        owner.begin_call(self, spec, inputs, true);
+        // They are written, so they are taken, unless the app was stopped meanwhile.
+        if owner.begin_call(self, spec, inputs, true) == Begun::AppStopped {
+            return Err("its app was stopped".to_owned());
+        }
         tracing::info!(app = %owner.app.id, function = owner.tag, schedule = record.schedule, %call, "a scheduled run begins");
         Ok(call)
     }
@@ -352,9 +359,23 @@ impl Shared {
     }
 }
 
+/// Begins these together: their writes share the disk's syncs.
+async fn at_once<T, F: Future<Output = ()>>(due: Vec<T>, run: impl Fn(T) -> F) {
+    futures::stream::iter(due).for_each_concurrent(DUE_AT_ONCE, run).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn runs_that_are_due_do_not_wait_for_each_other() {
+        let all_there = tokio::sync::Barrier::new(DUE_AT_ONCE);
+        let together = at_once(vec![(); DUE_AT_ONCE], |()| async {
+            all_there.wait().await;
+        });
+        tokio::time::timeout(Duration::from_secs(1), together).await.unwrap();
+    }
 
     fn every_minute() -> Arc<Schedule> {
         let period = scheduler::schedule::Period { minutes: 1, ..Default::default() };

@@ -11,7 +11,7 @@ use blob_store::{BlobStore, DiskBlobs};
 use calls::{Millis, Outcome, OutcomeStatus};
 use contents_store::ContentsStore;
 use dashmap::DashMap;
-use metadata_store::{AppState, EnvironmentRecord, MetadataStore, Write};
+use metadata_store::{AppState, EnvironmentRecord, MetadataStore, StoreError};
 use parking_lot::RwLock;
 use scheduler::{Holder, plan_reclaim};
 use shared_files::SharedFiles;
@@ -37,6 +37,7 @@ use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 use crate::sent_contents::SentContents;
 use crate::tasks::{EndedTask, EndedTasks, Ending, STOP_GRACE_MS, Task, Tasks, decide_ending};
+use crate::unheard::Unheard;
 use crate::volumes::VolumeShell;
 
 /// Output of an input may arrive this long after its result: the two come on different ways.
@@ -97,6 +98,8 @@ pub struct Shared {
     pub collecting: tokio::sync::Mutex<()>,
     /// Containers end because the server does.
     pub shutting_down: AtomicBool,
+    /// Calls of the last server whose callers have not been heard since.
+    pub unheard: Unheard,
 }
 
 impl Shared {
@@ -171,18 +174,24 @@ impl Shared {
         let task = Arc::new(Task::new(id, owner.clone(), definition, now, reserved));
         self.tasks.insert(task.clone());
         tokio::spawn(async move {
-            let spec = match crate::start::task_spec(&self, &task).await {
-                Ok(spec) => spec,
-                Err(error) => return self.on_task_end(&task.id, &not_started(error)),
+            let prepared = tokio::select! {
+                prepared = crate::start::task_spec(&self, &task) => Some(prepared),
+                // Its image may take minutes, which nobody waits for any more.
+                () = task.stopped() => None,
+            };
+            let spec = match prepared {
+                Some(Ok(spec)) => spec,
+                Some(Err(error)) => return self.on_task_end(&task.id, &not_started(error)),
+                None => return self.on_task_end(&task.id, &never_started()),
             };
             *task.layers.lock() = Some(spec.layers.clone());
-            if task.stop_reason.lock().is_some() {
-                // Stopped while its image was prepared: it never starts.
-                return self.on_task_end(&task.id, &never_started());
-            }
             let patience = Duration::from_millis(task.definition.startup_timeout_ms());
             if self.worker.commands.send(WorkerCommand::Start(Box::new(spec))).await.is_err() {
                 return self.on_task_end(&task.id, &not_started("the worker is gone".to_owned()));
+            }
+            if task.is_stopped() {
+                // The word may have come to the worker before the task did.
+                self.send_stop(&task.id, false, 0);
             }
             tokio::spawn(self.clone().background_commit_loop(task.clone()));
             // A task that has ended meanwhile is not kept for this, nor the volumes that it holds.
@@ -206,7 +215,7 @@ impl Shared {
     /// show in a run that needs nothing of either: it can meet the runner where that prints a traceback.
     pub fn stop_task(self: &Arc<Self>, id: &TaskId, grace_ms: u64, why: String) {
         let Some(task) = self.tasks.get(id) else { return };
-        task.stop_reason.lock().get_or_insert(why);
+        task.stop(why);
         // From here on it is handed nothing more.
         task.owner.on_stop(self, id);
         let grace_ms = if task.owner.is_ready(id) { grace_ms } else { 0 };
@@ -215,7 +224,7 @@ impl Shared {
 
     /// With a signal, and so a traceback: it shows what the start hangs in.
     fn interrupt_start(self: &Arc<Self>, task: &Task, why: String) {
-        task.stop_reason.lock().get_or_insert(why);
+        task.stop(why);
         task.owner.on_stop(self, &task.id);
         self.send_stop(&task.id, true, STOP_GRACE_MS);
     }
@@ -347,29 +356,8 @@ impl Shared {
         self.tasks.all().into_iter().filter(|t| t.owner.app.id == *app).collect()
     }
 
-    /// Stops an app: waiting inputs end, containers are stopped, the log is closed behind the last output.
-    pub async fn stop_app(self: Arc<Self>, app: Arc<App>, why: &str) {
-        let mut begun = false;
-        let record = app.update(|r| {
-            begun = !matches!(r.state, AppState::Stopping | AppState::Stopped);
-            if begun {
-                r.state = AppState::Stopping;
-            }
-        });
-        if !begun {
-            return;
-        }
-        if why == crate::apps::FINISHED {
-            tracing::info!(app = %app.id, "app finished");
-        } else {
-            tracing::info!(app = %app.id, why, "stopping app");
-        }
-        self.store.write_later(vec![Write::App(record)]);
-        let owners = self.owners_of(&app.id);
-        for owner in &owners {
-            owner.close(&self);
-        }
-        self.on_published(&app);
+    /// The rest of a stop: containers are stopped, the log is closed behind the last output.
+    pub async fn see_app_out(self: Arc<Self>, app: Arc<App>, why: &'static str) {
         loop {
             let changed = self.tasks_changed.notified();
             let tasks = self.tasks_of(&app.id);
@@ -384,16 +372,12 @@ impl Shared {
             // The timer covers a task that came to be between the look and the wait.
             let _ = tokio::time::timeout(Duration::from_secs(1), changed).await;
         }
-        let record = app.update(|r| {
-            r.state = AppState::Stopped;
-            r.stopped_at_ms = Some(now_ms());
-        });
-        self.store.write_later(vec![Write::App(record)]);
+        self.on_app_ended(&app, now_ms()).await;
         app.log.close();
         // Late readers find outputs for a little while; then only durable ones, in the store. Calls leave by themselves.
         tokio::time::sleep(Duration::from_millis(calls::STOPPED_KEPT_MS)).await;
         if app.state() == AppState::Stopped {
-            for owner in owners {
+            for owner in self.owners_of(&app.id) {
                 self.owners.remove(&owner.id);
             }
             self.forget_secrets(|secret| secret.app.as_ref() == Some(&app.id));
@@ -415,28 +399,31 @@ impl Shared {
                 if state == AppState::DetachedDisconnected && self.has_run_out(&app) {
                     tokio::spawn(self.clone().stop_app(app, "its last call has ended"));
                 } else if app.is_abandoned(now) && decide_departure(state, Leaving::Silent) != Departure::Nothing {
-                    self.depart(&app, Leaving::Silent);
+                    tokio::spawn(self.clone().depart(app, Leaving::Silent));
                 }
             }
         }
     }
 
-    pub fn depart(self: &Arc<Self>, app: &Arc<App>, leaving: crate::apps::Leaving) {
+    /// # Errors
+    /// When the disk does not take what follows. It is tried again as if the client had fallen silent.
+    pub async fn depart(self: Arc<Self>, app: Arc<App>, leaving: crate::apps::Leaving) -> Result<(), StoreError> {
+        use crate::apps::ending::NotChanged;
+        use crate::apps::life::Event;
         use crate::apps::{Departure, decide_departure};
-        match decide_departure(app.state(), leaving) {
-            Departure::Stop => {
-                let (shared, app) = (self.clone(), app.clone());
-                tokio::spawn(async move { shared.stop_app(app, leaving.why()).await });
-            }
-            Departure::RunOut => {
-                let record = app.update(|r| r.state = AppState::DetachedDisconnected);
-                self.store.write_later(vec![Write::App(record)]);
-                if self.has_run_out(app) {
-                    tokio::spawn(self.clone().stop_app(app.clone(), "its last call has ended"));
-                }
-            }
-            Departure::Nothing => {}
+        let left = match decide_departure(app.state(), leaving) {
+            Departure::Stop => self.stop_app(app.clone(), leaving.why()).await,
+            Departure::RunOut => match self.change_app(&app, Event::RunOut, |_| {}).await {
+                Ok(()) if self.has_run_out(&app) => self.stop_app(app.clone(), "its last call has ended").await,
+                Ok(()) | Err(NotChanged::Refused(_)) => Ok(()),
+                Err(NotChanged::Store(error)) => Err(error),
+            },
+            Departure::Nothing => Ok(()),
+        };
+        if left.is_err() {
+            app.fall_silent();
         }
+        left
     }
 
     fn has_run_out(&self, app: &App) -> bool {

@@ -9,10 +9,11 @@ use calls::{Millis, Outcome, OutcomeStatus, TaskEnd};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use scheduler::{Resources, StartFault};
-use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use types::ids::{AppId, InputId, TaskId};
 use worker_protocol::TaskExit;
 
+use crate::cancellations::Cancellations;
 use crate::definition::Definition;
 use crate::owner::Owner;
 use crate::volumes::TaskMount;
@@ -39,8 +40,9 @@ pub struct Task {
     pub reported: Mutex<Option<Outcome>>,
     /// Why the platform stopped it, if it did.
     pub stop_reason: Mutex<Option<String>>,
-    cancelled: Mutex<Vec<InputId>>,
-    pub cancel_news: Notify,
+    /// Set with the reason.
+    stop: CancellationToken,
+    pub cancellations: Cancellations,
     has_hint: AtomicBool,
     pub reserved: Resources,
     /// When it was decided to start it.
@@ -68,8 +70,8 @@ impl Task {
             printed_bytes: AtomicU64::new(0),
             reported: Mutex::new(None),
             stop_reason: Mutex::new(None),
-            cancelled: Mutex::default(),
-            cancel_news: Notify::new(),
+            stop: CancellationToken::new(),
+            cancellations: Cancellations::default(),
             has_hint: AtomicBool::new(false),
             reserved,
             begun: Instant::now(),
@@ -78,13 +80,23 @@ impl Task {
         }
     }
 
+    /// Notes that the platform stops it. The first reason counts.
+    pub fn stop(&self, why: String) {
+        self.stop_reason.lock().get_or_insert(why);
+        self.stop.cancel();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
     /// True the first time that its log is to get a hint.
     pub fn is_first_hint(&self) -> bool {
         !self.has_hint.swap(true, Ordering::Relaxed)
-    }
-
-    pub fn take_cancelled(&self) -> Vec<InputId> {
-        std::mem::take(&mut *self.cancelled.lock())
     }
 }
 
@@ -113,8 +125,7 @@ impl Tasks {
     /// Lets the container know with its next heartbeat that these inputs are cancelled.
     pub fn cancel_inputs(&self, id: &TaskId, inputs: Vec<InputId>) {
         if let Some(task) = self.get(id) {
-            task.cancelled.lock().extend(inputs);
-            task.cancel_news.notify_one();
+            task.cancellations.add(inputs);
         }
     }
 }

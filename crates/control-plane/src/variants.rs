@@ -105,7 +105,7 @@ impl Owner {
     }
 }
 
-fn has_nothing_to_do(owner: &Owner) -> bool {
+pub fn has_nothing_to_do(owner: &Owner) -> bool {
     owner.task_ids().is_empty() && owner.read(|calls| calls.call_ids().next().is_none())
 }
 
@@ -165,6 +165,7 @@ impl Shared {
         let [mut new, old] = [&definition, &*base.definition()].map(|d| warnings(d, self.capacity.milli_cpu()));
         new.retain(|warning| !old.contains(warning));
         let owner = self.adopt_variant(base, definition, &record)?;
+        self.still_wanted(&owner)?;
         owner.say_warnings(&new);
         Ok(owner)
     }

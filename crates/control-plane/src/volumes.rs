@@ -21,7 +21,7 @@ use types::objects::ObjectKind;
 use volume_fs::layer::{Attributes, BuiltLayer};
 use volume_fs::store::Layers;
 use volume_fs::{Kind, Pinned, VolumeError, Volumes};
-use worker_protocol::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerCommand};
+use worker_protocol::{RequestId, Uncollected, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerCommand};
 
 use crate::shared::Shared;
 use crate::tasks::Task;
@@ -256,22 +256,22 @@ impl Shared {
 
     /// Makes a layer part of a volume, or throws it away.
     pub async fn publish_volume(self: &Arc<Self>, volume: &VolumeId, layer: VolumeLayer) -> Result<(), VolumeError> {
-        let layer = BuiltLayer { folder: layer.folder, entries: layer.entries, removed: layer.removed };
-        let (shared, volume) = (self.clone(), volume.clone());
+        let (shared, volume, layer) = (self.clone(), volume.clone(), built(layer));
         self.volumes.with(move |_| shared.publish_layer(&volume, &layer)).await
     }
 
     /// As [`Shared::publish_volume`]. Blocks, on a thread of the runtime.
     pub fn publish_layer(self: &Arc<Self>, volume: &VolumeId, layer: &BuiltLayer) -> Result<(), VolumeError> {
+        let published = self.try_publish(volume, layer);
+        published.inspect_err(|_| layer.discard(self.volumes.store.contents()))
+    }
+
+    /// A layer that could not be published stays where it is.
+    pub fn try_publish(self: &Arc<Self>, volume: &VolumeId, layer: &BuiltLayer) -> Result<(), VolumeError> {
         let is_known = self.objects.get(ObjectKind::Volume, volume.as_str()).is_some();
         let publish = || self.volumes.store.publish(volume.as_str(), layer);
         let published = if is_known { publish() } else { Err(VolumeError::Deleted) };
-        if let Err(error) = published {
-            layer.discard(self.volumes.store.contents());
-            return Err(error);
-        }
-        self.tidy_volume(volume.to_string());
-        Ok(())
+        published.map(|_| self.tidy_volume(volume.to_string()))
     }
 
     /// Commits, and shows the task the newest version of its volume. As [`Shared::commit_volume`], to the end.
@@ -314,7 +314,7 @@ impl Shared {
             mount.unpin_older();
             match late {
                 None => return Ok(()),
-                Some(layer) => self.publish_volume(volume, layer).await?,
+                Some(layer) => self.take_written(&task.id, volume, Ok(layer)).await,
             }
         }
         Ok(())
@@ -365,26 +365,16 @@ impl Shared {
     pub async fn take_last_writes(
         self: &Arc<Self>,
         task: &TaskId,
-        layers: Vec<(VolumeId, Result<VolumeLayer, String>)>,
+        layers: Vec<(VolumeId, Result<VolumeLayer, Uncollected>)>,
     ) {
         for (volume, layer) in layers {
-            let why = match layer {
-                Ok(layer) => match self.publish_volume(&volume, layer).await {
-                    Ok(()) | Err(VolumeError::Deleted) => continue,
-                    Err(error) => with_causes(&error),
-                },
-                Err(why) => why,
-            };
-            tracing::error!(%task, %volume, why, "a container's last writes are lost");
-            let Some(task) = self.tasks.get(task) else { continue };
-            let path = task.mounts.lock().iter().find(|m| m.usage.volume == volume).map(|m| m.usage.mount_path.clone());
-            let text = format!(
-                "what the container wrote to volume `{}` since its last commit is lost: {why}",
-                path.as_deref().unwrap_or(volume.as_str())
-            );
-            self.say(&task.owner, &task.id, &text);
+            self.take_written(task, &volume, layer).await;
         }
     }
+}
+
+pub fn built(layer: VolumeLayer) -> BuiltLayer {
+    BuiltLayer { folder: layer.folder, entries: layer.entries, removed: layer.removed }
 }
 
 /// Does it apart from whoever asked.

@@ -19,6 +19,7 @@ mod run;
 mod running_server;
 mod schedules;
 mod up;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ Examples:
   sudo dorian layers                what image builds left on disk, and why it stays
   sudo dorian gc                    remove what nothing needs
   sudo dorian schedules             which functions run by themselves, and when
+  sudo dorian volumes               what containers could not commit, and getting it back
 
 Dorian is not affiliated with Modal Labs. Logging: DORIAN_LOG=debug.
 ";
@@ -61,6 +63,7 @@ enum Command {
     Layers(layers::LayersArgs),
     Gc(gc::GcArgs),
     Schedules(schedules::SchedulesArgs),
+    Volumes(volumes::VolumesArgs),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Layers(args) => layers::run(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Schedules(args) => schedules::run(&args),
+        Command::Volumes(args) => volumes::run(&args),
     };
     result.unwrap_or_else(|error| {
         output::say(&format!("{error:#}"));

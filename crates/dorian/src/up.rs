@@ -135,7 +135,10 @@ async fn serve(
         shared_folders: data.path.join("nfs"),
         ca_bundle: ca_bundle.map(PathBuf::from),
         volume_contents: volumes.contents().clone(),
+        unsaved: volumes.unsaved().clone(),
     };
+    // What containers write is not always on the volumes' disk.
+    volumes.unsaved().add(data.path.join("unsaved")).context("cannot make a folder for what could not be committed")?;
     let worker = worker::start(worker_config, runtime.clone(), endpoint.clone(), event_sender)?;
     let config = Config {
         data_dir: data.path.clone(),

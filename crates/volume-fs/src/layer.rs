@@ -208,7 +208,7 @@ impl<'a> LayerBuilder<'a> {
                 self.copy_content(id, &place)?;
             }
             Source::Content(id, size) => self.stub(&place, id, size)?,
-            Source::Take(from) if self.may_move(from)? && moved(from, &place)? => {
+            Source::Take(from) if self.may_move(from)? && linked(from, &place)? => {
                 // What overlayfs noted for itself about a file that was below, and may have had another name there.
                 let noted = [sys::ORIGIN, sys::REDIRECT];
                 return noted.iter().try_for_each(|name| sys::remove_xattr(&place, name)).doing("unmark", &place);
@@ -390,10 +390,12 @@ pub(crate) fn now() -> (i64, i64) {
 }
 
 /// False when the place is on another file system: volumes may have a disk of their own.
-fn moved(from: &Path, place: &Path) -> Result<bool, VolumeError> {
-    match fs::rename(from, place) {
+///
+/// A link and no rename: until the layer is whole and published, what the container wrote must be there without it.
+fn linked(from: &Path, place: &Path) -> Result<bool, VolumeError> {
+    match fs::hard_link(from, place) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(false),
-        renamed => renamed.doing("move", from).map(|()| true),
+        linked => linked.doing("link", from).map(|()| true),
     }
 }
 

@@ -33,6 +33,7 @@ mod loose;
 mod merge;
 pub mod store;
 mod sys;
+pub mod unsaved;
 mod uploads;
 mod upper;
 pub mod view;

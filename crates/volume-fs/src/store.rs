@@ -19,6 +19,7 @@ use crate::error::{Doing, VolumeError};
 use crate::fetching::Fetching;
 use crate::layer::{BuiltLayer, LayerBuilder};
 use crate::sys;
+use crate::unsaved::UnsavedFolder;
 use crate::uploads::Uploads;
 use crate::view::View;
 
@@ -38,6 +39,7 @@ struct Inner {
     contents: ContentStore,
     uploads: Uploads,
     fetching: Fetching,
+    unsaved: UnsavedFolder,
     opened_at: SystemTime,
     /// Locked for a look-up only.
     volumes: Mutex<HashMap<String, Arc<Volume>>>,
@@ -167,11 +169,14 @@ impl Volumes {
             let _ = fs::remove_file(entry.path());
         }
         let uploads = Uploads::new(contents.clone());
+        let unsaved = UnsavedFolder::default();
+        unsaved.add(root.join("unsaved"))?;
         let inner = Inner {
             root: root.to_owned(),
             contents,
             uploads,
             fetching: Fetching::default(),
+            unsaved,
             opened_at: SystemTime::now(),
             volumes: Mutex::default(),
             deleted: Mutex::default(),
@@ -185,6 +190,11 @@ impl Volumes {
 
     pub fn uploads(&self) -> &Uploads {
         &self.inner.uploads
+    }
+
+    /// What containers could not commit.
+    pub fn unsaved(&self) -> &UnsavedFolder {
+        &self.inner.unsaved
     }
 
     pub fn fetching(&self) -> &Fetching {
@@ -231,12 +241,12 @@ impl Volumes {
         let view = self.view(id)?;
         let layer = LayerBuilder::new(self.contents(), &volume.folder.join("building"), &view)?;
         match build(&view, layer)? {
-            Some(layer) => volume.publish(&layer),
+            Some(layer) => volume.publish(&layer).inspect_err(|_| layer.discard(self.contents())),
             None => Ok(volume.state.lock().head.version),
         }
     }
 
-    /// Makes a layer that a worker built part of the volume.
+    /// Makes a layer that a worker built part of the volume. One that could not become that is where it was.
     pub fn publish(&self, id: &str, layer: &BuiltLayer) -> Result<u64, VolumeError> {
         let volume = self.volume(id)?;
         let _publishing = volume.publishing.lock();
@@ -329,20 +339,20 @@ impl Volume {
         head.layers.push(LayerEntry::new(name.clone(), layer.entries));
         let replaced = self.replace_head(head);
         if replaced.is_err() && !self.layer_is_named(&name) {
-            let _ = self.contents.remove_layer(&self.layer(&name));
+            let _ = fs::rename(self.layer(&name), &layer.folder);
         }
         replaced
     }
 
     fn take_in(&self, layer: &BuiltLayer) -> Result<String, VolumeError> {
         if self.state.lock().deleted {
-            layer.discard(&self.contents);
             return Err(VolumeError::Deleted);
         }
         let name = layer.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         fs::rename(&layer.folder, self.layer(&name)).doing("take in", &layer.folder)?;
         let layers = self.folder.join("layers");
-        sys::sync_folder(&layers).doing("write", &layers)?;
+        let synced = sys::sync_folder(&layers).doing("write", &layers);
+        synced.inspect_err(|_| drop(fs::rename(self.layer(&name), &layer.folder)))?;
         Ok(name)
     }
 

@@ -15,7 +15,7 @@ use types::ids::{AppId, FunctionId, TaskId, VolumeId};
 use types::variables::Variables;
 
 pub use buckets::{BucketMount, SharedFolder};
-pub use volumes::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec};
+pub use volumes::{RequestId, Uncollected, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec};
 
 /// Names the version of these messages; a worker and a control plane of different versions refuse each other.
 pub const VERSION: u32 = 1;
@@ -107,8 +107,8 @@ pub struct TaskExit {
     pub requested: bool,
     /// The folder with what it wrote, for whoever takes it; only of one that builds an image and succeeded.
     pub changes: Option<PathBuf>,
-    /// What it wrote to volumes and did not commit, or why that is lost.
-    pub volumes: Vec<(VolumeId, Result<VolumeLayer, String>)>,
+    /// What it wrote to volumes and did not commit, or why there is no layer of that.
+    pub volumes: Vec<(VolumeId, Result<VolumeLayer, Uncollected>)>,
 }
 
 /// A connection that a container opened to its API endpoint.

@@ -72,3 +72,11 @@ pub enum VolumeAnswer {
     /// The same; it may succeed when the disk has more room.
     NoSpace(String),
 }
+
+/// What a container wrote to a volume, and of which no layer could be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uncollected {
+    pub why: String,
+    /// Where it was moved to; without that it is lost.
+    pub place: Option<PathBuf>,
+}

@@ -15,6 +15,7 @@ use container_runtime::Runtime;
 use tokio::sync::{Mutex, mpsc};
 use types::ids::TaskId;
 use volume_fs::ContentStore;
+use volume_fs::unsaved::UnsavedFolder;
 use worker_protocol::{Capacity, ContainerApi, VolumeCommand, WorkerCommand, WorkerEvent, WorkerHandle};
 
 use crate::task::{Stop, TaskControl};
@@ -38,6 +39,8 @@ pub struct WorkerConfig {
     pub ca_bundle: Option<PathBuf>,
     /// Where the large files of volumes are.
     pub volume_contents: ContentStore,
+    /// Where what a container could not commit is moved to.
+    pub unsaved: UnsavedFolder,
 }
 
 struct Worker {

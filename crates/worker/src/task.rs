@@ -268,7 +268,7 @@ impl Running {
             let _ = worker.events.send(event).await;
         }
         self.endpoints.abort_all();
-        let volumes = self.mounted.clone().collect_all().await;
+        let volumes = self.mounted.clone().collect_all(task, &worker.config.unsaved).await;
         self.mounts.end().await;
         TaskExit {
             code: exit.code,

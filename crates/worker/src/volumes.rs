@@ -9,11 +9,12 @@ use container_runtime::{Container, LayeredMount, RemountOutcome};
 use manifest::changes::Committed;
 use parking_lot::{Condvar, Mutex};
 use types::errors::with_causes;
-use types::ids::VolumeId;
+use types::ids::{TaskId, VolumeId};
 use volume_fs::commit::{Taking, collect};
 use volume_fs::layer::BuiltLayer;
+use volume_fs::unsaved::UnsavedFolder;
 use volume_fs::{ContentStore, View, VolumeError};
-use worker_protocol::{RequestId, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerEvent};
+use worker_protocol::{RequestId, Uncollected, VolumeAnswer, VolumeCommand, VolumeLayer, VolumeSpec, WorkerEvent};
 
 use crate::Worker;
 
@@ -64,13 +65,15 @@ struct State {
     generation: u32,
     layers: Vec<PathBuf>,
     committed: Committed,
+    /// Earlier generations of which no layer could be made.
+    kept: Vec<u32>,
     /// What the container wrote has been taken away: whoever looks now would find it deleted.
     is_over: bool,
 }
 
 impl State {
     fn new(generation: u32, layers: Vec<PathBuf>) -> Self {
-        Self { generation, layers, committed: Committed::default(), is_over: false }
+        Self { generation, layers, committed: Committed::default(), kept: Vec::new(), is_over: false }
     }
 }
 
@@ -139,7 +142,26 @@ impl TaskVolume {
         let _moved = self.moving.blocking_lock();
         let mut state = self.state.lock();
         state.is_over = true;
-        self.collect_in(&mut state, RequestId::MAX, Taking::Final).map_err(|error| with_causes(&error))
+        let collected = self.collect_in(&mut state, RequestId::MAX, Taking::Final);
+        let generation = state.generation;
+        collected.inspect_err(|_| state.kept.push(generation)).map_err(|error| with_causes(&error))
+    }
+
+    /// As [`Self::collect_last`]. What could not be collected, now or at a reload, is moved out of the way of the folder's
+    /// removal.
+    fn take_last(&self, task: &TaskId, unsaved: &UnsavedFolder) -> Vec<Result<VolumeLayer, Uncollected>> {
+        let collected = self.collect_last();
+        let kept = std::mem::take(&mut self.state.lock().kept);
+        let why = collected.as_ref().err().cloned();
+        let why = why.unwrap_or_else(|| "it could not be read when the volume was reloaded".to_owned());
+        let moved = kept.into_iter().map(|generation| {
+            let moved = unsaved.set_aside(self.spec.volume.as_str(), task.as_str(), &self.generation(generation));
+            let place = moved.inspect_err(|error| {
+                tracing::error!(%task, volume = %self.spec.volume, %error, "what a container wrote could not be moved aside");
+            });
+            Err(Uncollected { why: why.clone(), place: place.ok() })
+        });
+        moved.chain(collected.ok().flatten().map(Ok)).collect()
     }
 
     fn collect_in(
@@ -196,7 +218,12 @@ impl TaskVolume {
         let mut state = self.state.lock();
         let late = self.collect_in(&mut state, RequestId::MAX, Taking::Final);
         let old = self.generation(state.generation);
-        *state = State::new(state.generation + 1, layers);
+        let kept = std::mem::take(&mut state.kept);
+        *state = State { kept, ..State::new(state.generation + 1, layers) };
+        if late.is_err() {
+            let kept = state.generation - 1;
+            state.kept.push(kept);
+        }
         *self.latest.lock() = Latest::Known;
         drop(state);
         // Kept when it could not be read: it holds what nobody else has. Otherwise the program need not wait: taking away
@@ -214,15 +241,20 @@ fn volume_layer(layer: BuiltLayer) -> VolumeLayer {
 
 impl Mounted {
     /// After the container's end: everything that was not committed.
-    pub async fn collect_all(self: Arc<Self>) -> Vec<(VolumeId, Result<VolumeLayer, String>)> {
+    pub async fn collect_all(
+        self: Arc<Self>,
+        task: &TaskId,
+        unsaved: &UnsavedFolder,
+    ) -> Vec<(VolumeId, Result<VolumeLayer, Uncollected>)> {
         if self.volumes.volumes.is_empty() {
             return Vec::new();
         }
+        let (task, unsaved) = (task.clone(), unsaved.clone());
         let collect = move || {
             let mut layers = Vec::new();
             for volume in &self.volumes.volumes {
-                let collected = volume.collect_last().transpose();
-                layers.extend(collected.map(|layer| (volume.spec.volume.clone(), layer)));
+                let collected = volume.take_last(&task, &unsaved);
+                layers.extend(collected.into_iter().map(|layer| (volume.spec.volume.clone(), layer)));
             }
             layers
         };
@@ -396,6 +428,26 @@ mod tests {
         // What was taken away looks deleted now.
         assert!(collected(volume.collect(2, Taking::WithoutOpenFiles)).is_none());
         assert!(matches!(volume.collect(3, Taking::All), VolumeAnswer::Failed(why) if why.contains("has ended")));
+    }
+
+    #[test]
+    fn what_no_layer_could_be_made_of_is_moved_aside() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let volume = written(folder.path());
+        let store = volume_fs::Volumes::open(&folder.path().join("store")).unwrap();
+        // The layers' folder is gone: no layer can be made, neither at the reload nor at the end.
+        fs::remove_dir(&volume.spec.building).unwrap();
+        fs::write(&volume.spec.building, "").unwrap();
+        assert!(volume.moved_to(Vec::new()).is_err());
+        let upper = volume.generation(1).join("diff");
+        fs::create_dir_all(&upper).unwrap();
+        fs::write(upper.join("later"), "y").unwrap();
+        let taken = volume.take_last(&TaskId::random(), store.unsaved());
+        let places: Vec<PathBuf> = taken.into_iter().map(|taken| taken.unwrap_err().place.unwrap()).collect();
+        assert_eq!(fs::read_to_string(places[0].join("diff/file")).unwrap(), "x");
+        assert_eq!(fs::read_to_string(places[1].join("diff/later")).unwrap(), "y");
+        assert!(!volume.generation(0).exists() && !volume.generation(1).exists());
+        assert_eq!(store.unsaved().list().unwrap().len(), 2);
     }
 
     #[test]

@@ -96,7 +96,13 @@ impl Children {
         let child = self.living.get_mut(&number).ok_or_else(|| Failure("a prepared container vanished".into()))?;
         child.ticket = Some(ticket);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        wire::send(child.socket.as_fd(), &(), &fds).at("hand over the job")
+        let handed_over = wire::send(child.socket.as_fd(), &(), &fds).at("hand over the job");
+        if handed_over.is_err() {
+            // It would wait for its job for ever, with its place on the bridge. The caller is told by this error.
+            child.failed = true;
+            let _ = process::kill(child.pid, libc::SIGKILL);
+        }
+        handed_over
     }
 
     /// One that is ready, else one that is on its way.
@@ -116,39 +122,13 @@ impl Children {
     fn prepare(&mut self) -> Doing<Number> {
         let number = self.next;
         self.next += 1;
-        let slot = self.slots.as_mut().and_then(Slots::take);
-        let group = format!("{}/{number}", self.started.config.cgroup_name());
-        let (ours, theirs) = socket::pair().at("make a socket")?;
-        let place = Place { group: group.clone(), link: self.link(slot), launcher: theirs };
-        match process::fork(process::NEW_PID).at("start a container's first process")? {
-            Forked::Child => container::live(&self.started.common, &place),
-            Forked::Parent { pid, .. } => {
-                let child = Child {
-                    pid,
-                    socket: ours,
-                    group,
-                    slot,
-                    ticket: None,
-                    prepared: false,
-                    main: None,
-                    status: None,
-                    failed: false,
-                    hung_up: false,
-                };
-                self.living.insert(number, child);
-                Ok(number)
-            }
-        }
-    }
-
-    /// The link that belongs to a slot, or why there is none.
-    fn link(&self, slot: Option<u32>) -> Result<Link, String> {
-        let bridge = self.started.network.clone()?;
-        let address = slot.and_then(|slot| bridge.subnet.address(slot));
-        let (Some(slot), Some(address)) = (slot, address) else {
-            return Err("every place on this machine's container bridge is taken; wait for a container to end".into());
+        let started = &self.started;
+        let child = match &mut self.slots {
+            Some(slots) => slots.take_for(|slot| first_process(started, number, slot))?,
+            None => first_process(started, number, None)?,
         };
-        Ok(Link { host_name: self.started.config.veth_name(slot), address, bridge })
+        self.living.insert(number, child);
+        Ok(number)
     }
 
     /// A process of its own does it: mounting many layers takes a while.
@@ -299,6 +279,38 @@ impl Children {
         }
         network::tear_down(&self.started.config);
     }
+}
+
+/// Starts a container's first process, which prepares and waits for a job.
+fn first_process(started: &Started, number: Number, slot: Option<u32>) -> Doing<Child> {
+    let group = format!("{}/{number}", started.config.cgroup_name());
+    let (ours, theirs) = socket::pair().at("make a socket")?;
+    let place = Place { group: group.clone(), link: link(started, slot), launcher: theirs };
+    match process::fork(process::NEW_PID).at("start a container's first process")? {
+        Forked::Child => container::live(&started.common, &place),
+        Forked::Parent { pid, .. } => Ok(Child {
+            pid,
+            socket: ours,
+            group,
+            slot,
+            ticket: None,
+            prepared: false,
+            main: None,
+            status: None,
+            failed: false,
+            hung_up: false,
+        }),
+    }
+}
+
+/// The link that belongs to a slot, or why there is none.
+fn link(started: &Started, slot: Option<u32>) -> Result<Link, String> {
+    let bridge = started.network.clone()?;
+    let address = slot.and_then(|slot| bridge.subnet.address(slot));
+    let (Some(slot), Some(address)) = (slot, address) else {
+        return Err("every place on this machine's container bridge is taken; wait for a container to end".into());
+    };
+    Ok(Link { host_name: started.config.veth_name(slot), address, bridge })
 }
 
 /// The process has ended, so what it had to say is in the pipe, or nothing.

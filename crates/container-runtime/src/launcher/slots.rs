@@ -28,6 +28,16 @@ impl Slots {
         Some(slot)
     }
 
+    /// What `make` makes of a slot has it from then on. When nothing comes of it, the slot is free again.
+    pub fn take_for<T, E>(&mut self, make: impl FnOnce(Option<u32>) -> Result<T, E>) -> Result<T, E> {
+        let slot = self.take();
+        let made = make(slot);
+        if let (Err(_), Some(slot)) = (&made, slot) {
+            self.give_back(slot);
+        }
+        made
+    }
+
     pub fn give_back(&mut self, slot: u32) {
         self.taken[slot as usize] = false;
     }
@@ -65,6 +75,15 @@ mod tests {
     fn a_bridge_has_no_more_slots_than_ports() {
         let mut slots = slots(16);
         assert_eq!(std::iter::from_fn(|| slots.take()).count(), PORTS as usize);
+    }
+
+    #[test]
+    fn a_slot_of_a_container_that_could_not_be_made_is_free_again() {
+        let mut slots = slots(29);
+        for _ in 0..100 {
+            assert_eq!(slots.take_for(|slot| Err::<(), _>(slot.is_some())), Err(true));
+        }
+        assert!(std::iter::from_fn(|| slots.take_for(|slot| slot.ok_or(())).ok()).eq([0, 1, 2, 3, 4]));
     }
 
     #[test]

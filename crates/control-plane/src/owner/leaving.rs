@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use calls::{Accepted, CallSpec, Left, NewInput, PAST_KEPT};
-use metadata_store::{StoreError, StoredCall};
+use metadata_store::{StoreError, StoredCall, Write};
 use types::ids::FunctionCallId;
 
-use super::{Outside, Owner, State};
+use super::{Begun, Outside, Owner, State};
 use crate::recorder::Record;
 use crate::shared::Shared;
 use crate::watcher::Watcher;
@@ -29,24 +29,40 @@ impl Drop for Asking {
 
 impl Owner {
     /// Makes a call with its first inputs; from here on it is found by its id. `written`: the store has them, and then
-    /// they are always taken. Of a call whose inputs are not taken nothing is left.
+    /// they are always taken, unless the app was stopped meanwhile. Of a call whose inputs are not taken nothing is left.
     pub fn begin_call(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         spec: CallSpec,
         inputs: Vec<NewInput>,
         written: bool,
-    ) -> Accepted {
+    ) -> Begun {
         let (call, created_at, parent) = (spec.id.clone(), spec.created_at, spec.parent_input.clone());
-        self.apply(shared, |calls, now, effects| {
+        let accepted = self.apply(shared, |calls, now, effects| {
+            // Under the function's lock: a stop changes the app's state before it takes this lock to close the function.
+            if !self.app.is_running() {
+                return None;
+            }
             let accepted = calls.begin_call(spec, inputs, written, now, effects);
             // Under the lock, so that a call that leaves takes this along.
             if accepted == Accepted::Yes {
                 shared.calls.insert(call.clone(), self.clone());
                 parent.iter().for_each(|parent| shared.children.add(parent, created_at, &call));
             }
-            accepted
-        })
+            Some(accepted)
+        });
+        match accepted {
+            // A call that has left memory is not made again: the request was a repetition.
+            Some(Accepted::Yes | Accepted::NoSuchCall) => Begun::Yes,
+            Some(Accepted::QueueFull | Accepted::WriteFirst) => Begun::QueueFull,
+            None => {
+                // A repeated request may come after the stop has ended the call that the first one made.
+                if written && self.read(|calls| calls.call_spec(&call).is_none()) {
+                    shared.store.write_later(vec![Write::DeleteCall(call)]);
+                }
+                Begun::AppStopped
+            }
+        }
     }
 
     pub fn forget_call(self: &Arc<Self>, shared: &Arc<Shared>, call: &FunctionCallId) {
@@ -112,8 +128,8 @@ impl Shared {
     /// # Errors
     /// When the store cannot be read.
     pub async fn open_call(self: &Arc<Self>, id: &FunctionCallId) -> Result<Option<Arc<Owner>>, StoreError> {
-        if let Some(owner) = self.calls.get(id) {
-            return Ok(Some(owner.clone()));
+        if let Some(owner) = self.call_owner(id) {
+            return Ok(Some(owner));
         }
         let Some(stored) = self.store.call(id).await? else { return Ok(None) };
         Ok(self.bring_back(stored))
@@ -124,7 +140,7 @@ impl Shared {
     /// # Errors
     /// When the store cannot be read.
     pub async fn was_made_before(self: &Arc<Self>, id: &FunctionCallId) -> Result<bool, StoreError> {
-        if self.calls.contains_key(id) {
+        if self.call_owner(id).is_some() {
             return Ok(true);
         }
         let Some(stored) = self.store.call(id).await? else { return Ok(false) };

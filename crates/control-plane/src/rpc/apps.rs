@@ -8,6 +8,8 @@ use metadata_store::{AppRecord, AppState, EnvironmentRecord, Write};
 use tonic::{Request, Response, Status};
 use types::ids::{AppId, EnvironmentId};
 
+use crate::apps::ending::NotChanged;
+use crate::apps::life::Event;
 use crate::apps::{App, Leaving};
 use crate::caller::Caller;
 use crate::clock::{now_ms, seconds, unique_now_ms};
@@ -61,10 +63,11 @@ impl Api {
     pub(crate) fn app_heartbeat(&self, id: &str) -> Result<Response<()>, Status> {
         let app = self.app(id)?;
         app.heartbeat(now_ms());
+        self.shared.unheard.hear_app(&self.shared, &app.id);
         Ok(Response::new(()))
     }
 
-    pub(crate) fn app_client_disconnect(
+    pub(crate) async fn app_client_disconnect(
         &self,
         request: &wire::AppClientDisconnectRequest,
     ) -> Result<Response<()>, Status> {
@@ -76,13 +79,13 @@ impl Api {
             Reason::LocalException | Reason::RemoteException => Leaving::Failed,
             Reason::EntrypointCompleted | Reason::Unspecified => Leaving::Completed,
         };
-        self.shared.depart(&app, leaving);
+        self.shared.clone().depart(app, leaving).await.map_err(|e| store_status(&e))?;
         Ok(Response::new(()))
     }
 
-    pub(crate) fn app_stop(&self, id: &str) -> Result<Response<()>, Status> {
+    pub(crate) async fn app_stop(&self, id: &str) -> Result<Response<()>, Status> {
         let app = self.app(id)?;
-        tokio::spawn(self.shared.clone().stop_app(app, "stopped by the user"));
+        self.shared.clone().stop_app(app, "stopped by the user").await.map_err(|e| store_status(&e))?;
         Ok(Response::new(()))
     }
 
@@ -329,9 +332,12 @@ impl Api {
 
     pub(crate) async fn app_set_tags(&self, request: wire::AppSetTagsRequest) -> Result<Response<()>, Status> {
         let app = self.app(&request.app_id)?;
-        let record = app.update(|r| r.tags = request.tags.into_iter().collect());
-        self.shared.store.write(vec![Write::App(record)]).await.map_err(|e| store_status(&e))?;
-        Ok(Response::new(()))
+        let tags = request.tags.into_iter().collect();
+        match self.shared.change_app(&app, Event::Describe, |record| record.tags = tags).await {
+            Ok(()) => Ok(Response::new(())),
+            Err(NotChanged::Store(error)) => Err(store_status(&error)),
+            Err(NotChanged::Refused(why)) => Err(Status::failed_precondition(why.to_string())),
+        }
     }
 
     pub(crate) fn app_get_tags(&self, id: &str) -> Result<Response<wire::AppGetTagsResponse>, Status> {

@@ -7,15 +7,16 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use calls::{Accepted, CallKind, CallSpec, FunctionCalls, NewInput, OnDisk, OutcomeStatus, OutputPage, PageRequest};
 use client_protocol::wire;
-use metadata_store::{InputRecord, Write};
+use metadata_store::{InputRecord, StoreError, Write};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use types::ids::{FunctionCallId, InputId};
 
+use crate::apps::App;
 use crate::caller::Caller;
 use crate::clock::{now_ms, patience};
 use crate::convert;
-use crate::owner::Owner;
+use crate::owner::{Begun, Owner};
 use crate::recorder::new_call_writes;
 use crate::rpc::classes::check_method;
 use crate::rpc::{Api, derive_suffix, store_status};
@@ -49,7 +50,7 @@ impl Api {
         let called = self.found(&request.function_id).await?;
         let owner = self.service_of(called.clone())?;
         if !owner.app.is_running() {
-            return Err(Status::failed_precondition(format!("app `{}` is stopped", owner.app.id)));
+            return Err(app_stopped(&owner.app));
         }
         if !owner.is_published() {
             let text =
@@ -74,22 +75,36 @@ impl Api {
         // What is repeated may be over already, and then only the store knows it.
         let made_before = match caller.is_repeated {
             true => self.shared.was_made_before(&id).await.map_err(|e| store_status(&e))?,
-            false => self.shared.calls.contains_key(&id),
+            false => self.call_owner(&id).is_some(),
         };
         if made_before {
             return Ok(Response::new(reply));
         }
         self.refuse_if_full(&owner, &inputs)?;
-        if spec.durable {
-            let writes = new_call_writes(&owner, &spec, &inputs);
-            self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
+        let begun = match spec.durable {
+            true => self.write_and_begin(&owner, spec, inputs).await?,
+            false => owner.begin_call(&self.shared, spec, inputs, false),
+        };
+        match begun {
+            Begun::Yes => Ok(Response::new(reply)),
+            Begun::QueueFull => Err(queue_full(&owner)),
+            Begun::AppStopped => Err(app_stopped(&owner.app)),
         }
-        let written = spec.durable;
-        match owner.begin_call(&self.shared, spec, inputs, written) {
-            // A call that has left memory is not made again: the request was a repetition.
-            Accepted::Yes | Accepted::NoSuchCall => Ok(Response::new(reply)),
-            Accepted::QueueFull | Accepted::WriteFirst => Err(queue_full(&owner)),
-        }
+    }
+
+    /// Goes on when the client has gone: what the store has is also here.
+    async fn write_and_begin(
+        &self,
+        owner: &Arc<Owner>,
+        spec: CallSpec,
+        inputs: Vec<NewInput>,
+    ) -> Result<Begun, Status> {
+        let (shared, owner) = (self.shared.clone(), owner.clone());
+        let begun = tokio::spawn(async move {
+            shared.store.write(new_call_writes(&owner, &spec, &inputs)).await?;
+            Ok(owner.begin_call(&shared, spec, inputs, true))
+        });
+        begun.await.unwrap_or(Err(StoreError::Closed)).map_err(|e| store_status(&e))
     }
 
     fn check_methods(&self, owner: &Owner, inputs: &[NewInput]) -> Result<(), Status> {
@@ -238,7 +253,12 @@ impl Api {
     }
 
     pub(crate) fn owner_of_call(&self, call: &FunctionCallId) -> Result<Arc<Owner>, Status> {
-        self.shared.calls.get(call).map(|o| o.clone()).ok_or_else(|| unknown_call(call))
+        self.call_owner(call).ok_or_else(|| unknown_call(call))
+    }
+
+    /// See [`crate::shared::Shared::call_owner`].
+    fn call_owner(&self, call: &FunctionCallId) -> Option<Arc<Owner>> {
+        self.shared.call_owner(call)
     }
 
     pub(crate) async fn function_get_outputs(
@@ -247,13 +267,13 @@ impl Api {
     ) -> Result<Response<wire::FunctionGetOutputsResponse>, Status> {
         let call = parse_call(&request.function_call_id)?;
         let page = page_request(&request);
-        let Some(owner) = self.shared.calls.get(&call).map(|o| o.clone()) else {
-            return self.stored_outputs(&call, page).await;
-        };
         let wait = patience(request.timeout, MAX_WAIT);
         let deadline = Instant::now() + wait;
+        let Some(owner) = self.call_owner(&call) else {
+            return self.stored_outputs(&call, page, deadline).await;
+        };
         let Some((mut asking, watcher)) = owner.ask(&self.shared, &call) else {
-            return self.stored_outputs(&call, page).await;
+            return self.stored_outputs(&call, page, deadline).await;
         };
         let mut gathered = false;
         let found = loop {
@@ -262,7 +282,7 @@ impl Api {
             // From here on a publication wakes us, so nothing falls between the look and the wait.
             news.as_mut().enable();
             match owner.read(|c| c.outputs(&call, page)) {
-                None => return self.stored_outputs(&call, page).await,
+                None => return self.stored_outputs(&call, page, deadline).await,
                 Some(found) if found.unfinished == 0 || wait.is_zero() => break found,
                 Some(found) if !found.outputs.is_empty() => match watcher.gather_until(Instant::now()) {
                     Some(due) if !gathered && found.outputs.len() < page.limit => {
@@ -290,14 +310,25 @@ impl Api {
         Ok(Response::new(outputs_reply(found)))
     }
 
-    /// A durable call that is not in memory: its app was stopped, or the server restarted since.
+    /// A durable call that is not in memory: its app was stopped, or the server restarted since. One that still waits for
+    /// something is about to end; a client that is answered at once would ask again at once.
     async fn stored_outputs(
         &self,
         call: &FunctionCallId,
         page: PageRequest,
+        deadline: Instant,
     ) -> Result<Response<wire::FunctionGetOutputsResponse>, Status> {
-        let page = self.shared.store.page(call, page).await.map_err(|e| store_status(&e))?;
-        Ok(Response::new(outputs_reply(page.ok_or_else(|| unknown_call(call))?)))
+        loop {
+            let ended = self.shared.unheard.ended();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            let found = self.shared.store.page(call, page).await.map_err(|e| store_status(&e))?;
+            let found = found.ok_or_else(|| unknown_call(call))?;
+            let has_news = found.unfinished == 0 || !found.outputs.is_empty();
+            if has_news || tokio::time::timeout_at(deadline, ended).await.is_err() {
+                return Ok(Response::new(outputs_reply(found)));
+            }
+        }
     }
 
     pub(crate) async fn function_call_from_id(
@@ -330,7 +361,7 @@ impl Api {
         request: wire::FunctionCallCancelRequest,
     ) -> Result<Response<()>, Status> {
         let call = parse_call(&request.function_call_id)?;
-        let Some(owner) = self.shared.calls.get(&call).map(|o| o.clone()) else {
+        let Some(owner) = self.call_owner(&call) else {
             // Over and put away: there is nothing left to cancel.
             let stored = self.shared.store.call(&call).await.map_err(|e| store_status(&e))?;
             return stored.map(|_| Response::new(())).ok_or_else(|| unknown_call(&call));
@@ -423,6 +454,10 @@ pub(crate) fn unknown_call(call: &FunctionCallId) -> Status {
         "function call `{call}` is not known here: another server made it, its results have expired (they are kept for 7 \
          days), or this server was killed before the call had lasted a second (calls made with `.spawn()` survive that)"
     ))
+}
+
+fn app_stopped(app: &App) -> Status {
+    Status::failed_precondition(format!("app `{}` is stopped", app.id))
 }
 
 /// A full queue passes: the trailer tells the client when to come back, and it does so by itself.

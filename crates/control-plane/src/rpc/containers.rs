@@ -37,11 +37,7 @@ impl Api {
         request: Request<wire::ContainerHeartbeatRequest>,
     ) -> Result<Response<wire::ContainerHeartbeatResponse>, Status> {
         let (_, task) = self.task(&request)?;
-        let mut cancelled = task.take_cancelled();
-        if cancelled.is_empty() {
-            let _ = tokio::time::timeout(HEARTBEAT_HOLD, task.cancel_news.notified()).await;
-            cancelled = task.take_cancelled();
-        }
+        let cancelled = task.cancellations.next(HEARTBEAT_HOLD).await;
         let event = (!cancelled.is_empty()).then(|| wire::CancelInputEvent {
             input_ids: cancelled.into_iter().map(String::from).collect(),
             ..Default::default()

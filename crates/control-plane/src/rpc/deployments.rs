@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use types::ids::{ClassId, DefinitionId, FunctionId};
 use worker_protocol::Descriptor;
 
+use crate::apps::life::{self, Event};
 use crate::apps::{App, Published};
 use crate::caller::{Caller, ClientVersion};
 use crate::clock::{now_ms, seconds, unique_now_ms};
@@ -278,29 +279,47 @@ impl Api {
         Ok(Response::new(reply))
     }
 
-    /// Publishes all of it or nothing.
+    /// Publishes all of it or nothing, also when the client has gone: what the store has is also in force.
     async fn publish(&self, caller: &Caller, app: &Arc<App>, publication: Publication) -> Result<Published, Status> {
+        let (api, caller, app) = (self.clone(), caller.clone(), app.clone());
+        let published = tokio::spawn(async move { api.publish_in_turn(&caller, &app, publication).await });
+        published.await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+    }
+
+    async fn publish_in_turn(
+        &self,
+        caller: &Caller,
+        app: &Arc<App>,
+        publication: Publication,
+    ) -> Result<Published, Status> {
+        // First the one, then the other: whoever stops an app waits for its turn only.
         let _alone = self.shared.publishing.lock().await;
+        let _turn = app.turn().await;
         if let (Some(key), Some((last, published))) = (&caller.idempotency_key, &*app.last_publication.lock())
             && key == last
         {
             return Ok(published.clone());
         }
-        if !app.is_running() {
-            return Err(refused(app, "deploy", "it was stopped meanwhile; deploy it again, as a new one"));
-        }
+        let state = life::decide(app.state(), Event::Publish(publication.state))
+            .map_err(|_| refused(app, "deploy", "it was stopped meanwhile; deploy it again, as a new one"))?;
         let live = self.resolve(app, &publication).await?;
         let deployed_at = unique_now_ms();
         let warning = publication_warning(live.iter().map(|(_, d)| (&d.refusals, &d.view)));
         let published = Published { at: deployed_at, warning };
-        let deploys = publication.state.unwrap_or(app.state()) == AppState::Deployed;
+        let deploys = state == AppState::Deployed;
         let version = if deploys { Some(self.next_version(app).await?) } else { None };
         let replaced = match &publication.name {
             Some(name) if deploys && !publication.staged => self.others_deployed_as(app, name),
             _ => Vec::new(),
         };
+        let mut turns = Vec::with_capacity(replaced.len());
+        for other in &replaced {
+            turns.push(other.turn().await);
+        }
+        let stops = |other: &&Arc<App>| life::decide(other.state(), Event::Stop).is_ok();
+        let stopped: Vec<Arc<App>> = replaced.iter().filter(stops).cloned().collect();
         let mut writes = publication.writes(app.record(), &live, deployed_at, version);
-        writes.extend(replaced.iter().map(|other| {
+        writes.extend(stopped.iter().map(|other| {
             // The name has one owner also for a server that is killed right after this.
             Write::App(AppRecord { state: AppState::Stopping, ..other.record() })
         }));
@@ -311,9 +330,11 @@ impl Api {
         if publication.staged {
             return Ok(published);
         }
-        for other in replaced {
-            tokio::spawn(self.shared.clone().stop_app(other, "another app was deployed under its name"));
+        for other in stopped {
+            other.update(|record| record.state = AppState::Stopping);
+            self.shared.clone().end_app(other, "another app was deployed under its name");
         }
+        drop(turns);
         app.update(|record| publication.change(record, deployed_at, version));
         for (owner, _) in &live {
             self.shared.owners.entry(owner.id.clone()).or_insert(owner.clone());

@@ -88,7 +88,7 @@ impl Api {
         let record = self.shared.environments.read().get(name).cloned().ok_or_else(missing)?;
         let apps: Vec<_> = self.shared.apps.iter().filter(|a| a.environment == record.id).map(|a| a.clone()).collect();
         for app in apps {
-            tokio::spawn(self.shared.clone().stop_app(app, "its environment was deleted"));
+            self.shared.clone().stop_app(app, "its environment was deleted").await.map_err(|e| store_status(&e))?;
         }
         let id = record.id.clone();
         self.shared.store.write(vec![Write::DeleteEnvironment(record.id)]).await.map_err(|e| store_status(&e))?;

@@ -57,6 +57,7 @@ impl Api {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let app = self.app(&request.app_id)?;
+        self.shared.check_running(&app)?;
         let raw = match (request.function, request.function_data) {
             (Some(function), _) => function,
             (None, Some(data)) => handles::preferred(data)
@@ -82,6 +83,7 @@ impl Api {
             let id = FunctionId::random();
             let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
             self.shared.owners.insert(id, owner.clone());
+            self.shared.still_wanted(&owner)?;
             return Ok(Response::new(self.created(&owner, &definition, caller.version)));
         }
         let id = match request.existing_function_id.as_str() {
@@ -116,6 +118,7 @@ impl Api {
         self.shared.store.write(writes).await.map_err(|e| store_status(&e))?;
         app.drafts.add(id.clone(), definition.clone(), now);
         let owner = self.shared.owners.entry(id).or_insert(owner).clone();
+        self.shared.still_wanted(&owner)?;
         Ok(Response::new(self.created(&owner, &definition, caller.version)))
     }
 

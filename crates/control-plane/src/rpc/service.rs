@@ -44,7 +44,7 @@ impl ModalClient for Api {
     }
 
     async fn app_client_disconnect(&self, request: Request<wire::AppClientDisconnectRequest>) -> Reply<()> {
-        self.app_client_disconnect(request.get_ref())
+        self.app_client_disconnect(request.get_ref()).await
     }
 
     async fn app_get_by_deployment_name(
@@ -105,7 +105,7 @@ impl ModalClient for Api {
     }
 
     async fn app_stop(&self, request: Request<wire::AppStopRequest>) -> Reply<()> {
-        self.app_stop(&request.get_ref().app_id)
+        self.app_stop(&request.get_ref().app_id).await
     }
 
     async fn app_get_lifecycle(

@@ -62,7 +62,8 @@ pub async fn live(world: &Arc<World>, api: &Api) {
     }
     world.say("the app is stopped");
     let stop = wire::AppStopRequest { app_id: app, ..Default::default() };
-    let _ = ask(world, stop, |request| std::future::ready(api.app_stop(&request.get_ref().app_id))).await;
+    let stopped = ask(world, stop, |request| async move { api.app_stop(&request.get_ref().app_id).await }).await;
+    world.say(&format!("the stop was answered: {stopped:?}"));
 }
 
 /// Makes the app and its function, once in the day.
@@ -113,6 +114,7 @@ async fn publish(world: &Arc<World>, api: &Api) {
     };
     world.ledger.lock().version_changes();
     ask_with(world, publish, &format!("publish-{version}"), |request| api.app_publish(request)).await.unwrap();
+    world.ledger.lock().version_changes();
     world.say(&format!("version {} is live", version + 1));
     world.program.lock().versions = version + 1;
 }

@@ -38,8 +38,10 @@ pub struct Ledger {
     runs: BTreeMap<Subject, Vec<Run>>,
     published: BTreeMap<Subject, bool>,
     live: BTreeSet<TaskId>,
-    /// Of these, the ones that have asked for inputs.
+    /// Of these, the ones of the live version that have asked for inputs.
     ready: BTreeSet<TaskId>,
+    /// Begun before the version that is live.
+    outdated: BTreeSet<TaskId>,
     starts: Starts,
 }
 
@@ -63,7 +65,8 @@ impl Ledger {
 
     /// It asks for inputs.
     pub fn container_ready(&mut self, task: &TaskId) {
-        if self.ready.insert(task.clone()) {
+        // What an older version can says nothing of this one.
+        if !self.outdated.contains(task) && self.ready.insert(task.clone()) {
             self.starts = Starts { proven: true, failed_in_a_row: 0, ..self.starts };
         }
     }
@@ -77,12 +80,15 @@ impl Ledger {
     /// Another version may be live from here on.
     pub fn version_changes(&mut self) {
         self.starts.proven = false;
+        self.ready.clear();
+        self.outdated.extend(self.live.iter().cloned());
     }
 
     /// What it ran ends with it, as `how`.
     pub fn container_ended(&mut self, task: &TaskId, how: Ended) {
         self.live.remove(task);
         self.ready.remove(task);
+        self.outdated.remove(task);
         let timeout_ms = self.timeout_ms;
         for run in self.runs.values_mut().flatten().filter(|run| run.task == *task && run.ended.is_none()) {
             let timed_out = now_ms().saturating_sub(run.began_ms) >= timeout_ms;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
-use types::ids::{AppId, FunctionId, ImageId};
+use types::ids::{AppId, ImageId};
 use volume_fs::Volumes;
 use worker_protocol::{Capacity, WorkerHandle};
 
@@ -33,6 +33,8 @@ const MORNING_MS: u64 = 1_800_000_000_000;
 const FAULTS_END_MS: u64 = 60_000;
 /// By then everything has ended.
 const EVENING: Duration = Duration::from_secs(6 * 3600);
+/// How often it is looked whether all is gone: a minute of the day, and some milliseconds, apart.
+const LOOKS: usize = 600;
 /// A machine that is stopped and started again.
 const DOWN_MS: u64 = 2_000;
 
@@ -70,9 +72,7 @@ impl Surroundings {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let mut config = RuntimeConfig::new(at("runtime"));
-        config.warm = 0;
-        let runtime = Runtime::start(config).unwrap();
+        let runtime = Runtime::without_launcher(RuntimeConfig::new(at("runtime"))).unwrap();
         Self {
             builder: ImageBuilder::new(BuilderConfig::new(at("images")), runtime).unwrap(),
             blobs: DiskBlobs::open(&at("blobs"), DiskConfig::default()).unwrap(),
@@ -220,17 +220,25 @@ impl World {
 
     /// Of a stopped app nothing stays that runs, waits or takes memory.
     async fn look_around(self: &Arc<Self>, api: &Api) {
-        let shared = &api.shared;
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        let app = AppId::parse(&self.program.lock().app).unwrap();
-        let functions: Vec<FunctionId> = shared.owners_of(&app).iter().map(|owner| owner.id.clone()).collect();
-        let left = BTreeMap::from([
-            ("functions", functions.len()),
+        for _ in 0..LOOKS {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            if self.what_is_left(api).values().all(|count| *count == 0) {
+                return;
+            }
+            // The writer of logs is a thread with a time of its own.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("what is left of a stopped app: {:?}", self.what_is_left(api));
+    }
+
+    fn what_is_left(&self, api: &Api) -> BTreeMap<&'static str, usize> {
+        let (shared, app) = (&api.shared, AppId::parse(&self.program.lock().app).unwrap());
+        BTreeMap::from([
+            ("functions", shared.owners_of(&app).len()),
             ("containers", shared.tasks.all().len()),
             ("calls", shared.calls.len()),
             ("children", shared.children.len()),
-        ]);
-        assert!(left.values().all(|count| *count == 0), "what is left of a stopped app: {left:?}");
+        ])
     }
 
     pub fn day_ms(&self) -> u64 {
