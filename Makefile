@@ -25,7 +25,7 @@ PYTHON ?=
 VERSIONS ?= 1.6.4 1.0.5 0.73.173 0.63.99
 TESTS ?=
 # Files of end-to-end tests run side by side, each lane with a server of its own: much of a test's time is waiting.
-LANES ?= 2
+LANES ?= 3
 export PYTHON
 
 SETUP := scripts/setup.sh

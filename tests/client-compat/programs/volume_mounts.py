@@ -221,6 +221,9 @@ def check_a_container_that_dies_commits_what_it_wrote():
         assert content(volume, name) == b"written"
 
 
+written = modal.Dict.from_name("volume-mounts-written", create_if_missing=True)
+
+
 @app.function(volumes=MOUNTED, timeout=4, retries=modal.Retries(max_retries=1, initial_delay=0.0))
 def resumes(name):
     kept = Path("/v") / name
@@ -228,13 +231,15 @@ def resumes(name):
         return int(kept.read_text())
     for count in range(1, 1000):
         kept.write_text(str(count))
+        written[name] = count
         time.sleep(0.25)
 
 
 def check_a_retry_after_a_timeout_finds_the_last_commit():
+    written["resumed"] = 0
     found = resumes.remote("resumed")
-    # It wrote four times a second, and commits by itself every five: what is found was committed at the end.
-    assert found >= 8, found
+    # It commits by itself every five seconds, and wrote four times in each: what is found was committed at the end.
+    assert found >= written["resumed"] > 1, (found, written["resumed"])
 
 
 SINGLE_USE = {"single_use_containers": True} if NUMBERS >= (1, 1) else {"max_inputs": 1}
