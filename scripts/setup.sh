@@ -6,7 +6,7 @@
 #   scripts/setup.sh run                what the server needs at run time
 #   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
 #   scripts/setup.sh pytest             .dorian/pytest, and sqlite3 for a test of backups
-#   scripts/setup.sh registry           docker-registry, for the tests of `from_registry`
+#   scripts/setup.sh registry           docker-registry and packers, for the tests of `from_registry` and of `ADD`
 #   scripts/setup.sh s3                 .dorian/s3, a store for the tests of bucket mounts
 #   scripts/setup.sh js                 nodejs, npm and .dorian/js, the JavaScript SDK
 #   scripts/setup.sh bench              buildah and redis-server, which the bench compares with
@@ -89,7 +89,7 @@ pytest_environment() {
 # Debian's package starts a registry on port 5000 by itself; the tests start their own, and nobody asked for that one.
 registry() {
     is_installed docker-registry || local fresh=yes
-    debian_packages docker-registry zstd
+    debian_packages docker-registry zstd bzip2 xz-utils
     [ -z "${fresh:-}" ] || as_root systemctl disable --now docker-registry >/dev/null 2>&1 || true
 }
 
