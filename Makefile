@@ -92,6 +92,7 @@ unit-test:
 
 wire-check:
 	$(SETUP) build
+	$(SETUP) protoc
 	$(SETUP) clients
 	cd tests/wire && PYTHONDONTWRITEBYTECODE=1 "$$(../../$(SETUP) python)" wire_check.py
 	cd tests/wire && PYTHONDONTWRITEBYTECODE=1 "$$(../../$(SETUP) python)" -m unittest wire_check_test.py

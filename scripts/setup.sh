@@ -5,6 +5,7 @@
 #   scripts/setup.sh build              a C compiler; checks that Cargo is there
 #   scripts/setup.sh run                what the server needs at run time
 #   scripts/setup.sh clients [V...]     .dorian/clients/V, one Python environment per version of the client
+#   scripts/setup.sh protoc             the compiler of .proto files, for the wire check
 #   scripts/setup.sh pytest             .dorian/pytest, and sqlite3 for a test of backups
 #   scripts/setup.sh registry           docker-registry and packers, for the tests of `from_registry` and of `ADD`
 #   scripts/setup.sh s3                 .dorian/s3, a store for the tests of bucket mounts
@@ -131,11 +132,12 @@ case "${1:-}" in
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
     # With what a test of the documented backup runs.
     pytest) debian_packages sqlite3; pytest_environment ;;
+    protoc) debian_packages protobuf-compiler ;;
     registry) registry ;;
     s3) s3 ;;
     js) js ;;
     # Without an OCI runtime: it runs its steps with `--isolation chroot`.
     bench) debian_packages buildah redis-server ;;
     python) python ;;
-    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | pytest | registry | s3 | js | bench | python" ;;
+    *) fail "usage: scripts/setup.sh build | run | clients [VERSION...] | protoc | pytest | registry | s3 | js | bench | python" ;;
 esac
