@@ -132,7 +132,8 @@ case "${1:-}" in
     clients) shift; for version in ${*:-$CLIENT_VERSIONS}; do client "$version"; done ;;
     # With what a test of the documented backup runs.
     pytest) debian_packages sqlite3; pytest_environment ;;
-    protoc) debian_packages protobuf-compiler ;;
+    # With the files that ours import.
+    protoc) debian_packages protobuf-compiler libprotobuf-dev ;;
     registry) registry ;;
     s3) s3 ;;
     js) js ;;
