@@ -182,7 +182,7 @@ impl Shared {
             let spec = match prepared {
                 Some(Ok(spec)) => spec,
                 Some(Err(error)) => return self.on_task_end(&task.id, &not_started(error)),
-                None => return self.on_task_end(&task.id, &never_started()),
+                None => return self.on_task_end(&task.id, &TaskExit::default()),
             };
             *task.layers.lock() = Some(spec.layers.clone());
             let patience = Duration::from_millis(task.definition.startup_timeout_ms());
@@ -540,20 +540,5 @@ impl Shared {
 }
 
 fn not_started(error: String) -> TaskExit {
-    TaskExit { start_error: Some(error), ..never_started() }
-}
-
-fn never_started() -> TaskExit {
-    TaskExit {
-        code: None,
-        signal: None,
-        oom_killed: false,
-        memory_peak_bytes: 0,
-        memory_limit_bytes: None,
-        cpu_us: 0,
-        start_error: None,
-        requested: false,
-        changes: None,
-        volumes: Vec::new(),
-    }
+    TaskExit { start_error: Some(error), ..TaskExit::default() }
 }

@@ -235,18 +235,7 @@ mod tests {
     use super::*;
 
     fn exit(code: Option<i32>, signal: Option<i32>) -> TaskExit {
-        TaskExit {
-            code,
-            signal,
-            oom_killed: false,
-            memory_peak_bytes: 0,
-            memory_limit_bytes: None,
-            cpu_us: 0,
-            start_error: None,
-            requested: false,
-            changes: None,
-            volumes: Vec::new(),
-        }
+        TaskExit { code, signal, ..TaskExit::default() }
     }
 
     #[test]

@@ -199,7 +199,8 @@ pub fn eventually(what: &'static str, condition: impl AsyncFn() -> bool) -> impl
     }
 }
 
-fn image() -> ImageRecord {
+/// See [`IMAGE`].
+pub fn image() -> ImageRecord {
     let built = BuiltImage { layers: Vec::new(), config: Default::default(), metadata: Default::default() };
     ImageRecord {
         id: ImageId::parse(IMAGE).unwrap(),
@@ -226,7 +227,7 @@ fn start_worker(started: Arc<Mutex<Vec<TaskId>>>, events: mpsc::Sender<WorkerEve
                     WorkerEvent::Started { task: spec.task, create_us: 0 }
                 }
                 WorkerCommand::Stop { task, .. } if started.lock().contains(&task) => {
-                    WorkerEvent::Ended { task, end: end() }
+                    WorkerEvent::Ended { task, end: TaskExit { code: Some(0), requested: true, ..TaskExit::default() } }
                 }
                 WorkerCommand::Stop { .. } | WorkerCommand::Volume(_) => continue,
             };
@@ -236,19 +237,4 @@ fn start_worker(started: Arc<Mutex<Vec<TaskId>>>, events: mpsc::Sender<WorkerEve
         }
     });
     WorkerHandle { commands, capacity: CAPACITY }
-}
-
-fn end() -> TaskExit {
-    TaskExit {
-        code: Some(0),
-        signal: None,
-        oom_killed: false,
-        memory_peak_bytes: 0,
-        memory_limit_bytes: None,
-        cpu_us: 0,
-        start_error: None,
-        requested: true,
-        changes: None,
-        volumes: Vec::new(),
-    }
 }

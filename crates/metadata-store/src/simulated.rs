@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::error::{RowError, StoreError};
-use crate::queue::Job;
+use crate::queue::{Batch, Job};
 use crate::schema;
 use crate::writer::{Writer, answer};
 
@@ -65,36 +65,13 @@ impl SimulatedDisk {
             match job {
                 Job::Batch(batch) => {
                     let mut group = vec![batch];
-                    while let Ok(job) = jobs.try_recv() {
-                        match job {
-                            Job::Batch(batch) => group.push(batch),
-                            other => {
-                                next = Some(other);
-                                break;
-                            }
+                    next = loop {
+                        match jobs.try_recv() {
+                            Ok(Job::Batch(batch)) => group.push(batch),
+                            other => break other.ok(),
                         }
-                    }
-                    match (self.fate)() {
-                        Fate::Stored { after } => {
-                            tokio::time::sleep(after).await;
-                            self.writer.lock().commit(&mut group);
-                        }
-                        Fate::NoSpace { after } => {
-                            tokio::time::sleep(after).await;
-                            group
-                                .into_iter()
-                                .for_each(|batch| answer(batch, Err(StoreError::NoSpace("simulated".into()))));
-                        }
-                        Fate::Killed { after, stored } => {
-                            tokio::time::sleep(after).await;
-                            let _unanswered: Vec<_> = group.iter_mut().map(|batch| batch.answer.take()).collect();
-                            if stored {
-                                self.writer.lock().commit(&mut group);
-                            }
-                            self.killed.notify_one();
-                            return std::future::pending().await;
-                        }
-                    }
+                    };
+                    self.end(group).await;
                 }
                 Job::Expire { before_ms, answer } => {
                     let expired = self.writer.lock().expire(before_ms);
@@ -107,6 +84,29 @@ impl SimulatedDisk {
             }
             if next.is_none() {
                 next = jobs.recv().await;
+            }
+        }
+    }
+
+    /// Returns when the group has met its fate; never, when that is the server's death.
+    async fn end(&self, mut group: Vec<Batch>) {
+        match (self.fate)() {
+            Fate::Stored { after } => {
+                tokio::time::sleep(after).await;
+                self.writer.lock().commit(&mut group);
+            }
+            Fate::NoSpace { after } => {
+                tokio::time::sleep(after).await;
+                group.into_iter().for_each(|batch| answer(batch, Err(StoreError::NoSpace("simulated".into()))));
+            }
+            Fate::Killed { after, stored } => {
+                tokio::time::sleep(after).await;
+                let _unanswered: Vec<_> = group.iter_mut().map(|batch| batch.answer.take()).collect();
+                if stored {
+                    self.writer.lock().commit(&mut group);
+                }
+                self.killed.notify_one();
+                std::future::pending().await
             }
         }
     }

@@ -93,7 +93,7 @@ pub enum Descriptor {
 }
 
 /// How a task's container ended, all output delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskExit {
     pub code: Option<i32>,
     pub signal: Option<i32>,

@@ -35,17 +35,24 @@ impl Shared {
         change: impl FnOnce(&mut AppRecord) + Send + 'static,
     ) -> Result<(), NotChanged> {
         let (shared, app) = (self.clone(), app.clone());
-        let changed = tokio::spawn(async move {
-            let _turn = app.turn().await;
-            let mut record = app.record();
-            record.state = life::decide(record.state, event)?;
-            change(&mut record);
-            shared.store.write(vec![Write::App(record.clone())]).await?;
-            app.update(|known| *known = record);
-            Ok(())
-        });
+        let changed = tokio::spawn(async move { shared.change_in_turn(&app, event, change).await });
         // The runtime is going down.
         changed.await.unwrap_or(Err(NotChanged::Store(StoreError::Closed)))
+    }
+
+    async fn change_in_turn(
+        &self,
+        app: &App,
+        event: Event,
+        change: impl FnOnce(&mut AppRecord),
+    ) -> Result<(), NotChanged> {
+        let _turn = app.turn().await;
+        let mut record = app.record();
+        record.state = life::decide(record.state, event)?;
+        change(&mut record);
+        self.store.write(vec![Write::App(record.clone())]).await?;
+        app.update(|known| *known = record);
+        Ok(())
     }
 
     /// Stops an app. When this returns, the disk has it and no call is taken any more; the rest takes its time.
@@ -55,7 +62,7 @@ impl Shared {
     pub async fn stop_app(self: Arc<Self>, app: Arc<App>, why: &'static str) -> Result<(), StoreError> {
         // To its end, when whoever asked has gone: an app that is stopped on the disk and not ended here would never end.
         let stopped = tokio::spawn(async move {
-            match self.change_app(&app, Event::Stop, |_| {}).await {
+            match self.change_in_turn(&app, Event::Stop, |_| {}).await {
                 Ok(()) => {
                     self.end_app(app, why);
                     Ok(())

@@ -346,7 +346,7 @@ impl Api {
     }
 }
 
-fn new_record(id: AppId, environment: EnvironmentId, state: AppState) -> AppRecord {
+pub(crate) fn new_record(id: AppId, environment: EnvironmentId, state: AppState) -> AppRecord {
     AppRecord {
         id,
         environment,

@@ -500,10 +500,11 @@ fn descriptor(wanted: wire::FileDescriptor) -> Option<Descriptor> {
 
 #[cfg(test)]
 mod tests {
-    use metadata_store::{AppRecord, AppState};
+    use metadata_store::AppState;
     use types::ids::EnvironmentId;
 
     use crate::logs::{AppLog, LogLimits, Origin};
+    use crate::rpc::apps::new_record;
 
     use super::*;
 
@@ -542,21 +543,7 @@ mod tests {
     async fn what_left_memory_after_a_follower_asked_is_shown_from_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let keeper = LogKeeper::open(folder.path().to_owned(), LogLimits::default()).unwrap();
-        let record = AppRecord {
-            id: AppId::random(),
-            environment: EnvironmentId::random(),
-            name: None,
-            description: String::new(),
-            state: AppState::Ephemeral,
-            created_at_ms: 0,
-            deployed_at_ms: None,
-            stopped_at_ms: None,
-            tags: BTreeMap::new(),
-            function_ids: BTreeMap::new(),
-            class_ids: BTreeMap::new(),
-            client_version: String::new(),
-            version: 0,
-        };
+        let record = new_record(AppId::random(), EnvironmentId::random(), AppState::Ephemeral);
         let log = AppLog::kept(&keeper, &record.id);
         let app = Arc::new(App::new(record, log, 0));
         let asked_at = app.log.base();

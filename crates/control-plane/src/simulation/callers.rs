@@ -12,6 +12,7 @@ use tonic::Code;
 use super::network::{ask, ask_with};
 use super::world::World;
 use crate::rpc::Api;
+use crate::testing::IMAGE;
 
 /// The client's own interval.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -124,7 +125,7 @@ fn definition(world: &World) -> wire::Function {
     wire::Function {
         module_name: "simulated".to_owned(),
         function_name: "f".to_owned(),
-        image_id: world.image.to_string(),
+        image_id: IMAGE.to_owned(),
         function_type: wire::function::FunctionType::Function as i32,
         definition_type: wire::function::DefinitionType::File as i32,
         retry_policy: Some(wire::FunctionRetryPolicy {

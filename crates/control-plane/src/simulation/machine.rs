@@ -74,7 +74,7 @@ async fn container(
             ledger.start_failed();
             ledger.container_ended(&task, Ended::Lost);
         }
-        let end = TaskExit { start_error: Some("simulated".to_owned()), ..exited(None, None) };
+        let end = TaskExit { start_error: Some("simulated".to_owned()), ..TaskExit::default() };
         let _ = events.send(WorkerEvent::Ended { task, end }).await;
         return;
     }
@@ -93,23 +93,8 @@ async fn container(
     };
     world.say(&format!("{task} ends: code {code:?}, signal {signal:?}"));
     world.ledger.lock().container_ended(&task, how);
-    let end = exited(code, signal);
+    let end = TaskExit { code, signal, requested: signal.is_some(), ..TaskExit::default() };
     let _ = events.send(WorkerEvent::Ended { task, end }).await;
-}
-
-fn exited(code: Option<i32>, signal: Option<i32>) -> TaskExit {
-    TaskExit {
-        code,
-        signal,
-        oom_killed: false,
-        memory_peak_bytes: 0,
-        memory_limit_bytes: None,
-        cpu_us: 0,
-        start_error: None,
-        requested: signal.is_some(),
-        changes: None,
-        volumes: Vec::new(),
-    }
 }
 
 /// Returns when the container is out of time.

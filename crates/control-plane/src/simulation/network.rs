@@ -10,22 +10,17 @@ use types::ids::TaskId;
 
 use super::scenario::millis;
 use super::world::World;
-use crate::caller::{Caller, ClientVersion, Principal, Sdk};
+use crate::caller::{Caller, Principal};
+use crate::testing;
 
 /// After a failed try; the real client's pauses grow from a tenth to a few seconds.
 const PAUSE: Duration = Duration::from_millis(500);
 
 fn request<M>(message: M, principal: Principal, key: &str) -> Request<M> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(Caller {
-        principal,
-        version: ClientVersion(1, 6, 4),
-        sdk: Sdk::Python,
-        authority: "simulated".to_owned(),
-        idempotency_key: Some(key.to_owned()),
-        is_repeated: false,
-        python_minor: None,
-    });
+    let mut request = testing::request(message);
+    if let Some(caller) = request.extensions_mut().get_mut::<Caller>() {
+        (caller.principal, caller.idempotency_key) = (principal, Some(key.to_owned()));
+    }
     request
 }
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use blob_store::{DiskBlobs, DiskConfig};
 use container_runtime::{Runtime, RuntimeConfig};
-use image_builder::{BuilderConfig, BuiltImage, ImageBuilder};
-use metadata_store::{Fate, ImageRecord, MetadataStore, SimulatedDisk, Write};
+use image_builder::{BuilderConfig, ImageBuilder};
+use metadata_store::{Fate, MetadataStore, SimulatedDisk, Write};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
-use types::ids::{AppId, ImageId};
+use types::ids::AppId;
 use volume_fs::Volumes;
 use worker_protocol::{Capacity, WorkerHandle};
 
@@ -25,7 +25,7 @@ use super::scenario::{Faults, Scenario, millis};
 use crate::clock;
 use crate::logs::LogKeeper;
 use crate::rpc::Api;
-use crate::{Config, LogLimits, Opened, Parts};
+use crate::{Config, LogLimits, Opened, Parts, testing};
 
 /// When the day begins: any time will do, as long as every day has the same.
 const MORNING_MS: u64 = 1_800_000_000_000;
@@ -44,7 +44,6 @@ pub struct World {
     pub ledger: Mutex<Ledger>,
     pub program: Mutex<Program>,
     pub calls: Vec<Mutex<CallMemory>>,
-    pub image: ImageId,
     random: Mutex<StdRng>,
     disk: SimulatedDisk,
     is_kind: Arc<AtomicBool>,
@@ -97,7 +96,6 @@ impl World {
             ledger: Mutex::new(Ledger::new(u64::from(scenario.timeout_secs) * 1000)),
             program: Mutex::default(),
             calls,
-            image: ImageId::random(),
             random: Mutex::new(StdRng::seed_from_u64(!seed)),
             disk: disk(seed, scenario.faults, is_kind.clone()),
             is_kind,
@@ -164,7 +162,7 @@ impl World {
         let capacity = Capacity { milli_cpu: 8_000, memory_mib: 64 << 10, disk_mib: 1 << 20 };
         let store = MetadataStore::simulated(&self.disk);
         if self.program.lock().is_new() {
-            store.write(vec![Write::Image(self.image_record())]).await.ok()?;
+            store.write(vec![Write::Image(testing::image())]).await.ok()?;
         }
         let (parts, opened) = SURROUNDINGS.with_borrow_mut(|found| {
             let around = found.get_or_insert_with(Surroundings::new);
@@ -200,22 +198,6 @@ impl World {
         let api = Api { shared };
         tokio::spawn(machine::work(self.clone(), api.clone(), taken, events));
         Some(api)
-    }
-
-    fn image_record(&self) -> ImageRecord {
-        let built = BuiltImage { layers: Vec::new(), config: Default::default(), metadata: Default::default() };
-        ImageRecord {
-            id: self.image.clone(),
-            key: "simulated".to_owned(),
-            built_json: serde_json::to_string(&built).unwrap(),
-            builder_version: "2025.06".to_owned(),
-            created_at_ms: MORNING_MS,
-            finished_at_ms: MORNING_MS,
-            last_used_ms: MORNING_MS,
-            bases: Vec::new(),
-            build_task: None,
-            app: None,
-        }
     }
 
     /// Of a stopped app nothing stays that runs, waits or takes memory.
