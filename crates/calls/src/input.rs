@@ -33,6 +33,7 @@ pub struct CallSpec {
     pub durable: bool,
     /// The input whose code made this call, if a container made it.
     pub parent_input: Option<InputId>,
+    /// By the wall clock; for records and people, and nothing is measured from it.
     pub created_at: Millis,
     /// The protocol's number for how the call was made; the runner picks the size from which results go to blobs by it.
     pub invocation_type: i32,

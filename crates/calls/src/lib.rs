@@ -48,5 +48,6 @@ pub use leaving::{SILENT_CALLER_MS, STOPPED_KEPT_MS, Standing, decide_leaving};
 pub use policy::{MAX_SYSTEM_RETRIES, Policy, RetryPolicy};
 pub use report::{InputReport, ReportedStage};
 
-/// Milliseconds since the Unix epoch. Time is always an argument here.
+/// Milliseconds of a clock that only goes forward, except where a time is said to be of the wall clock. Time is always an
+/// argument here.
 pub type Millis = u64;

@@ -10,7 +10,7 @@ use crate::input::OutcomeStatus;
 pub struct InputReport {
     pub input: InputId,
     pub call: FunctionCallId,
-    /// When its call was made.
+    /// When its call was made, by the wall clock.
     pub enqueued_at: Millis,
     pub stage: ReportedStage,
     /// The container that runs or ran it.

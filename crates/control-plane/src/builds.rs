@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use types::errors::with_causes;
 use types::ids::{FunctionCallId, InputId, TaskId};
 
-use crate::clock::now_ms;
+use crate::clock::{steady_ms, wall_ms};
 use crate::images::Image;
 use crate::owner::{Begun, Owner};
 use crate::shared::Shared;
@@ -81,7 +81,7 @@ impl Drop for BuildUse {
     fn drop(&mut self) {
         let mut uses = self.0.uses.lock();
         uses.now -= 1;
-        uses.last_ended = now_ms();
+        uses.last_ended = steady_ms();
         if uses.now == 0 {
             self.0.ended.send_replace(None);
         }
@@ -194,7 +194,7 @@ impl Shared {
     /// Rejected: with the end of the build (the client may ask for the image again, by this function), and with the
     /// publishing of the app (another deployment of it may have begun, and is about to build).
     pub fn forget_builders(self: &Arc<Self>) {
-        let now = now_ms();
+        let now = steady_ms();
         let is_over =
             |owner: &Owner| owner.build.as_ref().is_some_and(|build| build.uses.lock().are_over(owner.created_at, now));
         let over: Vec<_> = self.owners.iter().filter(|owner| is_over(owner)).map(|owner| owner.id.clone()).collect();
@@ -249,7 +249,7 @@ impl Shared {
             kind: CallKind::Unary,
             durable: false,
             parent_input: None,
-            created_at: now_ms(),
+            created_at: wall_ms(),
             invocation_type: 0,
         };
         let input = NewInput {
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_function_that_makes_images_stays_known_while_a_build_uses_it_and_for_an_hour_after() {
         let build = Arc::new(FunctionBuild::default());
-        let (hour, made) = (UNUSED_KEPT_MS, now_ms());
+        let (hour, made) = (UNUSED_KEPT_MS, steady_ms());
         let is_over = |now| build.uses.lock().are_over(made, now);
         assert!(!is_over(made + hour - 1) && is_over(made + hour));
         let (first, second) = (BuildUse::of(&build), BuildUse::of(&build));

@@ -4,16 +4,18 @@
 //! promised twice. Then its first container starts beside whatever runs, as every function's does, and further ones when
 //! the machine's whole CPU is free: so there is mostly one at a time.
 //!
-//! Who gets room is decided by `scheduler`: in the order of fairness, by placement. A function that waits is asked again
-//! whenever room comes back, and holds its place in that order only as long as it still wants a container.
+//! Who gets room is decided by `scheduler`: in the order of fairness, by placement. A function that waits holds its place
+//! in that order as long as it wants a container, and does nothing: when room comes back, that is planned once, and
+//! those are woken who get it. For room that does not come back by itself see [`reclaim`](crate::reclaim).
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use calls::Millis;
 use parking_lot::Mutex;
-use scheduler::{Claim, PlacementRequest, Resources, SHARE_MILLI_CPU, WorkerView, plan_placement, sort_by_fairness};
+use scheduler::{Claim, PlacementRequest, Resources, RoomQueue, SHARE_MILLI_CPU, Shape, WorkerView, plan_placement};
+use tokio::sync::Notify;
 use types::ids::{FunctionId, TaskId};
 use worker_protocol::Capacity;
 
@@ -27,21 +29,34 @@ pub struct CapacityPool {
     state: Mutex<State>,
     /// Read for every call, so not under the lock; one that comes a moment late is found by the next look.
     anyone_waits: AtomicBool,
-    /// Counts what may have made room: as long as it stays, a refusal stands.
-    changes: AtomicU64,
+    /// Others may have to make room.
+    pub room_is_wanted: Notify,
 }
 
+#[derive(Default)]
 struct State {
     /// By tasks; with CPU that is shared it may be more than there is.
     reserved: Resources,
     tasks: usize,
-    waiting: BTreeMap<FunctionId, Waiting>,
+    queue: RoomQueue<FunctionId>,
+    waiting: HashMap<FunctionId, Waiting>,
 }
 
+/// A function in the queue.
 struct Waiting {
     owner: Arc<Owner>,
-    resources: Resources,
-    since: Millis,
+    /// How many containers it wants.
+    count: usize,
+    /// There was room for it when this was last planned: it is about to ask.
+    woken: bool,
+}
+
+/// A function that waits, as [`reclaim`](crate::reclaim) sees it.
+pub struct Waits {
+    pub function: FunctionId,
+    pub claim: Claim,
+    /// How many containers it wants.
+    pub count: usize,
 }
 
 impl CapacityPool {
@@ -50,22 +65,21 @@ impl CapacityPool {
         Self {
             total: Resources { milli_cpu: u64::from(milli_cpu), memory_mib, disk_mib, gpus: 0 },
             overcommits,
-            state: Mutex::new(State { reserved: Resources::default(), tasks: 0, waiting: BTreeMap::new() }),
+            state: Mutex::default(),
             anyone_waits: AtomicBool::new(false),
-            changes: AtomicU64::new(0),
+            room_is_wanted: Notify::new(),
         }
     }
 
     /// # Errors
     /// A sentence for the user when no machine here is big enough.
     pub fn could_ever_fit(&self, request: Resources) -> Result<(), String> {
-        let empty = State { reserved: Resources::default(), tasks: 0, waiting: BTreeMap::new() };
-        let resources = self.what_there_is_of(request);
-        let asked = self.placement_request(TaskId::random(), resources, 0);
-        match plan_placement(&[asked], &[self.worker(&empty)]).unplaceable.pop() {
+        let shape = self.shape(request, 0);
+        let asked = PlacementRequest { task: TaskId::random(), shape };
+        match plan_placement(&[asked], &[self.worker(&State::default())]).unplaceable.pop() {
             Some(refused) => {
-                let options = lacking_options(&resources, &self.total).join(" and ");
-                Err(format!("{}; lower {options}, or use a bigger machine", refused.reason))
+                let options = lacking_options(&shape.resources, &self.total).join(" and ");
+                Err(format!("{}; lower {options}, or use a bigger machine", refused.why.reason))
             }
             None => Ok(()),
         }
@@ -82,66 +96,82 @@ impl CapacityPool {
         Resources { milli_cpu, ..request }
     }
 
-    /// The first container of a function need not wait for CPU.
-    fn placement_request(&self, task: TaskId, resources: Resources, held: usize) -> PlacementRequest {
-        PlacementRequest { task, resources, shares_cpu: self.shares_cpu(held) }
+    /// Of another container of a function with `held`: the first need not wait for CPU.
+    fn shape(&self, request: Resources, held: usize) -> Shape {
+        Shape { resources: self.what_there_is_of(request), shares_cpu: self.shares_cpu(held) }
     }
 
-    /// Sets resources aside for a container of `owner`; answers with what they are.
+    /// Sets resources aside for a container of `owner`, which wants `count` of them; answers with what they are.
     ///
-    /// # Errors
-    /// The reason why there is no room for it now. The function is then woken when that may have changed.
-    pub fn reserve(
-        &self,
-        task: &TaskId,
-        request: Resources,
-        owner: &Arc<Owner>,
-        now: Millis,
-    ) -> Result<Resources, String> {
-        let wanted = self.what_there_is_of(request);
+    /// `None` when there is no room for it now; the function is then woken when there is.
+    pub fn reserve(&self, request: Resources, owner: &Arc<Owner>, count: usize, now: Millis) -> Option<Resources> {
+        let held = owner.count_held();
+        let claim = Claim { shape: self.shape(request, held), held };
         let mut state = self.state.lock();
-        let since = state.waiting.get(&owner.id).map_or(now, |w| w.since);
-        let others = state.waiting.iter().filter(|(id, _)| **id != owner.id);
-        let mut claims: Vec<Claim> = others.map(|(_, waiting)| waiting.claim()).collect();
-        claims.push(Claim { task: task.clone(), resources: wanted, held: owner.count_held(), waiting_since: since });
-        sort_by_fairness(&mut claims);
-        let requests: Vec<PlacementRequest> =
-            claims.into_iter().map(|c| self.placement_request(c.task, c.resources, c.held)).collect();
-        let plan = plan_placement(&requests, &[self.worker(&state)]);
-        if let Some(refused) = plan.unplaceable.into_iter().find(|u| u.task == *task) {
-            let waiting = Waiting { owner: owner.clone(), resources: wanted, since };
+        let has_room = state.queue.ask(&owner.id, claim, now, &[self.worker(&state)]).is_ok();
+        if !has_room {
+            state.queue.wait(&owner.id, claim, now);
+            let waiting = Waiting { owner: owner.clone(), count, woken: false };
             state.waiting.insert(owner.id.clone(), waiting);
-            self.anyone_waits.store(true, Ordering::Relaxed);
-            return Err(refused.reason);
+        } else {
+            state.reserved = state.reserved.plus(&claim.shape.resources);
+            state.tasks += 1;
+            state.stop_waiting(&owner.id);
         }
-        state.reserved = state.reserved.plus(&wanted);
-        state.tasks += 1;
-        state.waiting.remove(&owner.id);
         self.anyone_waits.store(!state.waiting.is_empty(), Ordering::Relaxed);
-        Ok(wanted)
+        drop(state);
+        if !has_room {
+            self.room_is_wanted.notify_one();
+        }
+        has_room.then_some(claim.shape.resources)
     }
 
-    /// The function wants no container any more; whoever stood behind it is woken.
+    /// Whether the function waits, wants what it wanted, and has not been woken: there is no room for it, then.
+    pub fn still_waits(&self, owner: &Owner, request: Resources, count: usize) -> bool {
+        if !self.anyone_waits.load(Ordering::Relaxed) {
+            return false;
+        }
+        let held = owner.count_held();
+        let claim = Claim { shape: self.shape(request, held), held };
+        let mut state = self.state.lock();
+        let is_same = state.queue.claim(&owner.id) == Some(claim);
+        let waiting = state.waiting.get_mut(&owner.id).filter(|waiting| is_same && !waiting.woken);
+        waiting.map(|waiting| waiting.count = count).is_some()
+    }
+
+    /// Why the function waits, as things are by now.
+    pub fn why_it_waits(&self, function: &FunctionId, now: Millis) -> Option<String> {
+        let state = self.state.lock();
+        let claim = state.queue.claim(function)?;
+        state.queue.ask(function, claim, now, &[self.worker(&state)]).err()
+    }
+
+    /// The function wants no container any more; whoever stood behind it may get one.
     pub fn stop_waiting(&self, function: &FunctionId, shared: &Arc<Shared>) {
+        if !self.anyone_waits.load(Ordering::Relaxed) {
+            return;
+        }
         let waited = {
             let mut state = self.state.lock();
-            let waited = state.waiting.remove(function).is_some();
+            let waited = state.stop_waiting(function);
             self.anyone_waits.store(!state.waiting.is_empty(), Ordering::Relaxed);
             waited
         };
         if waited {
-            self.wake_waiting(shared);
+            self.wake_winners(shared);
         }
     }
 
-    /// Gives resources back and wakes who waits.
+    /// Gives resources back, and wakes who gets them.
     pub fn release(&self, reserved: Resources, shared: &Arc<Shared>) {
         {
             let mut state = self.state.lock();
             state.reserved = state.reserved.minus(&reserved);
             state.tasks -= 1;
         }
-        self.wake_waiting(shared);
+        if self.anyone_waits.load(Ordering::Relaxed) {
+            self.wake_winners(shared);
+        }
     }
 
     pub fn total(&self) -> Resources {
@@ -171,22 +201,42 @@ impl CapacityPool {
     }
 
     /// A container has nothing to do any more: it may make place.
-    pub fn on_idle(&self, shared: &Arc<Shared>) {
+    pub fn on_idle(&self) {
         if self.anyone_waits.load(Ordering::Relaxed) {
-            self.wake_waiting(shared);
+            self.room_is_wanted.notify_one();
         }
     }
 
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Relaxed)
+    /// Those that wait, in the order in which they get room.
+    pub fn waiting(&self) -> Vec<Waits> {
+        let state = self.state.lock();
+        let of = |function: &FunctionId| {
+            let (waiting, claim) = (state.waiting.get(function)?, state.queue.claim(function)?);
+            Some(Waits { function: function.clone(), claim, count: waiting.count })
+        };
+        state.queue.in_order().iter().filter_map(of).collect()
     }
 
-    fn wake_waiting(&self, shared: &Arc<Shared>) {
-        self.changes.fetch_add(1, Ordering::Relaxed);
-        let waiting: Vec<Arc<Owner>> = self.state.lock().waiting.values().map(|w| w.owner.clone()).collect();
-        for owner in waiting {
+    pub fn anyone_waits(&self) -> bool {
+        self.anyone_waits.load(Ordering::Relaxed)
+    }
+
+    fn wake_winners(&self, shared: &Arc<Shared>) {
+        let woken: Vec<Arc<Owner>> = {
+            let mut state = self.state.lock();
+            let winners = state.queue.winners(&[self.worker(&state)]);
+            let mut wake = |function: &FunctionId| {
+                let waiting = state.waiting.get_mut(function).filter(|waiting| !waiting.woken)?;
+                waiting.woken = true;
+                Some(waiting.owner.clone())
+            };
+            winners.iter().filter_map(&mut wake).collect()
+        };
+        for owner in woken {
             owner.wake(shared);
         }
+        // What is left of the others' room may have become enough for somebody.
+        self.room_is_wanted.notify_one();
     }
 
     /// The one worker there is. It sets no limit on the number of containers.
@@ -201,14 +251,10 @@ impl CapacityPool {
     }
 }
 
-impl Waiting {
-    fn claim(&self) -> Claim {
-        Claim {
-            task: TaskId::random(),
-            resources: self.resources,
-            held: self.owner.count_held(),
-            waiting_since: self.since,
-        }
+impl State {
+    fn stop_waiting(&mut self, function: &FunctionId) -> bool {
+        self.waiting.remove(function);
+        self.queue.leave(function)
     }
 }
 
@@ -224,7 +270,13 @@ fn lacking_options(wanted: &Resources, there: &Resources) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use client_protocol::wire;
+
     use super::*;
+    use crate::clock::steady_ms;
+    use crate::testing::{IMAGE, Site, eventually};
 
     const MACHINE: Capacity = Capacity { milli_cpu: 2_000, memory_mib: 8 << 10, disk_mib: 200 << 10 };
 
@@ -247,6 +299,58 @@ mod tests {
             "it asks for 9 GiB memory and 2560 GiB disk; this machine has 8 GiB and 200 GiB; lower `memory=` and \
              `ephemeral_disk=`, or use a bigger machine"
         );
+    }
+
+    /// Functions of one app, each with a call that waits for a container.
+    async fn functions_with_work(site: &Site, count: usize) -> Vec<Arc<Owner>> {
+        let app = site.app(wire::AppState::Ephemeral).await;
+        let published = site.publish(&app, wire::AppState::Ephemeral, IMAGE).await.unwrap();
+        let definition = site.shared().owners.get(&FunctionId::parse(&published).unwrap()).unwrap().definition();
+        let function = |n: usize| {
+            let (id, tag) = (FunctionId::random(), format!("work-{n}"));
+            let owner = Arc::new(Owner::new(id.clone(), tag, app.clone(), definition.clone(), steady_ms()));
+            site.shared().owners.insert(id, owner.clone());
+            owner
+        };
+        let owners: Vec<Arc<Owner>> = (0..count).map(function).collect();
+        for owner in &owners {
+            site.call(owner.id.as_str(), true).await.unwrap();
+        }
+        owners
+    }
+
+    #[tokio::test]
+    async fn of_a_thousand_functions_that_wait_only_those_are_woken_that_get_room() {
+        const WAITING: usize = 1_000;
+        let site = Site::start().await;
+        let pool = &site.shared().capacity;
+        // Somebody has the whole machine.
+        pool.state.lock().reserved = pool.total();
+        let owners = functions_with_work(&site, WAITING).await;
+        let waits = |owner: &Owner| pool.state.lock().waiting.contains_key(&owner.id);
+        eventually("that all wait", async || owners.iter().all(|owner| waits(owner))).await;
+        // Each says once in the log that it waits.
+        let looks = || -> u64 { owners.iter().map(|owner| owner.looks.load(Ordering::Relaxed)).sum() };
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        let before = looks();
+        for _ in 0..100 {
+            pool.on_idle();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(looks() - before, 0, "nobody has room, and nobody is woken");
+
+        let each = owners[0].definition().request();
+        {
+            let mut state = pool.state.lock();
+            state.reserved = state.reserved.minus(&each.times(3));
+            state.tasks += 1;
+        }
+        pool.release(Resources::default(), site.shared());
+        eventually("that there are three containers", async || site.started() == 3).await;
+        assert_eq!(owners.iter().filter(|owner| waits(owner)).count(), WAITING - 3);
+        let woken = owners.iter().filter(|owner| !waits(owner)).count() as u64;
+        // A look for the room, and those for what the container does.
+        assert!(looks() - before <= woken * 5, "{}", looks() - before);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use types::errors::with_causes;
 use types::ids::{DefinitionId, ImageId};
 
 use crate::apps::App;
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 use crate::collect::{ImageView, LayerView, Plan, Reason, StoreView, plan_collection};
 use crate::deployments::IMAGES_KEPT_FOR;
 use crate::shared::Shared;
@@ -195,7 +195,7 @@ impl Shared {
     async fn look(self: &Arc<Self>, keep: Duration, images_that_stay: ImagesThatStay) -> Result<Looked, String> {
         let now = Instant::now();
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-        let keep_since_ms = now_ms().saturating_sub(keep_ms);
+        let keep_since_ms = wall_ms().saturating_sub(keep_ms);
         let images = self.images.all();
         let mut view = StoreView { keep_since_ms, ..StoreView::default() };
         let mut unused_since = now;

@@ -150,6 +150,11 @@ impl Generators {
         items.give_back(held);
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_call.len()
+    }
+
     pub fn shrink(&self) {
         if self.by_call.capacity() / 4 > self.by_call.len() {
             self.by_call.shrink_to_fit();

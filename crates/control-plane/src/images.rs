@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use types::ids::{AppId, ImageId, TaskId};
 
 use crate::build_waiters::{GivenUp, Standing, Waiters};
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 use crate::image_names::ImageNames;
 
 /// Build lines kept for those who join late, and their bytes: a build may print without end.
@@ -352,7 +352,7 @@ impl Image {
     }
 
     pub fn say(&self, text: String) {
-        let at = now_ms();
+        let at = wall_ms();
         let mut state = self.state.lock();
         if state.log.len() > MAX_LOG_LINES || state.log_bytes > MAX_LOG_BYTES {
             return;
@@ -370,7 +370,7 @@ impl Image {
     pub fn finish(&self, result: Result<Arc<BuiltImage>, String>) {
         {
             let mut state = self.state.lock();
-            state.finished_at = now_ms();
+            state.finished_at = wall_ms();
             state.result = Some(result);
         }
         self.news.notify_waiters();

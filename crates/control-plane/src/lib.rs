@@ -42,6 +42,7 @@ mod parameters;
 mod passing_blobs;
 mod polls;
 mod queues;
+mod reclaim;
 mod recorder;
 mod refusals;
 mod restore;
@@ -158,7 +159,7 @@ impl Opened {
             logs: logs::LogKeeper::open(data.join("logs"), config.log_limits)
                 .map_err(|source| StartError::Logs { source })?,
             shared_files: SharedFiles::open(data.join("nfs")).map_err(|source| StartError::SharedFiles { source })?,
-            contents: ContentsStore::open(&data.join("contents.sqlite"), clock::now_ms() * 1000)?,
+            contents: ContentsStore::open(&data.join("contents.sqlite"), clock::wall_ms() * 1000)?,
         })
     }
 }
@@ -202,6 +203,7 @@ async fn begin(parts: Parts, opened: Opened) -> Result<Arc<shared::Shared>, Star
     });
     restore::restore(&shared).await?;
     tokio::spawn(shared.clone().worker_event_loop(parts.events));
+    tokio::spawn(shared.clone().reclaim_loop());
     tokio::spawn(shared.clone().app_reaper_loop());
     tokio::spawn(shared.clone().object_reaper_loop());
     tokio::spawn(shared.clone().contents_loop());

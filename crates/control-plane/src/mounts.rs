@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use types::ids::MountId;
 
-use crate::clock::now_ms;
+use crate::clock::steady_ms;
 use crate::shared::Shared;
 
 /// Name under which clients look up the mount with their own package; the version follows.
@@ -49,7 +49,7 @@ impl Mounts {
             Some(name) => self.by_name.insert(name.clone(), record.id.clone()),
             None => self.by_content.insert(record.content_digest.clone(), record.id.clone()),
         };
-        let mount = Arc::new(Mount { record, layer: Mutex::new(None), used_at: AtomicU64::new(now_ms()) });
+        let mount = Arc::new(Mount { record, layer: Mutex::new(None), used_at: AtomicU64::new(steady_ms()) });
         self.by_id.insert(mount.record.id.clone(), mount.clone());
         mount
     }
@@ -64,7 +64,7 @@ impl Mounts {
     pub fn get(&self, id: &MountId) -> Option<Arc<Mount>> {
         let mount = self.by_id.get(id)?;
         // While the map holds the entry: see `forget_unless_used`.
-        mount.used_at.store(now_ms(), Ordering::Relaxed);
+        mount.used_at.store(steady_ms(), Ordering::Relaxed);
         Some(mount.clone())
     }
 
@@ -99,7 +99,7 @@ impl Shared {
     /// # Errors
     /// When the store cannot be read.
     pub async fn forget_mounts(&self) -> Result<(), StoreError> {
-        let since = now_ms().saturating_sub(UNUSED_KEPT_MS);
+        let since = steady_ms().saturating_sub(UNUSED_KEPT_MS);
         let unused = self.mounts.unused_since(since);
         if unused.is_empty() {
             return Ok(());
@@ -187,7 +187,7 @@ mod tests {
         };
         let [old, used] = ["old", "used"].map(|digest| mounts.insert(record(None, digest)).record.id.clone());
         mounts.insert(record(Some("client"), "named"));
-        let since = now_ms() + 10;
+        let since = steady_ms() + 10;
         assert_eq!(mounts.unused_since(since).len(), 2);
         mounts.by_id.get(&used).unwrap().used_at.store(since, Ordering::Relaxed);
         assert_eq!(mounts.unused_since(since).as_slice(), std::slice::from_ref(&old));

@@ -14,7 +14,7 @@ use types::errors::with_causes;
 use types::ids::{AppId, EnvironmentId, random_base62};
 use types::objects::ObjectKind;
 
-use crate::clock::now_ms;
+use crate::clock::steady_ms;
 use crate::shared::Shared;
 
 /// Clients report every 300 seconds: two reports may get lost.
@@ -155,7 +155,7 @@ impl Shared {
     pub async fn object_reaper_loop(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            for id in self.objects.silent(now_ms()) {
+            for id in self.objects.silent(steady_ms()) {
                 self.forget_object(&id);
             }
         }

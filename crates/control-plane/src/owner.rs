@@ -22,7 +22,7 @@ use types::ids::{FunctionCallId, FunctionId, InputId, TaskId};
 
 use crate::apps::App;
 use crate::builds::FunctionBuild;
-use crate::clock::now_ms;
+use crate::clock::steady_ms;
 use crate::definition::Definition;
 use crate::logs::Origin;
 use crate::parameters::needs_parameters;
@@ -42,8 +42,6 @@ pub use leaving::Asking;
 const THROUGHPUT_WINDOW_MS: Millis = 2_000;
 /// Before a function's first start has been measured: an interpreter and the client's imports on a slow machine.
 const FIRST_STARTUP_ESTIMATE_MS: u64 = 1_000;
-/// A function that waits for room looks again after this: what others have may have become idle for long enough.
-const ROOM_RECHECK_MS: u64 = 2_000;
 
 pub struct Owner {
     pub id: FunctionId,
@@ -61,6 +59,9 @@ pub struct Owner {
     /// When the loop looks again by itself; events that make something due earlier wake it.
     sleeping_until: AtomicU64,
     loop_runs: AtomicBool,
+    /// How often the loop has looked.
+    #[cfg(test)]
+    pub looks: AtomicU64,
     /// It is in the version of its app that is live. If not, it only finishes what it has accepted.
     published: AtomicBool,
 }
@@ -82,14 +83,6 @@ struct State {
     /// The app is stopped: nothing starts any more.
     closed: bool,
     room_wait: RoomWait,
-    refused: Option<Refusal>,
-}
-
-/// Why there was no room at `at`, when the pool had seen so many `changes`.
-struct Refusal {
-    changes: u64,
-    at: Millis,
-    reason: String,
 }
 
 /// What became of a new call.
@@ -138,11 +131,12 @@ impl Owner {
                 scaling_override: None,
                 closed: false,
                 room_wait: RoomWait::default(),
-                refused: None,
             }),
             wake: Notify::new(),
             sleeping_until: AtomicU64::new(u64::MAX),
             loop_runs: AtomicBool::new(false),
+            #[cfg(test)]
+            looks: AtomicU64::new(0),
             published: AtomicBool::new(true),
         }
     }
@@ -202,7 +196,6 @@ impl Owner {
             let tasks: Vec<TaskId> = state.tasks.ids().cloned().collect();
             state.calls.set_policy(policy, &tasks, effects);
             state.scaling_override = None;
-            state.refused = None;
             state.input_times.forget_estimate();
             tasks
         });
@@ -250,7 +243,7 @@ impl Owner {
     ) -> (R, bool) {
         let mut outside = Outside::default();
         let mut effects = Vec::new();
-        let now = now_ms();
+        let now = steady_ms();
         let (result, look_again) = {
             let mut state = self.state.lock();
             let result = event(&mut state, now, &mut effects, &mut outside);
@@ -323,18 +316,18 @@ impl Owner {
     /// The loop sleeps until something is due; a container that became idle is due for scale-down one window later.
     fn look_when_idle_for_long(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
         let is_idle = self.read(|c| c.idle_since(task).is_some());
-        if is_idle && now_ms() + self.scaling().scaledown_ms < self.sleeping_until.load(Ordering::Relaxed) {
+        if is_idle && steady_ms() + self.scaling().scaledown_ms < self.sleeping_until.load(Ordering::Relaxed) {
             self.wake(shared);
         }
         if is_idle {
-            shared.capacity.on_idle(shared);
+            shared.capacity.on_idle();
         }
     }
 
     /// A container is told to start, with what `version` is. False when that is not live any more.
     #[must_use]
     pub fn add_task(&self, task: TaskId, version: u64) -> bool {
-        self.state.lock().tasks.begin(task, version, now_ms())
+        self.state.lock().tasks.begin(task, version, steady_ms())
     }
 
     pub fn drain_task(self: &Arc<Self>, shared: &Arc<Shared>, task: &TaskId) {
@@ -513,36 +506,25 @@ impl Owner {
         self.wake.notify_one();
     }
 
-    /// The last refusal of room, while it stands.
-    pub fn refusal(&self, changes: u64, now: Millis) -> Option<String> {
-        let state = self.state.lock();
-        let refused = state.refused.as_ref()?;
-        (refused.changes == changes && now < refused.at + ROOM_RECHECK_MS).then(|| refused.reason.clone())
-    }
-
-    pub fn note_refusal(&self, changes: u64, now: Millis, reason: String) {
-        self.state.lock().refused = Some(Refusal { changes, at: now, reason });
-    }
-
     /// Tells in the app's log why the function waits for room, once that lasts. Answers with when to look again.
-    fn note_room(&self, shared: &Shared, waits_because: Option<&str>) -> Option<Millis> {
+    fn note_room(&self, shared: &Shared, waits: bool) -> Option<Millis> {
         let has_containers = self.count_held() > 0;
         let (tell, look_at) = {
             let wait = &mut self.state.lock().room_wait;
-            (wait.look(waits_because.is_some(), has_containers, now_ms()), wait.tell_at(has_containers))
+            (wait.look(waits, has_containers, steady_ms()), wait.tell_at(has_containers))
         };
-        if let Some(reason) = waits_because.filter(|_| tell) {
+        let reason = tell.then(|| shared.capacity.why_it_waits(&self.id, steady_ms())).flatten();
+        if let Some(reason) = reason {
             tracing::info!(function = %self.id, reason, "no room for a container");
-            shared.say_of_function(self, None, reason);
+            shared.say_of_function(self, None, &reason);
         }
-        let recheck_at = waits_because.map(|_| now_ms() + ROOM_RECHECK_MS);
-        look_at.into_iter().chain(recheck_at).min()
+        look_at
     }
 
     fn plan(&self, shared: &Shared) -> (AutoscalerPlan, bool) {
         let scaling = self.scaling();
         let never_runs = self.definition.read().refusals.is_total();
-        let now = now_ms();
+        let now = steady_ms();
         let mut state = self.state.lock();
         let tasks = state.task_views();
         let completed_recently = state.measure_throughput(now);
@@ -658,6 +640,8 @@ impl PollKeeper for OwnersPoll {
 /// Looks at the function whenever something changed or became due, until its app is stopped and its calls have left memory.
 async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
     loop {
+        #[cfg(test)]
+        owner.looks.fetch_add(1, Ordering::Relaxed);
         // Whatever becomes due from here on wakes the loop: it may come after the look.
         owner.sleeping_until.store(u64::MAX, Ordering::Relaxed);
         owner.apply_quietly(&shared, |state, now, effects| state.calls.tick(now, effects));
@@ -667,7 +651,7 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
             tracing::debug!(function = %owner.id, start = plan.start, stop = plan.stop.len(), why = %plan.why, "autoscale");
         }
         let waits = shared.start_tasks(&owner, plan.start);
-        let told_at = owner.note_room(&shared, waits.as_deref());
+        let told_at = owner.note_room(&shared, waits);
         for (task, reason) in &plan.stop {
             owner.drain_task(&shared, task);
             if !owner.is_ready(task) {
@@ -681,7 +665,7 @@ async fn owner_loop(owner: Arc<Owner>, shared: Arc<Shared>) {
         }
         let due = owner.state.lock().next_due().into_iter().chain(plan.reconsider_at).chain(told_at).min();
         owner.sleeping_until.store(due.unwrap_or(u64::MAX), Ordering::Relaxed);
-        let nap = due.map_or(Duration::MAX, |at| Duration::from_millis(at.saturating_sub(now_ms()).max(1)));
+        let nap = due.map_or(Duration::MAX, |at| Duration::from_millis(at.saturating_sub(steady_ms()).max(1)));
         tokio::select! {
             () = owner.wake.notified() => {}
             () = tokio::time::sleep(nap.min(Duration::from_secs(3600))) => {}

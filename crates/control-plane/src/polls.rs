@@ -148,14 +148,15 @@ mod tests {
             };
             let id = FunctionCallId::parse("fc-1").unwrap();
             self.apply(|keeper, effects| {
-                keeper.calls.create_call(CallSpec {
+                let spec = CallSpec {
                     id: id.clone(),
                     kind: CallKind::Unary,
                     durable: false,
                     parent_input: None,
                     created_at: 0,
                     invocation_type: 1,
-                });
+                };
+                keeper.calls.create_call(spec, 0);
                 keeper.calls.add_inputs(&id, vec![input], false, 0, effects);
             });
         }

@@ -24,7 +24,7 @@ use tokio::sync::{OnceCell, oneshot};
 pub use callers::{GetRequest, Looked, PutRequest};
 pub use values::{Held, HeldBytes};
 
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 
 /// Why a request of a queue has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -118,7 +118,7 @@ impl OpenQueue {
     ) -> T {
         let (mut effects, mut jobs, mut told) = (Vec::new(), Vec::new(), Vec::new());
         let mut state = self.state.lock();
-        let result = decide(&mut state, now_ms(), &mut effects, &mut jobs);
+        let result = decide(&mut state, wall_ms(), &mut effects, &mut jobs);
         for effect in effects {
             self.perform(&mut state, effect, &mut jobs, &mut told);
         }
@@ -142,7 +142,7 @@ impl OpenQueue {
             Effect::Take { taking, key, positions } => {
                 let queue = self.clone();
                 let done = move |result| queue.on_take_written(taking, result);
-                jobs.push(Job::take(&self.store, &self.id, &key, positions, now_ms(), done));
+                jobs.push(Job::take(&self.store, &self.id, &key, positions, wall_ms(), done));
             }
             Effect::Untake { key } => jobs.push(Job::untake(&self.store, &key)),
             Effect::Forget { partition, through } => {
@@ -199,7 +199,7 @@ impl OpenQueue {
     /// Items in a partition, or in all.
     pub fn len(self: &Arc<Self>, partition: Option<&[u8]>) -> usize {
         match partition {
-            Some(partition) => self.state.lock().queue.len(partition, now_ms()),
+            Some(partition) => self.state.lock().queue.len(partition, wall_ms()),
             None => self.sizes().1,
         }
     }

@@ -11,7 +11,7 @@ use types::objects::ObjectKind;
 
 use crate::apps::{App, life};
 use crate::caller::ClientVersion;
-use crate::clock::{now_ms, unique_now_ms};
+use crate::clock::{steady_ms, unique_wall_ms, wall_ms};
 use crate::definition::Definition;
 use crate::logs::AppLog;
 use crate::owner::Owner;
@@ -45,13 +45,13 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
         shared.secrets.insert(secret);
     }
     for object in state.objects {
-        shared.objects.insert(object, now_ms());
+        shared.objects.insert(object, steady_ms());
     }
     for mount in state.mounts {
         shared.mounts.insert(mount);
     }
     for app in state.apps {
-        let stopped_for = app.stopped_at_ms.map_or(0, |at| now_ms().saturating_sub(at));
+        let stopped_for = app.stopped_at_ms.map_or(0, |at| wall_ms().saturating_sub(at));
         if stopped_for > APPS_KEPT_MS {
             shared.store.write_later(vec![Write::DeleteApp(app.id)]);
             continue;
@@ -63,11 +63,11 @@ pub async fn restore(shared: &Arc<Shared>) -> Result<(), StoreError> {
         let mut app = app;
         if life::after_restart(app.state) != app.state {
             app.state = life::after_restart(app.state);
-            app.stopped_at_ms = Some(now_ms());
+            app.stopped_at_ms = Some(wall_ms());
             shared.store.write_later(vec![Write::App(app.clone())]);
         }
         let log = AppLog::kept(&shared.logs, &app.id);
-        let app = Arc::new(App::new(app, log, now_ms()));
+        let app = Arc::new(App::new(app, log, steady_ms()));
         if !app.is_running() {
             app.log.close();
         }
@@ -104,7 +104,7 @@ async fn ensure_default_environment(shared: &Shared) -> Result<(), StoreError> {
     let record = EnvironmentRecord {
         id: EnvironmentId::random(),
         name: DEFAULT_ENVIRONMENT.to_owned(),
-        created_at_ms: unique_now_ms(),
+        created_at_ms: unique_wall_ms(),
     };
     shared.store.write(vec![Write::Environment(record.clone())]).await?;
     shared.environments.write().insert(record.name.clone(), record);

@@ -18,13 +18,13 @@ use client_protocol::wire;
 use futures::StreamExt;
 use metadata_store::{AppState, ScheduleRecord, ScheduledRun, Write};
 use parking_lot::Mutex;
-use scheduler::schedule::{Due, Schedule, decide_due};
+use scheduler::schedule::{Due, Schedule, after_set_back, decide_due};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, InputId};
 
 use crate::apps::App;
-use crate::clock::now_ms;
+use crate::clock::{steady_ms, wall_ms};
 use crate::owner::{Begun, Owner};
 use crate::recorder::new_call_writes;
 use crate::shared::Shared;
@@ -48,13 +48,28 @@ pub struct Schedules {
 struct Attached {
     schedule: Arc<Schedule>,
     record: ScheduleRecord,
-    /// The last attempt failed; not before this time again.
+    /// The last attempt failed; not before this time of the steady clock again.
     retry_at: Option<Millis>,
 }
 
+/// What both clocks say.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    wall: Millis,
+    steady: Millis,
+}
+
+impl Now {
+    fn read() -> Self {
+        Self { wall: wall_ms(), steady: steady_ms() }
+    }
+}
+
 impl Attached {
-    fn wakes_at(&self) -> Option<Millis> {
-        Some(self.record.next_run_ms?.max(self.retry_at.unwrap_or(0)))
+    /// Milliseconds until it is to be looked at.
+    fn wakes_in(&self, now: Now) -> Option<Millis> {
+        let run = self.record.next_run_ms?.saturating_sub(now.wall);
+        Some(run.max(self.retry_at.unwrap_or(0).saturating_sub(now.steady)))
     }
 }
 
@@ -99,13 +114,27 @@ impl Schedules {
         writes
     }
 
+    /// Reckons anew what was reckoned by a clock that has been set back. Returns what is to be stored.
+    fn on_set_back(&self, now: Millis) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for Attached { schedule, record, .. } in self.attached.lock().values_mut() {
+            let times = after_set_back(schedule, record.anchor_ms, record.last_run_ms, now);
+            if let Some((anchor, next)) = times {
+                (record.anchor_ms, record.next_run_ms) = (anchor, next);
+                record.last_run_ms = record.last_run_ms.map(|last| last.min(now));
+                writes.push(Write::Schedule(record.clone()));
+            }
+        }
+        writes
+    }
+
     /// What should run now, each with the time of its run after that.
-    fn due(&self, now: Millis) -> Vec<(Attached, Option<Millis>)> {
+    fn due(&self, now: Now) -> Vec<(Attached, Option<Millis>)> {
         let attached = self.attached.lock();
-        let ready = attached.values().filter(|known| known.retry_at.is_none_or(|at| at <= now));
+        let ready = attached.values().filter(|known| known.retry_at.is_none_or(|at| at <= now.steady));
         let due = |known: &Attached| {
             let record = &known.record;
-            match decide_due(&known.schedule, record.anchor_ms, record.next_run_ms, now) {
+            match decide_due(&known.schedule, record.anchor_ms, record.next_run_ms, now.wall) {
                 Due::Now { next } => Some((known.clone(), next)),
                 Due::At(_) => None,
             }
@@ -113,8 +142,9 @@ impl Schedules {
         ready.filter_map(due).collect()
     }
 
-    fn earliest(&self) -> Option<Millis> {
-        self.attached.lock().values().filter_map(Attached::wakes_at).min()
+    /// Milliseconds until one is to be looked at.
+    fn earliest(&self, now: Now) -> Option<Millis> {
+        self.attached.lock().values().filter_map(|known| known.wakes_in(now)).min()
     }
 
     /// Changes a schedule that is still the same one.
@@ -190,7 +220,7 @@ impl Shared {
                 .collect(),
             _ => Vec::new(),
         };
-        let writes = self.schedules.attach(&app.id, wanted, now_ms());
+        let writes = self.schedules.attach(&app.id, wanted, wall_ms());
         if !writes.is_empty() {
             self.store.write_later(writes);
         }
@@ -200,16 +230,20 @@ impl Shared {
     pub async fn schedule_loop(self: Arc<Self>) {
         loop {
             let changed = self.schedules.changed.notified();
-            let now = now_ms();
+            let now = Now::read();
+            let reckoned_anew = self.schedules.on_set_back(now.wall);
+            if !reckoned_anew.is_empty() {
+                self.store.write_later(reckoned_anew);
+            }
             at_once(self.schedules.due(now), |(attached, next)| {
                 let shared = self.clone();
-                async move { shared.run_due(&attached, next, now).await }
+                async move { shared.run_due(&attached, next, now.wall).await }
             })
             .await;
-            match self.schedules.earliest() {
+            match self.schedules.earliest(Now::read()) {
                 None => changed.await,
-                Some(at) => {
-                    let nap = Duration::from_millis(at.saturating_sub(now_ms())).min(LONGEST_SLEEP);
+                Some(in_ms) => {
+                    let nap = Duration::from_millis(in_ms).min(LONGEST_SLEEP);
                     let _ = tokio::time::timeout(nap, changed).await;
                 }
             }
@@ -220,7 +254,7 @@ impl Shared {
         let record = &attached.record;
         let Err(error) = self.run_schedule(record, next, now).await else { return };
         tracing::warn!(function = %record.function, schedule = record.schedule, error, "a scheduled run did not begin; trying again");
-        self.schedules.update(record, |known| known.retry_at = Some(now_ms() + RETRY_MS));
+        self.schedules.update(record, |known| known.retry_at = Some(steady_ms() + RETRY_MS));
     }
 
     /// Makes the call of a run and notes it; both or neither.
@@ -355,7 +389,7 @@ impl Shared {
         }
         let attached = self.schedules.attached.lock().get(&row.function_id).cloned();
         let record = attached.ok_or("the schedule was taken away meanwhile")?.record;
-        self.run_schedule(&record, record.next_run_ms, now_ms()).await
+        self.run_schedule(&record, record.next_run_ms, wall_ms()).await
     }
 }
 
@@ -377,6 +411,14 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(1), together).await.unwrap();
     }
 
+    fn at(ms: Millis) -> Now {
+        Now { wall: ms, steady: ms }
+    }
+
+    fn first(schedules: &Schedules) -> Option<Millis> {
+        schedules.earliest(at(0))
+    }
+
     fn every_minute() -> Arc<Schedule> {
         let period = scheduler::schedule::Period { minutes: 1, ..Default::default() };
         Arc::new(Schedule::period(period).unwrap())
@@ -391,11 +433,11 @@ mod tests {
         let (schedules, app, function) = (Schedules::default(), AppId::random(), FunctionId::random());
         assert_eq!(schedules.attach(&app, vec![(function.clone(), every_minute())], 1_000).len(), 1);
         assert_eq!(schedules.attach(&app, vec![(function.clone(), every_minute())], 31_000), []);
-        assert_eq!(schedules.earliest(), Some(61_000));
+        assert_eq!(first(&schedules), Some(61_000));
         schedules.attach(&app, vec![(function.clone(), hourly())], 31_000);
-        assert_eq!(schedules.earliest(), Some(3_600_000));
+        assert_eq!(first(&schedules), Some(3_600_000));
         schedules.attach(&app, vec![(function, every_minute())], 41_000);
-        assert_eq!(schedules.earliest(), Some(101_000));
+        assert_eq!(first(&schedules), Some(101_000));
     }
 
     #[test]
@@ -405,29 +447,48 @@ mod tests {
         schedules.attach(&one, vec![(function.clone(), every_minute())], 0);
         schedules.attach(&two, vec![(FunctionId::random(), hourly())], 0);
         assert_eq!(schedules.attach(&one, Vec::new(), 10), [Write::DeleteSchedule(function)]);
-        assert_eq!(schedules.earliest(), Some(3_600_000));
+        assert_eq!(first(&schedules), Some(3_600_000));
     }
 
     #[test]
     fn what_failed_is_tried_again_a_little_later_and_not_before() {
         let schedules = Schedules::default();
         schedules.attach(&AppId::random(), vec![(FunctionId::random(), every_minute())], 0);
-        assert!(schedules.due(59_999).is_empty());
-        let due = schedules.due(60_000);
+        assert!(schedules.due(at(59_999)).is_empty());
+        let due = schedules.due(at(60_000));
         assert_eq!(due.len(), 1);
         schedules.update(&due[0].0.record, |known| known.retry_at = Some(65_000));
-        assert!(schedules.due(64_999).is_empty());
-        assert_eq!(schedules.earliest(), Some(65_000));
-        assert_eq!(schedules.due(65_000).len(), 1);
+        assert!(schedules.due(at(64_999)).is_empty());
+        assert_eq!(first(&schedules), Some(65_000));
+        assert_eq!(schedules.due(at(65_000)).len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_neither_stops_a_schedule_nor_holds_up_what_is_tried_again() {
+        const YEAR: Millis = 365 * 24 * 3_600_000;
+        let (schedules, app) = (Schedules::default(), AppId::random());
+        let (hourly_one, every_minute_one) = (FunctionId::random(), FunctionId::random());
+        let wanted = vec![(hourly_one, hourly()), (every_minute_one, every_minute())];
+        schedules.attach(&app, wanted, YEAR + 1_000);
+        assert_eq!(schedules.on_set_back(YEAR).len(), 0, "the clock was set right by a second");
+        assert_eq!(schedules.on_set_back(1_000).len(), 2);
+        assert_eq!(schedules.on_set_back(1_000).len(), 0);
+        let mut next: Vec<Millis> = schedules.all().iter().filter_map(|known| known.record.next_run_ms).collect();
+        next.sort_unstable();
+        assert_eq!(next, [61_000, 3_600_000]);
+        let (due, _) = schedules.due(at(61_000)).remove(0);
+        schedules.update(&due.record, |known| known.retry_at = Some(66_000));
+        assert_eq!(schedules.due(Now { wall: 61_000, steady: 65_999 }).len(), 0);
+        assert_eq!(schedules.due(Now { wall: 61_000, steady: 66_000 }).len(), 1);
     }
 
     #[test]
     fn a_run_of_a_schedule_that_was_replaced_meanwhile_changes_nothing() {
         let (schedules, app, function) = (Schedules::default(), AppId::random(), FunctionId::random());
         schedules.attach(&app, vec![(function.clone(), every_minute())], 0);
-        let (old, next) = schedules.due(60_000).remove(0);
+        let (old, next) = schedules.due(at(60_000)).remove(0);
         schedules.attach(&app, vec![(function, hourly())], 60_000);
         schedules.update(&old.record, |known| known.record.next_run_ms = next);
-        assert_eq!(schedules.earliest(), Some(3_600_000));
+        assert_eq!(first(&schedules), Some(3_600_000));
     }
 }

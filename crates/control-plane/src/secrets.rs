@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use metadata_store::{SecretRecord, Vault, VaultError, Write};
 use types::ids::{EnvironmentId, SecretId};
 
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 use crate::shared::Shared;
 
 /// A nameless secret that belongs to no app, and that no function names, goes so long after it was made: its client
@@ -100,7 +100,7 @@ impl Shared {
 
     /// To the second: a container start must not wait for the disk, nor write more than it must.
     fn note_use(&self, record: &SecretRecord) {
-        let now = now_ms();
+        let now = wall_ms();
         if record.last_used_ms.is_some_and(|at| now < at + 1000) {
             return;
         }
@@ -125,7 +125,7 @@ impl Shared {
         let is_claimed = || self.owners.iter().any(|o| o.definition().uses_secret(&secret.id));
         secret.name.is_none()
             && secret.app.is_none()
-            && now_ms() > secret.created_at_ms + UNCLAIMED_KEPT_MS
+            && wall_ms() > secret.created_at_ms + UNCLAIMED_KEPT_MS
             && !is_claimed()
     }
 }

@@ -13,7 +13,6 @@ use contents_store::ContentsStore;
 use dashmap::DashMap;
 use metadata_store::{AppState, EnvironmentRecord, MetadataStore, StoreError};
 use parking_lot::RwLock;
-use scheduler::{Holder, plan_reclaim};
 use shared_files::SharedFiles;
 use tokio::sync::Notify;
 use types::ids::{AppId, FunctionCallId, FunctionId, TaskId};
@@ -23,7 +22,7 @@ use worker_protocol::{Descriptor, TaskExit, WorkerCommand, WorkerEvent, WorkerHa
 use crate::apps::App;
 use crate::capacity::CapacityPool;
 use crate::children::Children;
-use crate::clock::now_ms;
+use crate::clock::{steady_ms, wall_ms};
 use crate::generators::Generators;
 use crate::images::Images;
 use crate::logs::{LogKeeper, LogLimits, MAX_TASK_BYTES, Origin};
@@ -42,6 +41,9 @@ use crate::volumes::VolumeShell;
 
 /// Output of an input may arrive this long after its result: the two come on different ways.
 const OUTPUT_GRACE_MS: Millis = 500;
+
+/// Also how often the [steady clock](crate::clock) is read at least.
+pub const REAPER_LOOKS_EVERY: Duration = Duration::from_secs(2);
 
 /// What the operator chose.
 #[derive(Debug, Clone)]
@@ -105,73 +107,38 @@ pub struct Shared {
 impl Shared {
     // ------------------------------------------------------------------------------------------- tasks
 
-    /// Begins containers for a function as far as the machine has room. For the rest, containers of other functions
-    /// make place, and the function is woken when there is some. Answers with the reason why it waits, if it does.
-    pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) -> Option<String> {
+    /// Begins containers for a function as far as the machine has room. For the rest the function waits, and is woken when
+    /// there is some. True if it waits.
+    pub fn start_tasks(self: &Arc<Self>, owner: &Arc<Owner>, count: usize) -> bool {
         if count == 0 {
             self.capacity.stop_waiting(&owner.id, self);
-            return None;
+            return false;
         }
-        // A busy function is looked at with each input that ends; a refusal stands until something has changed.
-        let changes = self.capacity.changes();
-        if let Some(reason) = owner.refusal(changes, now_ms()) {
-            return Some(reason);
-        }
-        for begun in 0..count {
-            if let Err(reason) = self.clone().start_task(owner) {
-                self.reclaim(owner, count - begun);
-                owner.note_refusal(changes, now_ms(), reason.clone());
-                return Some(reason);
-            }
-        }
-        None
+        // A busy function is looked at with each input that ends; it waits all the same.
+        let request = owner.definition().request();
+        self.capacity.still_waits(owner, request, count)
+            || !(0..count).all(|begun| self.clone().start_task(owner, count - begun))
     }
 
-    /// Lets containers of other functions go for `count` of this one.
-    fn reclaim(self: &Arc<Self>, needy: &Arc<Owner>, count: usize) {
-        let mut by_function: BTreeMap<FunctionId, Vec<Arc<Task>>> = BTreeMap::new();
-        for task in self.tasks.all().into_iter().filter(|t| t.owner.id != needy.id) {
-            by_function.entry(task.owner.id.clone()).or_default().push(task);
-        }
-        let held = needy.count_held();
-        let holder = |tasks: &Vec<Arc<Task>>| {
-            let (owner, reserved) = (tasks[0].owner.clone(), tasks[0].reserved);
-            Holder {
-                resources: self.capacity.counted(reserved, held),
-                min_containers: owner.scaling().min as usize,
-                containers: tasks.iter().filter_map(|t| owner.held(&t.id)).collect(),
-            }
-        };
-        let holders: Vec<Holder> = by_function.values().map(holder).collect();
-        let wanted = self.capacity.counted(needy.definition().request(), held);
-        let (there, taken) = (self.capacity.total(), self.capacity.taken(held));
-        for task in plan_reclaim(&wanted, count, held, (&there, &taken), &holders, now_ms()) {
-            if let Some(task) = self.tasks.get(&task) {
-                task.owner.drain_task(self, &task.id);
-            }
-        }
-    }
-
-    /// # Errors
-    /// The reason why the machine has no room for it now.
-    fn start_task(self: Arc<Self>, owner: &Arc<Owner>) -> Result<(), String> {
+    /// The first of `wanted` containers. False when the machine has no room for it now.
+    fn start_task(self: Arc<Self>, owner: &Arc<Owner>, wanted: usize) -> bool {
         let (version, definition) = owner.live_version();
         let request = definition.request();
         if let Err(sentence) = self.capacity.could_ever_fit(request) {
             let sentence = format!("the function cannot run here: {sentence}");
             owner.fail_waiting(&self, &Outcome::of(OutcomeStatus::InitFailure, sentence));
-            return Ok(());
+            return true;
         }
-        let now = now_ms();
-        let id = TaskId::at(now);
-        let reserved = self.capacity.reserve(&id, request, owner, now)?;
+        let Some(reserved) = self.capacity.reserve(request, owner, wanted, steady_ms()) else { return false };
+        let enqueued_at = wall_ms();
+        let id = TaskId::at(enqueued_at);
         if !owner.add_task(id.clone(), version) {
             // Deployed anew in this moment: the next look starts one of that.
             self.capacity.release(reserved, &self);
             owner.wake(&self);
-            return Ok(());
+            return true;
         }
-        let task = Arc::new(Task::new(id, owner.clone(), definition, now, reserved));
+        let task = Arc::new(Task::new(id, owner.clone(), definition, enqueued_at, reserved));
         self.tasks.insert(task.clone());
         tokio::spawn(async move {
             let prepared = tokio::select! {
@@ -207,7 +174,7 @@ impl Shared {
                 self.interrupt_start(&task, text);
             }
         });
-        Ok(())
+        true
     }
 
     /// Ends a task, with a grace for its exit hooks. Those that run have entered first: a container that has not asked for an
@@ -243,7 +210,7 @@ impl Shared {
                 WorkerEvent::Started { task, create_us } => {
                     tracing::debug!(%task, create_us, "container runs");
                     if let Some(task) = self.tasks.get(&task) {
-                        task.started_at.store(now_ms(), Ordering::Relaxed);
+                        task.started_at.store(wall_ms(), Ordering::Relaxed);
                     }
                 }
                 WorkerEvent::Output { task, descriptor, text } => self.on_output(&task, descriptor, text),
@@ -272,8 +239,8 @@ impl Shared {
             return build.say(text);
         }
         let log = &task.owner.app.log;
-        let now = now_ms();
-        let call = task.owner.read(|calls| calls.printing_on(id, now, OUTPUT_GRACE_MS));
+        let now = wall_ms();
+        let call = task.owner.read(|calls| calls.printing_on(id, steady_ms(), OUTPUT_GRACE_MS));
         let origin = Origin { task: Some(id.clone()), ..task.owner.origin() };
         log.append(now, Origin { call, ..origin.clone() }, descriptor, text);
         if cut {
@@ -313,7 +280,7 @@ impl Shared {
             enqueued_at: task.enqueued_at,
             started_at: task.started_at.load(Ordering::Relaxed),
             // Clients ask for what was said before this time, and what the platform has said of the end belongs to it.
-            finished_at: now_ms() + 1,
+            finished_at: wall_ms() + 1,
         });
         self.tasks_changed.notify_waiters();
     }
@@ -343,7 +310,7 @@ impl Shared {
         if let Some(build) = &owner.build {
             return build.say(line);
         }
-        owner.app.log.append(now_ms(), origin, Descriptor::System, line);
+        owner.app.log.append(wall_ms(), origin, Descriptor::System, line);
     }
 
     // ------------------------------------------------------------------------------------------- apps
@@ -372,7 +339,7 @@ impl Shared {
             // The timer covers a task that came to be between the look and the wait.
             let _ = tokio::time::timeout(Duration::from_secs(1), changed).await;
         }
-        self.on_app_ended(&app, now_ms()).await;
+        self.on_app_ended(&app, wall_ms()).await;
         app.log.close();
         // Late readers find outputs for a little while; then only durable ones, in the store. Calls leave by themselves.
         tokio::time::sleep(Duration::from_millis(calls::STOPPED_KEPT_MS)).await;
@@ -391,8 +358,9 @@ impl Shared {
     pub async fn app_reaper_loop(self: Arc<Self>) {
         use crate::apps::{Departure, Leaving, decide_departure};
         loop {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            let now = now_ms();
+            tokio::time::sleep(REAPER_LOOKS_EVERY).await;
+            // Before anything is asked: it is what tells a pause of the server from a silent client.
+            let now = steady_ms();
             let apps: Vec<Arc<App>> = self.apps.iter().map(|a| a.clone()).collect();
             for app in apps {
                 let state = app.state();
@@ -462,7 +430,7 @@ impl Shared {
         loop {
             tokio::time::sleep(Duration::from_secs(60)).await;
             // What is old enough by now is on the disk after this.
-            let now = now_ms();
+            let now = wall_ms();
             self.logs.flush().await;
             self.apps.iter().for_each(|app| app.log.put_away_if_quiet(now));
         }
@@ -479,7 +447,7 @@ impl Shared {
     }
 
     fn forget_what_is_over(self: &Arc<Self>) {
-        let listed_since = now_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
+        let listed_since = wall_ms().saturating_sub(STOPPED_APPS_LISTED_MS);
         self.apps.retain(|_, app| app.record().stopped_at_ms.is_none_or(|at| at > listed_since));
         self.forget_logs();
         self.forget_secrets(|secret| self.is_abandoned(secret));
@@ -503,7 +471,7 @@ impl Shared {
         let now = std::time::SystemTime::now();
         let text = |e: &dyn std::error::Error| e.to_string();
         self.blobs.sweep_uploads(now - UPLOADS_KEPT).await.map_err(|e| text(&e))?;
-        let before = now_ms().saturating_sub(RESULTS_KEPT.as_millis() as u64);
+        let before = wall_ms().saturating_sub(RESULTS_KEPT.as_millis() as u64);
         let expired = self.store.expire_calls(before).await.map_err(|e| text(&e))?;
         let in_use: std::collections::HashSet<_> =
             self.store.blobs_in_use().await.map_err(|e| text(&e))?.into_iter().collect();
@@ -524,7 +492,7 @@ impl Shared {
 impl Shared {
     /// Deletes the [passing](crate::passing_blobs) blobs whose time is over.
     pub async fn delete_passing_blobs(&self) -> Result<(), String> {
-        let passing = self.passing_blobs.take_over(now_ms());
+        let passing = self.passing_blobs.take_over(steady_ms());
         if passing.is_empty() {
             return Ok(());
         }

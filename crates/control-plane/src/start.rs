@@ -10,7 +10,7 @@ use image_builder::{BuiltImage, LogSink, LogStream};
 use prost::Message;
 use worker_protocol::{Descriptor, TaskSpec};
 
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 use crate::definition::Definition;
 use crate::environment_size;
 use crate::handles;
@@ -110,7 +110,7 @@ async fn client_layers(
             return;
         }
         let text = format!("[dorian] {}\n", line.text);
-        app.log.append(now_ms(), origin.clone(), Descriptor::System, text);
+        app.log.append(wall_ms(), origin.clone(), Descriptor::System, text);
     });
     let made = shared.images.builder.ensure_client_layer(version, &python, &sink).await;
     let layers = made.map_err(|e| format!("could not provide the client package `modal` {version}: {e}"))?;

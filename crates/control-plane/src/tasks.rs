@@ -33,6 +33,7 @@ pub struct Task {
     pub owner: Arc<Owner>,
     /// What it is started with; the function may have another by now.
     pub definition: Arc<Definition>,
+    /// These two by the wall clock.
     pub enqueued_at: Millis,
     pub started_at: AtomicU64,
     pub printed_bytes: AtomicU64,
@@ -141,6 +142,7 @@ pub struct EndedTasks {
 pub struct EndedTask {
     pub id: TaskId,
     pub app: AppId,
+    /// These by the wall clock.
     pub enqueued_at: Millis,
     pub started_at: Millis,
     pub finished_at: Millis,

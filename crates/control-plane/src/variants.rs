@@ -20,7 +20,7 @@ use tonic::Status;
 use types::ids::FunctionId;
 use worker_protocol::Descriptor;
 
-use crate::clock::now_ms;
+use crate::clock::{steady_ms, wall_ms};
 use crate::definition::Definition;
 use crate::options::{self, pinned_version};
 use crate::owner::Owner;
@@ -64,7 +64,7 @@ impl Variant {
             params: record.params.clone(),
             options: options.map_err(|e| Status::data_loss(format!("stored options cannot be read: {e}")))?,
             created_at: record.created_at_ms,
-            used_at: AtomicU64::new(now_ms()),
+            used_at: AtomicU64::new(steady_ms()),
             use_noted_at: AtomicU64::new(record.last_used_ms),
         })
     }
@@ -100,7 +100,7 @@ impl Owner {
     pub fn say_warnings(&self, warnings: &[wire::Warning]) {
         for warning in warnings {
             let text = format!("[dorian] {}\n", warning.message);
-            self.app.log.append(now_ms(), self.origin(), Descriptor::System, text);
+            self.app.log.append(wall_ms(), self.origin(), Descriptor::System, text);
         }
     }
 }
@@ -141,9 +141,9 @@ impl Shared {
         if let Some(known) = self.owner_in_use(&id) {
             return Ok(known);
         }
-        let now = now_ms();
+        let now = wall_ms();
         let limit = variants_allowed(definition.bytes().len());
-        if self.variants_of(&base.id).len() >= limit && self.put_away(self.variants_of(&base.id), limit, now) >= limit {
+        if self.variants_of(&base.id).len() >= limit && self.put_away(self.variants_of(&base.id), limit) >= limit {
             return Err(Status::resource_exhausted(format!(
                 "function `{}` has {limit} variants at work; parameters and options that differ for each call start \
                  a container for each: pass such values as arguments of one instance instead",
@@ -239,8 +239,8 @@ impl Shared {
     fn owner_in_use(&self, id: &FunctionId) -> Option<Arc<Owner>> {
         let entry = self.owners.get(id)?;
         let Some(variant) = &entry.variant else { return Some(entry.clone()) };
-        let now = now_ms();
-        variant.used_at.store(now, Ordering::Relaxed);
+        variant.used_at.store(steady_ms(), Ordering::Relaxed);
+        let now = wall_ms();
         if variant.use_noted_at.load(Ordering::Relaxed) + NOTE_USE_EVERY_MS < now {
             variant.use_noted_at.store(now, Ordering::Relaxed);
             self.store.write_later(vec![Write::TouchVariant(id.clone(), now)]);
@@ -281,12 +281,12 @@ impl Shared {
 
     /// Lets variants leave memory that have nothing to do: those unused for a day, and from `limit` of them on the
     /// longest unused. Returns how many stay.
-    fn put_away(self: &Arc<Self>, variants: Vec<Arc<Owner>>, limit: usize, now: Millis) -> usize {
+    fn put_away(self: &Arc<Self>, variants: Vec<Arc<Owner>>, limit: usize) -> usize {
         let mut staying = variants.len();
         let idle = variants.iter().filter(|owner| has_nothing_to_do(owner));
         let idle = idle.map(|owner| (owner.used_at(), owner.id.clone())).collect();
         drop(variants);
-        for (used_at, id) in plan_forgetting(idle, staying, limit, now) {
+        for (used_at, id) in plan_forgetting(idle, staying, limit, steady_ms()) {
             let still_idle =
                 |_: &FunctionId, owner: &Arc<Owner>| owner.used_at() == used_at && has_nothing_to_do(owner);
             if let Some((_, owner)) = self.owners.remove_if(&id, still_idle) {
@@ -299,10 +299,9 @@ impl Shared {
 
     /// Lets go what is not needed, in memory and on disk.
     pub fn forget_variants(self: &Arc<Self>) {
-        let now = now_ms();
         let all = self.owners.iter().filter(|o| o.variant.is_some()).map(|o| o.clone()).collect();
-        self.put_away(all, usize::MAX, now);
-        self.store.write_later(vec![Write::ExpireVariants(now.saturating_sub(ROWS_KEPT_MS))]);
+        self.put_away(all, usize::MAX);
+        self.store.write_later(vec![Write::ExpireVariants(wall_ms().saturating_sub(ROWS_KEPT_MS))]);
     }
 }
 

@@ -9,7 +9,7 @@ use manifest::keeping::LEFT_KEPT;
 use types::errors::with_causes;
 use volume_fs::{Need, VolumeError, Volumes};
 
-use crate::clock::now_ms;
+use crate::clock::steady_ms;
 use crate::sent_contents::KEPT_AFTER_USE;
 use crate::shared::Shared;
 
@@ -89,7 +89,7 @@ impl Shared {
     async fn forget_passing(&self) {
         let need = self.volumes.store.need();
         let contents = match need {
-            Need::Usual => self.passing_contents.take_over(now_ms()),
+            Need::Usual => self.passing_contents.take_over(steady_ms()),
             Need::Space => self.passing_contents.take_all(),
         };
         if !contents.is_empty() {
@@ -106,7 +106,7 @@ impl Shared {
 
     /// Files that clients sent for volumes, which have them now. Those that another client waits for are looked at again.
     async fn delete_passing_contents(&self, contents: Vec<Sha256Digest>, need: Need) {
-        let until = now_ms() + KEPT_AFTER_USE.as_millis() as u64;
+        let until = steady_ms() + KEPT_AFTER_USE.as_millis() as u64;
         for content in self.delete_sent_contents(&contents, need).await {
             self.passing_contents.note(content, until);
         }

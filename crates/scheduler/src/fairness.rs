@@ -1,7 +1,4 @@
-//! Who gets room on a machine that is full, and who makes some.
-//!
-//! Functions with fewer containers come first, then those that have waited longer. So a function without any
-//! container gets one before another gets its tenth, whoever noticed the released room first.
+//! Who makes room on a machine that is full. Who gets it is decided in [`crate::room`].
 //!
 //! Room comes back by itself only from containers without work. When every container is busy and stays so, a function
 //! without any would wait for ever; so one with several gives one up: it takes no further input, finishes what it runs
@@ -13,27 +10,11 @@ use types::ids::TaskId;
 use crate::placement::Resources;
 use crate::{Millis, TaskPhase};
 
-/// A function that wants a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// The container that would begin.
-    pub task: TaskId,
-    pub resources: Resources,
-    /// Containers that the function has already.
-    pub held: usize,
-    pub waiting_since: Millis,
-}
-
 /// How many of its containers a function has, for its claims to more. One that leaves makes room for another. But those of
 /// single use leave as soon as they work, and count until their work is done: else each would start as the first.
 pub fn count_held(containers: impl IntoIterator<Item = (TaskPhase, bool)>, single_use: bool) -> usize {
     let is_held = |phase, works| phase != TaskPhase::Draining || (single_use && works);
     containers.into_iter().filter(|(phase, works)| is_held(*phase, *works)).count()
-}
-
-/// The order in which claims get room.
-pub fn sort_by_fairness(claims: &mut [Claim]) {
-    claims.sort_by(|a, b| (a.held, a.waiting_since, &a.task).cmp(&(b.held, b.waiting_since, &b.task)));
 }
 
 /// A function with containers, as seen by another that needs room.
@@ -54,6 +35,11 @@ pub struct Held {
 
 /// A container between two calls is not given to a function that has others already.
 const IDLE_ENOUGH_MS: Millis = 2_000;
+
+/// Idle for so long that even a function with containers of its own may have its place.
+pub fn is_idle_enough(container: &Held, now: Millis) -> bool {
+    container.idle_since.is_some_and(|since| since <= now.saturating_sub(IDLE_ENOUGH_MS))
+}
 
 /// Containers of other functions that should leave so that `count` more of `wanted` find room, where `taken` is taken of
 /// `there`: with CPU promised twice it may be more. `held` is how many containers the needy function has itself; with some, it
@@ -174,10 +160,6 @@ mod tests {
         Resources { memory_mib, ..Resources::default() }
     }
 
-    fn claim(n: usize, held: usize, waiting_since: Millis) -> Claim {
-        Claim { task: id(n), resources: memory(100), held, waiting_since }
-    }
-
     fn idle(n: usize, since: Millis) -> Held {
         Held { task: id(n), phase: TaskPhase::Active { since: 0 }, idle_since: Some(since) }
     }
@@ -202,13 +184,6 @@ mod tests {
         let all = holders.iter().map(|holder| holder.resources.times(holder.containers.len()));
         let taken = all.fold(Resources::default(), |sum, resources| sum.plus(&resources));
         plan_reclaim(&memory(wanted_mib), count, held, (&taken.plus(&memory(free_mib)), &taken), holders, now)
-    }
-
-    #[test]
-    fn who_has_fewer_containers_comes_first_then_who_waits_longer() {
-        let mut claims = [claim(1, 5, 10), claim(2, 0, 90), claim(3, 0, 80), claim(4, 1, 1)];
-        sort_by_fairness(&mut claims);
-        assert_eq!(claims.map(|c| c.task), [id(3), id(2), id(4), id(1)]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod autoscaler;
 pub mod fairness;
 pub mod placement;
+pub mod room;
 pub mod schedule;
 pub mod tasks;
 
@@ -11,12 +12,13 @@ pub use autoscaler::{
     AutoscalerPlan, AutoscalerSettings, AutoscalerView, FailedStartVerdict, FailedStartView, FailedStarts, InputTimes,
     RecentCompletions, StartFault, StopReason, TaskPhase, TaskView, decide_failed_start, plan_autoscale,
 };
-pub use fairness::{Claim, Held, Holder, RoomWait, count_held, plan_reclaim, sort_by_fairness};
+pub use fairness::{Held, Holder, RoomWait, count_held, is_idle_enough, plan_reclaim};
 pub use placement::{
-    Placement, PlacementPlan, PlacementRequest, Resources, SHARE_MILLI_CPU, Unplaceable, WorkerId, WorkerView,
-    plan_placement,
+    NoRoom, Placement, PlacementPlan, PlacementRequest, Resources, SHARE_MILLI_CPU, Shape, Unplaceable, WorkerId,
+    WorkerView, plan_placement,
 };
+pub use room::{Claim, RoomQueue};
 pub use tasks::{Asked, EndedTask, FunctionTasks};
 
-/// Milliseconds since the Unix epoch. Time is always an argument here.
+/// Milliseconds of a clock that only goes forward; of schedules, of the wall clock. Time is always an argument here.
 pub type Millis = calls::Millis;

@@ -14,7 +14,6 @@
 //! that waits does not block those behind it: a queue for one GPU should not hold back CPU work. A large request can
 //! therefore wait long behind many small ones; the cure, if it is ever needed, is a reservation per request.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use types::ids::TaskId;
@@ -24,7 +23,7 @@ use types::words::counted;
 pub type WorkerId = String;
 
 /// What a container asks for and a worker has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resources {
     pub milli_cpu: u64,
     pub memory_mib: u64,
@@ -118,15 +117,15 @@ fn gibibytes(mib: u64) -> String {
     format!("{} GiB", (mib as f64 / 102.4).floor() / 10.0)
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlacementRequest {
-    pub task: TaskId,
+/// What decides whether a container fits: two of the same shape fit or do not fit alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shape {
     pub resources: Resources,
     /// It need not have its CPU to itself.
     pub shares_cpu: bool,
 }
 
-impl PlacementRequest {
+impl Shape {
     /// What must be free on a worker that may take `sharing` more containers that share CPU.
     fn needs(&self, sharing: usize) -> Resources {
         let milli_cpu = if self.shares_cpu && sharing > 0 { 0 } else { self.resources.milli_cpu };
@@ -136,6 +135,12 @@ impl PlacementRequest {
     fn could_fit_in(&self, worker: &WorkerView) -> bool {
         worker.max_tasks > 0 && self.needs(worker.places_to_share()).fits_in(&worker.capacity)
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacementRequest {
+    pub task: TaskId,
+    pub shape: Shape,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,12 +177,12 @@ impl Room {
         }
     }
 
-    fn holds(&self, request: &PlacementRequest) -> bool {
-        self.tasks > 0 && request.needs(self.sharing).fits_in(&self.resources)
+    fn holds(&self, shape: &Shape) -> bool {
+        self.tasks > 0 && shape.needs(self.sharing).fits_in(&self.resources)
     }
 
-    fn take(&mut self, request: &PlacementRequest) {
-        self.resources = self.resources.minus(&request.resources);
+    fn take(&mut self, shape: &Shape) {
+        self.resources = self.resources.minus(&shape.resources);
         self.tasks -= 1;
         self.sharing = self.sharing.saturating_sub(1);
     }
@@ -189,13 +194,19 @@ pub struct Placement {
     pub worker: WorkerId,
 }
 
+/// Why a container finds no worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unplaceable {
-    pub task: TaskId,
+pub struct NoRoom {
     /// No worker could ever hold it, however long it waits.
     pub never: bool,
     /// A sentence for people.
     pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplaceable {
+    pub task: TaskId,
+    pub why: NoRoom,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -206,62 +217,108 @@ pub struct PlacementPlan {
 
 /// Gives each request a worker, or the reason why it has none.
 pub fn plan_placement(requests: &[PlacementRequest], workers: &[WorkerView]) -> PlacementPlan {
-    let mut free: HashMap<&str, Room> = workers.iter().map(|w| (w.id.as_str(), Room::of(w))).collect();
+    let mut rooms = Rooms::of(workers);
     let mut plan = PlacementPlan::default();
-    for request in requests {
-        let best = workers
-            .iter()
-            .filter_map(|w| free.get(w.id.as_str()).map(|room| (*room, w)))
-            .filter(|(room, _)| room.holds(request))
-            .min_by_key(|(Room { resources: room, .. }, w)| {
-                (!request.resources.fits_in(room), room.gpus, room.memory_mib, room.milli_cpu, w.id.as_str())
-            });
-        let Some((_, worker)) = best else {
-            plan.unplaceable.push(unplaceable(request, workers, &free));
-            continue;
-        };
-        if let Some(room) = free.get_mut(worker.id.as_str()) {
-            room.take(request);
+    for PlacementRequest { task, shape } in requests {
+        let task = task.clone();
+        match rooms.take(shape) {
+            Ok(worker) => plan.placements.push(Placement { task, worker: worker.id.clone() }),
+            Err(refused) => plan.unplaceable.push(Unplaceable { task, why: refused.explain() }),
         }
-        plan.placements.push(Placement { task: request.task.clone(), worker: worker.id.clone() });
     }
     plan
 }
 
-/// Why a request has no worker, beside the room that the requests before it left.
-fn unplaceable(request: &PlacementRequest, workers: &[WorkerView], room: &HashMap<&str, Room>) -> Unplaceable {
-    let wanted = &request.resources;
-    let possible = workers.iter().filter(|w| request.could_fit_in(w));
-    let emptiest = possible.filter_map(|w| room.get(w.id.as_str()).map(|room| (w, room))).max_by_key(|(w, room)| {
-        let room = &room.resources;
-        (room.gpus.min(wanted.gpus), room.memory_mib.min(wanted.memory_mib), room.milli_cpu, w.id.as_str())
-    });
-    let biggest =
-        workers.iter().max_by_key(|w| (w.capacity.gpus.min(wanted.gpus), w.capacity.memory_mib, w.capacity.milli_cpu));
-    let (never, reason) = match (emptiest, biggest) {
-        (_, None) => (false, format!("waiting for a worker with {wanted}; none is connected")),
-        (Some((worker, room)), _) if Room::of(worker).holds(request) && room.tasks > 0 => {
-            let (wanted, _) = request.needs(room.sharing).lacking(&room.resources);
-            (false, format!("waiting for {wanted}; functions with fewer containers get theirs first"))
+/// What the workers have left in the middle of planning.
+#[derive(Debug)]
+pub(crate) struct Rooms<'a> {
+    /// In the order of `workers`.
+    rooms: Vec<Room>,
+    workers: &'a [WorkerView],
+    #[cfg(test)]
+    asked: usize,
+}
+
+/// A shape that finds no room, which can say why: most of those who wait are not asked.
+pub(crate) struct Refused<'r, 'a> {
+    rooms: &'r Rooms<'a>,
+    shape: Shape,
+}
+
+impl<'a> Rooms<'a> {
+    pub(crate) fn of(workers: &'a [WorkerView]) -> Self {
+        Self {
+            rooms: workers.iter().map(Room::of).collect(),
+            workers,
+            #[cfg(test)]
+            asked: 0,
         }
-        (Some((_, room)), _) if !request.needs(room.sharing).fits_in(&room.resources) => {
-            let (wanted, there) = request.needs(room.sharing).lacking(&room.resources);
-            (false, format!("waiting for {wanted}; worker has {there} free"))
+    }
+
+    /// How often room was asked for.
+    #[cfg(test)]
+    pub(crate) fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// The worker with the least room that fits, which has less then.
+    pub(crate) fn take(&mut self, shape: &Shape) -> Result<&'a WorkerView, Refused<'_, 'a>> {
+        #[cfg(test)]
+        {
+            self.asked += 1;
         }
-        (Some((worker, _)), _) => {
-            let running = counted(worker.tasks, "container");
-            (false, format!("waiting for a place; worker runs {running}, the most it may"))
+        let fits = self.rooms.iter_mut().zip(self.workers).filter(|(room, _)| room.holds(shape));
+        let best = fits.min_by_key(|(Room { resources: room, .. }, worker)| {
+            (!shape.resources.fits_in(room), room.gpus, room.memory_mib, room.milli_cpu, worker.id.as_str())
+        });
+        match best {
+            Some((room, worker)) => {
+                room.take(shape);
+                Ok(worker)
+            }
+            None => Err(Refused { rooms: self, shape: *shape }),
         }
-        (None, Some(worker)) => {
-            let (wanted, there) = request.needs(worker.places_to_share()).lacking(&worker.capacity);
-            let reason = match workers.len() {
-                1 => format!("it asks for {wanted}; this machine has {there}"),
-                _ => format!("it asks for {wanted}; the biggest machine has {there}"),
-            };
-            (true, reason)
-        }
-    };
-    Unplaceable { task: request.task.clone(), never, reason }
+    }
+}
+
+impl Refused<'_, '_> {
+    /// Beside the room that those before it left.
+    pub(crate) fn explain(&self) -> NoRoom {
+        let (shape, workers) = (&self.shape, self.rooms.workers);
+        let wanted = &shape.resources;
+        let possible = workers.iter().zip(&self.rooms.rooms).filter(|(worker, _)| shape.could_fit_in(worker));
+        let emptiest = possible.max_by_key(|(worker, room)| {
+            let room = &room.resources;
+            (room.gpus.min(wanted.gpus), room.memory_mib.min(wanted.memory_mib), room.milli_cpu, worker.id.as_str())
+        });
+        let biggest = workers
+            .iter()
+            .max_by_key(|w| (w.capacity.gpus.min(wanted.gpus), w.capacity.memory_mib, w.capacity.milli_cpu));
+        let (never, reason) = match (emptiest, biggest) {
+            (_, None) => (false, format!("waiting for a worker with {wanted}; none is connected")),
+            (Some((worker, room)), _) if Room::of(worker).holds(shape) && room.tasks > 0 => {
+                let (wanted, _) = shape.needs(room.sharing).lacking(&room.resources);
+                (false, format!("waiting for {wanted}; functions with fewer containers get theirs first"))
+            }
+            (Some((_, room)), _) if !shape.needs(room.sharing).fits_in(&room.resources) => {
+                let (wanted, there) = shape.needs(room.sharing).lacking(&room.resources);
+                (false, format!("waiting for {wanted}; worker has {there} free"))
+            }
+            (Some((worker, _)), _) => {
+                let running = counted(worker.tasks, "container");
+                (false, format!("waiting for a place; worker runs {running}, the most it may"))
+            }
+            (None, Some(worker)) => {
+                let (wanted, there) = shape.needs(worker.places_to_share()).lacking(&worker.capacity);
+                let reason = match workers.len() {
+                    1 => format!("it asks for {wanted}; this machine has {there}"),
+                    _ => format!("it asks for {wanted}; the biggest machine has {there}"),
+                };
+                (true, reason)
+            }
+        };
+        NoRoom { never, reason }
+    }
 }
 
 #[cfg(test)]
@@ -275,11 +332,14 @@ mod tests {
     }
 
     fn request(n: usize, resources: Resources) -> PlacementRequest {
-        PlacementRequest { task: TaskId::parse(&format!("ta-{n:026}")).unwrap(), resources, shares_cpu: false }
+        PlacementRequest {
+            task: TaskId::parse(&format!("ta-{n:026}")).unwrap(),
+            shape: Shape { resources, shares_cpu: false },
+        }
     }
 
     fn sharing(n: usize, resources: Resources) -> PlacementRequest {
-        PlacementRequest { shares_cpu: true, ..request(n, resources) }
+        PlacementRequest { shape: Shape { resources, shares_cpu: true }, ..request(n, resources) }
     }
 
     fn worker(id: &str, capacity: Resources) -> WorkerView {
@@ -308,13 +368,13 @@ mod tests {
     fn a_request_larger_than_every_worker_is_told_so_with_the_biggest_worker() {
         let workers = [worker("small", resources(2_000, 2_048, 0)), worker("big", resources(4_000, 8_192, 0))];
         let plan = plan_placement(&[request(1, resources(1_000, 65_536, 0))], &workers);
-        assert!(plan.unplaceable[0].never);
-        assert_eq!(plan.unplaceable[0].reason, "it asks for 64 GiB memory; the biggest machine has 8 GiB");
+        assert!(plan.unplaceable[0].why.never);
+        assert_eq!(plan.unplaceable[0].why.reason, "it asks for 64 GiB memory; the biggest machine has 8 GiB");
         let disk = Resources { disk_mib: 2_560 << 10, ..Resources::default() };
         let only =
             WorkerView { capacity: Resources { disk_mib: 250 << 10, ..Resources::default() }, ..workers[0].clone() };
         let plan = plan_placement(&[request(1, disk)], &[only]);
-        assert_eq!(plan.unplaceable[0].reason, "it asks for 2560 GiB disk; this machine has 250 GiB");
+        assert_eq!(plan.unplaceable[0].why.reason, "it asks for 2560 GiB disk; this machine has 250 GiB");
     }
 
     #[test]
@@ -325,9 +385,9 @@ mod tests {
         let requests = [sharing(1, resources(4_000, 512, 0)), sharing(2, resources(125, 512, 0))];
         assert_eq!(plan_placement(&requests, &[only.clone()]).placements.len(), 2);
         let plan = plan_placement(&[sharing(1, resources(4_000, 8_192, 0))], &[only.clone()]);
-        assert_eq!(plan.unplaceable[0].reason, "waiting for 8 GiB memory; worker has 7.8 GiB free");
+        assert_eq!(plan.unplaceable[0].why.reason, "waiting for 8 GiB memory; worker has 7.8 GiB free");
         let strict = plan_placement(&[request(1, resources(2_000, 512, 0))], &[only]);
-        assert_eq!(strict.unplaceable[0].reason, "waiting for 2 CPU; worker has 1.875 CPU free");
+        assert_eq!(strict.unplaceable[0].why.reason, "waiting for 2 CPU; worker has 1.875 CPU free");
     }
 
     #[test]
@@ -336,7 +396,7 @@ mod tests {
         let requests: Vec<_> = (0..20).map(|n| sharing(n, resources(4_000, 1, 0))).collect();
         let plan = plan_placement(&requests, &[empty]);
         assert_eq!((plan.placements.len(), plan.unplaceable.len()), (16, 4));
-        assert!(plan.unplaceable.iter().all(|waiting| !waiting.never));
+        assert!(plan.unplaceable.iter().all(|waiting| !waiting.why.never));
     }
 
     #[test]
@@ -354,8 +414,8 @@ mod tests {
         only.free = resources(1_000, 8_192, 0);
         let requests = [request(1, resources(2_000, 512, 0)), request(2, resources(1_000, 512, 0))];
         let plan = plan_placement(&requests, &[only]);
-        assert!(!plan.unplaceable[0].never);
-        assert_eq!(plan.unplaceable[0].reason, "waiting for 2 CPU; worker has 1 CPU free");
+        assert!(!plan.unplaceable[0].why.never);
+        assert_eq!(plan.unplaceable[0].why.reason, "waiting for 2 CPU; worker has 1 CPU free");
         assert_eq!(plan.unplaceable[0].task, requests[0].task);
         assert_eq!(plan.placements[0].task, requests[1].task);
     }
@@ -365,20 +425,20 @@ mod tests {
         let mut only = worker("only", resources(4_000, 16_384, 0));
         only.free = resources(4_000, 3_072, 0);
         let plan = plan_placement(&[request(1, resources(1_000, 8_192, 0))], &[only.clone()]);
-        assert_eq!(plan.unplaceable[0].reason, "waiting for 8 GiB memory; worker has 3 GiB free");
+        assert_eq!(plan.unplaceable[0].why.reason, "waiting for 8 GiB memory; worker has 3 GiB free");
         let two = [request(1, resources(500, 2_048, 0)), request(2, resources(500, 2_048, 0))];
-        let reason = &plan_placement(&two, &[only.clone()]).unplaceable[0].reason;
+        let reason = &plan_placement(&two, &[only.clone()]).unplaceable[0].why.reason;
         assert_eq!(reason, "waiting for 2 GiB memory; functions with fewer containers get theirs first");
         only.max_tasks = 0;
         only.tasks = 0;
-        assert!(plan_placement(&two, &[only]).unplaceable[0].never);
+        assert!(plan_placement(&two, &[only]).unplaceable[0].why.never);
     }
 
     #[test]
     fn without_workers_a_request_waits_for_one() {
         let plan = plan_placement(&[request(1, resources(1, 1, 0))], &[]);
-        assert!(!plan.unplaceable[0].never);
-        assert!(plan.unplaceable[0].reason.ends_with("none is connected"));
+        assert!(!plan.unplaceable[0].why.never);
+        assert!(plan.unplaceable[0].why.reason.ends_with("none is connected"));
     }
 
     fn any_resources(cpu: u64, memory: u64) -> impl Strategy<Value = Resources> {
@@ -397,7 +457,8 @@ mod tests {
             for (n, worker) in workers.iter_mut().enumerate() {
                 worker.id = format!("w{n}");
             }
-            let request = |(n, (r, shares_cpu))| PlacementRequest { shares_cpu, ..request(n, r) };
+            let request =
+                |(n, (r, shares_cpu))| PlacementRequest { shape: Shape { resources: r, shares_cpu }, ..request(n, r) };
             (requests.into_iter().enumerate().map(request).collect(), workers)
         })
     }
@@ -408,10 +469,15 @@ mod tests {
         for placement in &plan.placements {
             let request = requests.iter().find(|r| r.task == placement.task).unwrap();
             let worker = workers.iter_mut().find(|w| w.id == placement.worker).unwrap();
-            let may_share = request.shares_cpu && (worker.tasks as u64) < worker.capacity.milli_cpu / SHARE_MILLI_CPU;
-            let milli_cpu = if may_share { 0 } else { request.resources.milli_cpu };
-            assert!(Resources { milli_cpu, ..request.resources }.fits_in(&worker.free), "`{}` has no room", worker.id);
-            worker.free = worker.free.minus(&request.resources);
+            let may_share =
+                request.shape.shares_cpu && (worker.tasks as u64) < worker.capacity.milli_cpu / SHARE_MILLI_CPU;
+            let milli_cpu = if may_share { 0 } else { request.shape.resources.milli_cpu };
+            assert!(
+                Resources { milli_cpu, ..request.shape.resources }.fits_in(&worker.free),
+                "`{}` has no room",
+                worker.id
+            );
+            worker.free = worker.free.minus(&request.shape.resources);
             worker.tasks += 1;
             assert!(worker.tasks <= worker.max_tasks);
         }
@@ -446,7 +512,7 @@ mod tests {
             for unplaceable in plan.unplaceable {
                 let request = requests.iter().find(|r| r.task == unplaceable.task).unwrap().clone();
                 let could = !plan_placement(&[request], &empty).placements.is_empty();
-                prop_assert!(workers.is_empty() || could != unplaceable.never);
+                prop_assert!(workers.is_empty() || could != unplaceable.why.never);
             }
         }
     }

@@ -212,6 +212,26 @@ pub fn decide_due(schedule: &Schedule, anchor: Millis, next: Option<Millis>, now
     }
 }
 
+/// A clock that is set back by less was set right, and the runs of that time have been. By more: it was wrong before, and a
+/// schedule that keeps what it reckoned then may not run for years.
+const SET_BACK_MS: Millis = 3_600_000;
+
+/// New times of a schedule whose clock was set back: from when its periods are counted, and its next run. `None` when they
+/// stand. `last`: its last run.
+pub fn after_set_back(
+    schedule: &Schedule,
+    anchor: Millis,
+    last: Option<Millis>,
+    now: Millis,
+) -> Option<(Millis, Option<Millis>)> {
+    let has_been = anchor.max(last.unwrap_or(0));
+    if has_been <= now.saturating_add(SET_BACK_MS) {
+        return None;
+    }
+    let anchor = anchor.min(now);
+    Some((anchor, schedule.next_after(anchor, now)))
+}
+
 fn timestamp(ms: Millis) -> Option<Timestamp> {
     Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()
 }

@@ -24,7 +24,7 @@ impl FunctionCalls {
     ) -> Accepted {
         let id = spec.id.clone();
         let is_new = !self.calls.contains_key(&id);
-        self.create_call(spec);
+        self.create_call(spec, now);
         let accepted = self.add_inputs(&id, inputs, written, now, effects);
         if is_new && accepted != Accepted::Yes {
             self.withdraw(&id);
@@ -35,16 +35,16 @@ impl FunctionCalls {
 
     /// A new call without inputs. A call that is already here stays as it is, and one that was forgotten a moment ago
     /// is not made again: the request was a repetition.
-    pub fn create_call(&mut self, spec: CallSpec) {
+    pub fn create_call(&mut self, spec: CallSpec, now: Millis) {
         if !self.forgotten.contains(&spec.id) && !self.calls.contains_key(&spec.id) {
-            self.insert_call(spec);
+            self.insert_call(spec, now);
         }
     }
 
-    fn insert_call(&mut self, spec: CallSpec) {
+    fn insert_call(&mut self, spec: CallSpec, now: Millis) {
         let on_disk = if spec.durable { OnDisk::Yes } else { OnDisk::No };
         if let (OnDisk::No, Some(after_ms)) = (on_disk, self.policy.durable_after_ms) {
-            self.young.push_back((spec.created_at.saturating_add(after_ms), spec.id.clone()));
+            self.young.push_back((now.saturating_add(after_ms), spec.id.clone()));
         }
         let inputs_complete = spec.kind == CallKind::Unary;
         let call = Call {
@@ -159,7 +159,7 @@ impl FunctionCalls {
         if self.calls.contains_key(&id) {
             return;
         }
-        self.insert_call(restored.spec);
+        self.insert_call(restored.spec, now);
         if let Some(call) = self.calls.get_mut(&id) {
             call.inputs = restored.finished.len();
             call.inputs_complete |= restored.inputs_complete;

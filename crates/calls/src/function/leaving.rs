@@ -30,6 +30,7 @@ pub const PAST_KEPT: usize = 500;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Left {
     pub call: FunctionCallId,
+    /// By the wall clock.
     pub created_at: Millis,
     pub parent_input: Option<InputId>,
     /// The store has a record that nobody needs any more.

@@ -220,7 +220,7 @@ impl World {
                     created_at: now,
                     invocation_type: 1,
                 };
-                self.calls.create_call(spec);
+                self.calls.create_call(spec, now);
                 if self.calls.call_spec(&call_id(call)).is_some() {
                     self.account.accepted.entry(call_id(call)).or_default();
                 }

@@ -51,7 +51,7 @@ struct Bench {
 impl Bench {
     fn new(policy: Policy, count: usize, durable: bool) -> Self {
         let mut calls = FunctionCalls::new(policy);
-        calls.create_call(spec(0, CallKind::Map, durable));
+        calls.create_call(spec(0, CallKind::Map, durable), 0);
         let mut effects = Vec::new();
         let accepted = calls.add_inputs(&call_id(0), (0..count).map(input).collect(), durable, 0, &mut effects);
         assert_eq!(accepted, Accepted::Yes);
@@ -134,7 +134,7 @@ fn a_waiting_container_gets_an_input_as_it_arrives() {
     let mut effects = Vec::new();
     calls.poll(&task_id(1), 7, 1, 0, &mut effects);
     assert!(effects.is_empty());
-    calls.create_call(spec(0, CallKind::Unary, false));
+    calls.create_call(spec(0, CallKind::Unary, false), 0);
     calls.add_inputs(&call_id(0), vec![input(0)], true, 5, &mut effects);
     assert!(matches!(&effects[..], [Effect::Deliver { poll: 7, inputs, .. }] if inputs[0].attempt == 0));
 }
@@ -325,7 +325,7 @@ fn a_repeated_request_does_not_run_a_finished_input_again() {
     let mut bench = Bench::new(Policy::default(), 1, false);
     bench.poll(1, 1, 0);
     bench.output(1, 0, Some(0), success(), 1);
-    bench.calls.create_call(spec(0, CallKind::Map, false));
+    bench.calls.create_call(spec(0, CallKind::Map, false), 0);
     assert_eq!(bench.calls.add_inputs(&call_id(0), vec![input(0)], true, 2, &mut bench.effects), Accepted::Yes);
     assert!(!bench.calls.has_unfinished_calls());
     assert_eq!(bench.statuses(), [OutcomeStatus::Success]);
@@ -362,7 +362,7 @@ fn forgetting_a_call_records_nothing_and_leaves_nothing() {
 fn a_repeated_request_does_not_bring_a_forgotten_call_back() {
     let mut bench = Bench::new(Policy::default(), 1, false);
     bench.calls.forget_call(&call_id(0), 1, &mut bench.effects);
-    bench.calls.create_call(spec(0, CallKind::Map, false));
+    bench.calls.create_call(spec(0, CallKind::Map, false), 0);
     assert_eq!(bench.calls.add_inputs(&call_id(0), vec![input(0)], true, 2, &mut bench.effects), Accepted::NoSuchCall);
 }
 

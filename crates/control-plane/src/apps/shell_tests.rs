@@ -31,7 +31,7 @@ async fn a_client_whose_leave_the_disk_refuses_counts_as_silent() {
     site.shared().store.close().await.unwrap();
     let leave = wire::AppClientDisconnectRequest { app_id: app.id.to_string(), ..Default::default() };
     assert!(site.api.app_client_disconnect(&leave).await.is_err());
-    assert!(app.is_abandoned(crate::clock::now_ms()));
+    assert!(app.is_abandoned(crate::clock::steady_ms()));
 }
 
 #[tokio::test]

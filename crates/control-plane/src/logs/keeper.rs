@@ -24,7 +24,7 @@ use worker_protocol::Descriptor;
 
 use super::record::{EntryView, HEADER, encode, records, whole_records};
 use super::retention::{LogLimits, SegmentView, plan_expiry};
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 
 /// Waits for the disk at most; a flood beyond it is left out.
 const QUEUE_BYTES: usize = 16 << 20;
@@ -102,7 +102,7 @@ impl LogKeeper {
     /// The sequence after which the entries of this server's time come: larger than any that a follower has seen.
     pub fn base(&self, app: &AppId) -> u64 {
         // A time and room for a million entries in each millisecond.
-        let by_clock = now_ms() << 20;
+        let by_clock = wall_ms() << 20;
         self.newest_at_start.get(app).map_or(by_clock, |newest| by_clock.max(newest.saturating_add(SEQUENCE_GAP)))
     }
 
@@ -171,18 +171,18 @@ impl LogKeeper {
     }
 
     fn write_loop(&self, mut files: Files) {
-        files.expire(now_ms());
+        files.expire(wall_ms());
         let mut expire_at = Instant::now() + EXPIRE_EVERY;
         loop {
             let (taken, closing) = self.take(expire_at);
             for (app, portion) in taken.apps {
-                files.write(&app, portion, now_ms());
+                files.write(&app, portion, wall_ms());
             }
             for app in taken.forgotten {
                 files.forget(&app);
             }
             if Instant::now() >= expire_at {
-                files.expire(now_ms());
+                files.expire(wall_ms());
                 expire_at = Instant::now() + EXPIRE_EVERY;
             }
             for reader in taken.readers {

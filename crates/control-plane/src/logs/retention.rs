@@ -30,7 +30,7 @@ pub struct SegmentView {
 }
 
 /// Positions in `segments` of those that go.
-pub fn plan_expiry(segments: &[SegmentView], limits: LogLimits, now_ms: u64) -> Vec<usize> {
+pub fn plan_expiry(segments: &[SegmentView], limits: LogLimits, wall_ms: u64) -> Vec<usize> {
     let mut newest_first: Vec<usize> = (0..segments.len()).collect();
     newest_first.sort_by_key(|&i| std::cmp::Reverse((segments[i].written_ms, segments[i].first)));
     let mut of_app: BTreeMap<&AppId, u64> = BTreeMap::new();
@@ -39,7 +39,7 @@ pub fn plan_expiry(segments: &[SegmentView], limits: LogLimits, now_ms: u64) -> 
     for index in newest_first {
         let segment = &segments[index];
         let kept_of_app = of_app.entry(&segment.app).or_default();
-        let too_old = segment.written_ms.saturating_add(limits.keep_ms) < now_ms;
+        let too_old = segment.written_ms.saturating_add(limits.keep_ms) < wall_ms;
         let too_much = *kept_of_app + segment.bytes > limits.app_bytes || total + segment.bytes > limits.total_bytes;
         if too_old || too_much {
             // What is older than something that went must go as well, or a log would have a hole.

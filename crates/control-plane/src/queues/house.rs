@@ -9,7 +9,7 @@ use contents_store::ContentsError;
 use metadata_store::ObjectRecord;
 use types::objects::ObjectKind;
 
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 use crate::shared::Shared;
 
 /// How long a request that happened is known, for when it is repeated; counted in time in which the server was there to
@@ -46,7 +46,7 @@ impl Shared {
     pub async fn contents_loop(self: Arc<Self>) {
         let mut rounds = Rounds::default();
         for round in (0..LOOK_THROUGH_EVERY).cycle() {
-            let replies_before = rounds.next(now_ms());
+            let replies_before = rounds.next(wall_ms());
             if let Err(error) = self.tidy_contents(replies_before, round == 0).await {
                 tracing::error!(%error, "dicts and queues were not tidied; the next round tries again");
             }
@@ -59,7 +59,7 @@ impl Shared {
         replies_before: Option<Millis>,
         thoroughly: bool,
     ) -> Result<(), ContentsError> {
-        let now = now_ms();
+        let now = wall_ms();
         if let Some(before) = replies_before {
             self.contents.sweep(before).await?;
         }

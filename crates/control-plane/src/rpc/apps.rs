@@ -12,7 +12,7 @@ use crate::apps::ending::NotChanged;
 use crate::apps::life::Event;
 use crate::apps::{App, Leaving};
 use crate::caller::Caller;
-use crate::clock::{now_ms, seconds, unique_now_ms};
+use crate::clock::{seconds, steady_ms, unique_wall_ms, wall_ms};
 use crate::handles;
 use crate::logs::AppLog;
 use crate::near_matches::{did_you_mean, near_matches};
@@ -55,14 +55,14 @@ impl Api {
     async fn create_app(&self, record: AppRecord) -> Result<Arc<App>, Status> {
         self.shared.store.write(vec![Write::App(record.clone())]).await.map_err(|e| store_status(&e))?;
         let log = AppLog::kept(&self.shared.logs, &record.id);
-        let app = Arc::new(App::new(record, log, now_ms()));
+        let app = Arc::new(App::new(record, log, steady_ms()));
         self.shared.apps.insert(app.id.clone(), app.clone());
         Ok(app)
     }
 
     pub(crate) fn app_heartbeat(&self, id: &str) -> Result<Response<()>, Status> {
         let app = self.app(id)?;
-        app.heartbeat(now_ms());
+        app.heartbeat(steady_ms());
         self.shared.unheard.hear_app(&self.shared, &app.id);
         Ok(Response::new(()))
     }
@@ -148,7 +148,7 @@ impl Api {
                 let record = AppRecord {
                     description: name.clone(),
                     name: Some(name),
-                    deployed_at_ms: Some(now_ms()),
+                    deployed_at_ms: Some(wall_ms()),
                     client_version: caller.version.to_string(),
                     ..new_record(AppId::random(), environment.id, AppState::Deployed)
                 };
@@ -262,7 +262,7 @@ impl Api {
     ) -> Result<Response<wire::AppListResponse>, Status> {
         let caller = Caller::of(&request)?;
         let environment = self.environment(&caller, &request.get_ref().environment_name)?;
-        let now = now_ms();
+        let now = wall_ms();
         let mut apps: Vec<_> = self
             .shared
             .apps
@@ -353,7 +353,7 @@ pub(crate) fn new_record(id: AppId, environment: EnvironmentId, state: AppState)
         name: None,
         description: String::new(),
         state,
-        created_at_ms: unique_now_ms(),
+        created_at_ms: unique_wall_ms(),
         deployed_at_ms: None,
         stopped_at_ms: None,
         tags: BTreeMap::new(),

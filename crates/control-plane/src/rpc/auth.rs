@@ -6,7 +6,7 @@ use client_protocol::wire;
 use tonic::{Request, Response, Status};
 
 use crate::caller::{Caller, ClientVersion};
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 use crate::rpc::{Api, derive_suffix};
 
 /// Life of an auth token. Clients renew after half of it.
@@ -27,7 +27,7 @@ impl Api {
 
     /// The client decodes the expiry without checking the signature; nothing here trusts this token either.
     pub(crate) fn auth_token(&self) -> wire::AuthTokenGetResponse {
-        let expiry = now_ms() / 1000 + TOKEN_LIFE_SECS;
+        let expiry = wall_ms() / 1000 + TOKEN_LIFE_SECS;
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let payload = URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{expiry}}}"#));
         let signature = URL_SAFE_NO_PAD.encode(derive_suffix(&self.shared.config.salt, &["auth-token", &payload]));

@@ -17,7 +17,7 @@ use types::ids::BlobId;
 use wire::blob_create_response::{UploadTypeOneof, UploadTypesOneof};
 
 use crate::caller::{Caller, Principal, Sdk};
-use crate::clock::now_ms;
+use crate::clock::{steady_ms, wall_ms};
 use crate::convert;
 use crate::rpc::Api;
 
@@ -54,7 +54,7 @@ impl Api {
     /// A new blob for bytes that are here already. It goes when a link to it does: its client asks for one at once.
     pub(crate) async fn begin_copy(&self, length: u64) -> Result<BlobId, Status> {
         let upload = self.shared.blobs.create(length, None).await.map_err(|e| blob_status(&e))?;
-        self.shared.passing_blobs.note(upload.blob.clone(), now_ms() + LINK_LIFE_SECS * 1000);
+        self.shared.passing_blobs.note(upload.blob.clone(), steady_ms() + LINK_LIFE_SECS * 1000);
         Ok(upload.blob)
     }
 
@@ -80,7 +80,7 @@ impl Api {
         check_single_put(caller.sdk, length)?;
         let sha256 = STANDARD.decode(&request.content_sha256_base64).ok().and_then(|b| Sha256Digest::from_bytes(&b));
         let upload = self.shared.blobs.create(length, sha256).await.map_err(|e| blob_status(&e))?;
-        let links = urls.upload(&upload, now_ms() / 1000 + LINK_LIFE_SECS);
+        let links = urls.upload(&upload, wall_ms() / 1000 + LINK_LIFE_SECS);
         let (of_old_clients, of_current_ones) = upload_types(caller.sdk, upload.parts.part_length, links);
         let blob_id = upload.blob.to_string();
         Ok(Response::new(wire::BlobCreateResponse {
@@ -98,7 +98,7 @@ impl Api {
         let urls = self.blob_urls(&Caller::of(&request)?);
         let blob = convert::blob_id(&request.get_ref().blob_id)?;
         self.shared.blobs.length(&blob).await.map_err(|e| blob_status(&e))?;
-        let download_url = urls.download(&blob, now_ms() / 1000 + LINK_LIFE_SECS);
+        let download_url = urls.download(&blob, wall_ms() / 1000 + LINK_LIFE_SECS);
         Ok(Response::new(wire::BlobGetResponse { download_url }))
     }
 }

@@ -10,7 +10,7 @@ use tonic::{Response, Status};
 use types::ids::InputId;
 use wire::function_call_fetch_request::QueryOneof;
 
-use crate::clock::{milliseconds, now_ms, seconds};
+use crate::clock::{milliseconds, seconds, wall_ms};
 use crate::owner::Owner;
 use crate::rpc::calls::{parse_call, unknown_call};
 use crate::rpc::{Api, store_status};
@@ -30,7 +30,7 @@ impl Api {
             None => return Err(Status::invalid_argument("the request says neither how many inputs nor of which time")),
             Some(QueryOneof::Tail(tail)) => {
                 let count = (tail.count as usize).min(MOST);
-                let mut reports = self.reports(&owners, (0, now_ms()), count).await?;
+                let mut reports = self.reports(&owners, (0, wall_ms()), count).await?;
                 reports.reverse();
                 reports.truncate(count);
                 reports
@@ -53,7 +53,7 @@ impl Api {
         use wire::function_call_count_response::InputBucket;
         let owners = self.asked(&request.function_id, request.all_variants).await?;
         let (since, until) =
-            (request.since.map_or(0, milliseconds), request.until.map_or_else(now_ms, milliseconds).min(now_ms()));
+            (request.since.map_or(0, milliseconds), request.until.map_or_else(wall_ms, milliseconds).min(wall_ms()));
         let width = u64::from(request.bucket_secs.max(1)) * 1000;
         if until.saturating_sub(since) / width > MOST_BUCKETS {
             let text = format!("a count has at most {MOST_BUCKETS} buckets; ask for a shorter time or longer buckets");

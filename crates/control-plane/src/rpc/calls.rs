@@ -14,7 +14,7 @@ use types::ids::{FunctionCallId, InputId};
 
 use crate::apps::App;
 use crate::caller::Caller;
-use crate::clock::{now_ms, patience};
+use crate::clock::{patience, wall_ms};
 use crate::convert;
 use crate::owner::{Begun, Owner};
 use crate::recorder::new_call_writes;
@@ -429,7 +429,7 @@ fn call_spec(request: &wire::FunctionMapRequest, id: FunctionCallId) -> CallSpec
         kind,
         durable: matches!(invocation, Invocation::Async | Invocation::AsyncLegacy),
         parent_input: InputId::parse(&request.parent_input_id),
-        created_at: now_ms(),
+        created_at: wall_ms(),
         invocation_type: invocation as i32,
     }
 }

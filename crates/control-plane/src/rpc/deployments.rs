@@ -13,7 +13,7 @@ use worker_protocol::Descriptor;
 use crate::apps::life::{self, Event};
 use crate::apps::{App, Published};
 use crate::caller::{Caller, ClientVersion};
-use crate::clock::{now_ms, seconds, unique_now_ms};
+use crate::clock::{seconds, steady_ms, unique_wall_ms, wall_ms};
 use crate::definition::Definition;
 use crate::deployments::{promotion_target, rollback_target};
 use crate::logs::Origin;
@@ -303,7 +303,7 @@ impl Api {
         let state = life::decide(app.state(), Event::Publish(publication.state))
             .map_err(|_| refused(app, "deploy", "it was stopped meanwhile; deploy it again, as a new one"))?;
         let live = self.resolve(app, &publication).await?;
-        let deployed_at = unique_now_ms();
+        let deployed_at = unique_wall_ms();
         let warning = publication_warning(live.iter().map(|(_, d)| (&d.refusals, &d.view)));
         let published = Published { at: deployed_at, warning };
         let deploys = state == AppState::Deployed;
@@ -368,7 +368,7 @@ impl Api {
                 refused(app, "deploy", &why)
             })?;
             let owner = known.unwrap_or_else(|| {
-                Arc::new(Owner::new(function.clone(), tag.clone(), app.clone(), definition.clone(), now_ms()))
+                Arc::new(Owner::new(function.clone(), tag.clone(), app.clone(), definition.clone(), steady_ms()))
             });
             live.push((owner, definition));
         }
@@ -447,7 +447,7 @@ fn warnings(published: &Published) -> Vec<wire::Warning> {
 /// The replies to old clients have no place for warnings.
 fn warn_in_log(app: &App, published: &Published) {
     if let Some(text) = &published.warning {
-        app.log.append(now_ms(), Origin::default(), Descriptor::System, format!("[dorian] {text}\n"));
+        app.log.append(wall_ms(), Origin::default(), Descriptor::System, format!("[dorian] {text}\n"));
     }
 }
 

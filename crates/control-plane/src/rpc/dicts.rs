@@ -12,7 +12,7 @@ use types::objects::ObjectKind;
 
 use crate::answer_limit::{self, AnswerRoom};
 use crate::caller::Caller;
-use crate::clock::{now_ms, seconds};
+use crate::clock::{seconds, wall_ms};
 use crate::rpc::Api;
 use crate::rpc::objects::{ObjectRequest, creation_info};
 
@@ -51,7 +51,7 @@ impl Api {
         let suffix = self.stable_suffix(&caller, ObjectKind::Dict.class());
         let is_of_request = made || suffix.is_some_and(|suffix| dict.id.ends_with(&suffix));
         if is_of_request && !request.data.is_empty() {
-            let updated = self.shared.contents.dict_update(&dict.id, entries(request.data), !made, None, now_ms());
+            let updated = self.shared.contents.dict_update(&dict.id, entries(request.data), !made, None, wall_ms());
             updated.await.map_err(|e| contents_status(&e))?;
         }
         let metadata = Some(metadata(&dict));
@@ -94,7 +94,7 @@ impl Api {
     ) -> Result<Response<wire::DictGetResponse>, Status> {
         let dict = self.object(ObjectKind::Dict, &request.dict_id)?;
         let contents = &self.shared.contents;
-        let read = |at_most| contents.dict_get(&dict.id, request.key.clone(), at_most, now_ms());
+        let read = |at_most| contents.dict_get(&dict.id, request.key.clone(), at_most, wall_ms());
         let (value, room) = value_with_room(read).await?;
         Ok(answer_limit::respond(wire::DictGetResponse { found: value.is_some(), value }, room))
     }
@@ -104,13 +104,13 @@ impl Api {
         request: wire::DictContainsRequest,
     ) -> Result<Response<wire::DictContainsResponse>, Status> {
         let dict = self.object(ObjectKind::Dict, &request.dict_id)?;
-        let found = self.shared.contents.dict_contains(&dict.id, request.key, now_ms()).await;
+        let found = self.shared.contents.dict_contains(&dict.id, request.key, wall_ms()).await;
         Ok(Response::new(wire::DictContainsResponse { found: found.map_err(|e| contents_status(&e))? }))
     }
 
     pub(crate) async fn dict_len(&self, id: &str) -> Result<Response<wire::DictLenResponse>, Status> {
         let dict = self.object(ObjectKind::Dict, id)?;
-        let len = self.shared.contents.dict_len(&dict.id, MAX_LEN, now_ms()).await.map_err(|e| contents_status(&e))?;
+        let len = self.shared.contents.dict_len(&dict.id, MAX_LEN, wall_ms()).await.map_err(|e| contents_status(&e))?;
         Ok(Response::new(wire::DictLenResponse { len: len as i32 }))
     }
 
@@ -130,7 +130,7 @@ impl Api {
             )));
         }
         let entries = entries(request.updates);
-        let updated = self.shared.contents.dict_update(&dict.id, entries, request.if_not_exists, key, now_ms()).await;
+        let updated = self.shared.contents.dict_update(&dict.id, entries, request.if_not_exists, key, wall_ms()).await;
         let created = updated.map_err(|e| contents_status(&e))?.created;
         Ok(Response::new(wire::DictUpdateResponse { created }))
     }
@@ -144,7 +144,7 @@ impl Api {
         let request = request.into_inner();
         let dict = self.object(ObjectKind::Dict, &request.dict_id)?;
         let contents = &self.shared.contents;
-        let pop = |at_most| contents.dict_pop(&dict.id, request.key.clone(), at_most, key.clone(), now_ms());
+        let pop = |at_most| contents.dict_pop(&dict.id, request.key.clone(), at_most, key.clone(), wall_ms());
         let (value, room) = value_with_room(pop).await?;
         Ok(answer_limit::respond(wire::DictPopResponse { found: value.is_some(), value }, room))
     }
@@ -158,7 +158,7 @@ impl Api {
             let (contents, dict) = (contents.clone(), dict.clone());
             async move {
                 let Some(after) = from else { return Ok(None) };
-                let page = contents.dict_page(&dict.id, after, PAGE, values, now_ms()).await;
+                let page = contents.dict_page(&dict.id, after, PAGE, values, wall_ms()).await;
                 let page = page.map_err(|e| contents_status(&e))?;
                 let next = page.last().map(|(key, _)| Some(key.clone()));
                 let entry = move |(key, value)| {

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use types::ids::EnvironmentId;
 
 use crate::caller::{Caller, Principal};
-use crate::clock::{seconds, unique_now_ms};
+use crate::clock::{seconds, unique_wall_ms};
 use crate::rpc::{Api, store_status};
 use crate::shared::Shared;
 
@@ -71,7 +71,7 @@ impl Api {
             )));
         }
         let record =
-            EnvironmentRecord { id: EnvironmentId::random(), name: name.to_owned(), created_at_ms: unique_now_ms() };
+            EnvironmentRecord { id: EnvironmentId::random(), name: name.to_owned(), created_at_ms: unique_wall_ms() };
         if self.shared.environments.read().contains_key(name) {
             return Err(Status::already_exists(format!("environment `{name}` exists already")));
         }

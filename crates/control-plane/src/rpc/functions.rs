@@ -10,7 +10,7 @@ use types::objects::ObjectKind;
 
 use crate::apps::App;
 use crate::caller::{Caller, ClientVersion};
-use crate::clock::now_ms;
+use crate::clock::{steady_ms, wall_ms};
 use crate::definition::Definition;
 use crate::handles;
 use crate::near_matches::did_you_mean;
@@ -81,7 +81,7 @@ impl Api {
             definition.check_served("")?;
             // It is known for as long as builds use it, under an id of its own: a function of the app may have the same name.
             let id = FunctionId::random();
-            let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), now_ms()));
+            let owner = Arc::new(Owner::new(id.clone(), tag, app, definition.clone(), steady_ms()));
             self.shared.owners.insert(id, owner.clone());
             self.shared.still_wanted(&owner)?;
             return Ok(Response::new(self.created(&owner, &definition, caller.version)));
@@ -92,7 +92,7 @@ impl Api {
                 FunctionId::parse(id).ok_or_else(|| Status::invalid_argument(format!("`{id}` is not a function id")))?
             }
         };
-        let now = now_ms();
+        let now = wall_ms();
         let draft = DefinitionRecord {
             id: definition.id.clone(),
             function: id.clone(),

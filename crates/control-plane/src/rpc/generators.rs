@@ -11,7 +11,7 @@ use types::ids::FunctionCallId;
 use wire::function_call_get_data_request::CallInfo as GetInfo;
 use wire::function_call_put_data_request::CallInfo as PutInfo;
 
-use crate::clock::now_ms;
+use crate::clock::steady_ms;
 use crate::generators::{Answer, ItemError, Items, PutDecision, decide_put};
 use crate::message_limit::Hold;
 use crate::owner::{Asking, Owner};
@@ -60,7 +60,7 @@ impl Api {
             if is_over {
                 return Err(item_status(ItemError::Over));
             }
-            let silent_for = silent_since.map(|since| now_ms().saturating_sub(since));
+            let silent_for = silent_since.map(|since| steady_ms().saturating_sub(since));
             match decide_put(&items.window(), silent_for, spawned) {
                 PutDecision::Take => continue,
                 PutDecision::Wait => {}

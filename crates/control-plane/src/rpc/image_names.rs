@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use types::ids::ImageRevisionId;
 
 use crate::caller::Caller;
-use crate::clock::{seconds, unique_now_ms};
+use crate::clock::{seconds, unique_wall_ms};
 use crate::image_names::parse_tag;
 use crate::rpc::{Api, store_status};
 
@@ -41,7 +41,7 @@ impl Api {
             environment: environment.id,
             tag,
             image: image.id.clone(),
-            created_at_ms: unique_now_ms(),
+            created_at_ms: unique_wall_ms(),
         };
         let written = self.shared.store.write(vec![Write::ImageRevision(revision.clone())]).await;
         written.map_err(|e| store_status(&e))?;

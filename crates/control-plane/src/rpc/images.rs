@@ -22,7 +22,7 @@ use crate::build_logs::BuildLogs;
 use crate::builds::{BuildUse, FunctionRun, layer_key};
 use crate::caller::Caller;
 use crate::clip::clip_names;
-use crate::clock::{now_ms, patience};
+use crate::clock::{patience, wall_ms};
 use crate::convert;
 use crate::environment_size;
 use crate::images::{Found, Image, Origin, Waiting};
@@ -50,9 +50,9 @@ impl Api {
         let recipe = request.image.unwrap_or_default();
         let origin = Origin {
             app: AppId::parse(&request.app_id),
-            build_task: Some(TaskId::at(now_ms())),
+            build_task: Some(TaskId::at(wall_ms())),
             bases: recipe.base_images.iter().filter_map(|base| ImageId::parse(&base.image_id)).collect(),
-            started_at: now_ms(),
+            started_at: wall_ms(),
         };
         let cache = match (request.force_build, request.ignore_cache) {
             (true, _) => CacheUse::Replace,
@@ -254,7 +254,7 @@ impl Api {
                 image_id: image.id.to_string(),
                 started_at: Some(timestamp(origin.started_at)),
                 // Of one that still runs: what there is by now.
-                finished_at: Some(timestamp(if finished_at == 0 { now_ms() } else { finished_at } + 1)),
+                finished_at: Some(timestamp(if finished_at == 0 { wall_ms() } else { finished_at } + 1)),
                 builder_app_id: origin.app.as_ref().map(ToString::to_string).unwrap_or_default(),
                 builder_task_id: origin.build_task.as_ref().map(ToString::to_string).unwrap_or_default(),
             });
@@ -267,7 +267,7 @@ impl Api {
 
     /// For garbage collection: an image counts as used when somebody asks for it. To the minute.
     fn note_use(&self, image: &Image) {
-        if let Some(at) = image.note_use(now_ms()) {
+        if let Some(at) = image.note_use(wall_ms()) {
             self.shared.store.write_later(vec![Write::TouchImage(image.id.clone(), at)]);
         }
     }
@@ -377,8 +377,8 @@ async fn store_built(api: &Api, image: &Image, built: BuiltImage) -> Result<Arc<
         built_json: serde_json::to_string(&built).map_err(|e| e.to_string())?,
         builder_version: image.builder_version.clone(),
         created_at_ms: image.origin.started_at,
-        finished_at_ms: now_ms(),
-        last_used_ms: now_ms(),
+        finished_at_ms: wall_ms(),
+        last_used_ms: wall_ms(),
         bases: image.origin.bases.clone(),
         build_task: image.origin.build_task.clone(),
         app: image.origin.app.clone(),

@@ -11,7 +11,7 @@ use types::ids::MountId;
 use wire::mount_put_file_request::DataOneof;
 
 use crate::caller::Caller;
-use crate::clock::now_ms;
+use crate::clock::{steady_ms, wall_ms};
 use crate::convert;
 use crate::mounts::{CLIENT_MOUNT_PREFIX, Mount, content_digest};
 use crate::rpc::blobs::{blob_status, parse_sha256};
@@ -53,7 +53,7 @@ impl Api {
                     let stored = sent.put_from_blob(&digest, &blob).await;
                     if stored.is_ok() {
                         // The content has the bytes now, and a repeated request finds it.
-                        self.shared.passing_blobs.note(blob, now_ms());
+                        self.shared.passing_blobs.note(blob, steady_ms());
                     }
                     stored
                 }
@@ -139,7 +139,7 @@ impl Api {
         content_digest: String,
         files: Vec<MountFileRecord>,
     ) -> Result<Response<wire::MountGetOrCreateResponse>, Status> {
-        let record = MountRecord { id: MountId::random(), name, content_digest, files, created_at_ms: now_ms() };
+        let record = MountRecord { id: MountId::random(), name, content_digest, files, created_at_ms: wall_ms() };
         self.shared.store.write(vec![Write::Mount(record.clone())]).await.map_err(|e| store_status(&e))?;
         Ok(reply(&self.shared.mounts.insert(record)))
     }

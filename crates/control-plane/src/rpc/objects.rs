@@ -10,7 +10,7 @@ use types::objects::ObjectKind;
 use wire::ObjectCreationType;
 
 use crate::caller::Caller;
-use crate::clock::{now_ms, seconds, unique_now_ms};
+use crate::clock::{seconds, steady_ms, unique_wall_ms};
 use crate::near_matches::did_you_mean;
 use crate::objects::{Creation, decide_creation, random_id};
 use crate::rpc::secrets::is_object_name;
@@ -75,10 +75,10 @@ impl Api {
             name: named.then(|| name.clone()),
             app,
             version: request.version,
-            created_at_ms: unique_now_ms(),
+            created_at_ms: unique_wall_ms(),
         };
         self.shared.store.write(vec![Write::Object(record.clone())]).await.map_err(|e| store_status(&e))?;
-        self.shared.objects.insert(record.clone(), now_ms());
+        self.shared.objects.insert(record.clone(), steady_ms());
         Ok((Arc::new(record), true))
     }
 
@@ -163,7 +163,7 @@ impl Api {
         }
         let renamed = ObjectRecord { name: Some(name), ..record.as_ref().clone() };
         self.shared.store.write(vec![Write::Object(renamed.clone())]).await.map_err(|e| store_status(&e))?;
-        self.shared.objects.rename(renamed, now_ms());
+        self.shared.objects.rename(renamed, steady_ms());
         Ok(())
     }
 
@@ -178,7 +178,7 @@ impl Api {
 
     pub(crate) fn object_heartbeat(&self, kind: ObjectKind, id: &str) -> Result<(), Status> {
         let record = self.object(kind, id)?;
-        self.shared.objects.note_heartbeat(&record.id, now_ms());
+        self.shared.objects.note_heartbeat(&record.id, steady_ms());
         Ok(())
     }
 }

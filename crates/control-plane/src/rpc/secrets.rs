@@ -10,7 +10,7 @@ use types::ids::{AppId, SecretId};
 use wire::ObjectCreationType;
 
 use crate::caller::Caller;
-use crate::clock::{seconds, unique_now_ms};
+use crate::clock::{seconds, unique_wall_ms};
 use crate::environment_size;
 use crate::near_matches::did_you_mean;
 use crate::rpc::{Api, store_status};
@@ -69,7 +69,7 @@ impl Api {
                     app,
                     keys: Vec::new(),
                     sealed: Default::default(),
-                    created_at_ms: unique_now_ms(),
+                    created_at_ms: unique_wall_ms(),
                     last_used_ms: None,
                 };
                 self.store_secret(record, request.env_dict.into_iter().collect()).await?

@@ -19,7 +19,7 @@ use wire::shared_volume_put_file_request::DataOneof as Put;
 
 use crate::answer_limit;
 use crate::caller::Caller;
-use crate::clock::{now_ms, seconds};
+use crate::clock::{seconds, steady_ms};
 use crate::convert;
 use crate::rpc::Api;
 use crate::rpc::blobs::blob_status;
@@ -112,7 +112,7 @@ impl Api {
         let (path, hash) = (request.path, Some(request.sha256_hex).filter(|hash| !hash.is_empty()));
         self.in_files(move |files| files.put(&id, &path, content, hash.as_deref())).await?;
         if let Some(blob) = uploaded {
-            self.shared.passing_blobs.note(blob, now_ms() + UPLOAD_KEPT_MS);
+            self.shared.passing_blobs.note(blob, steady_ms() + UPLOAD_KEPT_MS);
         }
         Ok(Response::new(wire::SharedVolumePutFileResponse { exists: true }))
     }

@@ -27,7 +27,7 @@ use volume_fs::{Asker, Kind, View, VolumeError};
 use self::listing::Listing;
 use self::tree::{copy, file_in, must_be_file, must_be_free, must_have_folder};
 use crate::caller::{Caller, ClientVersion, Principal};
-use crate::clock::now_ms;
+use crate::clock::steady_ms;
 use crate::rpc::blobs::parse_sha256;
 use crate::rpc::{Api, blobs};
 use crate::sent_contents::KEPT_AFTER_USE;
@@ -98,7 +98,7 @@ impl Api {
         if self.once(repeated, put).await? {
             self.shared.sent_contents.were_used(&sent).await;
         }
-        let until = now_ms() + KEPT_AFTER_USE.as_millis() as u64;
+        let until = steady_ms() + KEPT_AFTER_USE.as_millis() as u64;
         sent.into_iter().for_each(|digest| self.shared.passing_contents.note(digest, until));
         Ok(Response::new(()))
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use calls::MAX_SYSTEM_RETRIES;
 use types::ids::TaskId;
 
-use crate::clock::now_ms;
+use crate::clock::steady_ms;
 
 /// What the user's code says that fails before it takes an input; the platform's own failures contain it, too.
 pub const NO_START: &str = "could not be started";
@@ -33,8 +33,6 @@ struct Run {
 
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// A run that lasts longer is its user's failure, however it ends.
-    timeout_ms: u64,
     runs: BTreeMap<Subject, Vec<Run>>,
     published: BTreeMap<Subject, bool>,
     live: BTreeSet<TaskId>,
@@ -42,8 +40,31 @@ pub struct Ledger {
     ready: BTreeSet<TaskId>,
     /// Begun before the version that is live.
     outdated: BTreeSet<TaskId>,
+    /// When each last had something to do.
+    worked_ms: BTreeMap<TaskId, u64>,
+    /// Told to leave.
+    leaving: BTreeSet<TaskId>,
+    app_stops: bool,
+    /// What is live changes at some moment of this time.
+    is_publishing: bool,
+    deaths: usize,
+    rules: Rules,
     starts: Starts,
 }
+
+/// What the user asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rules {
+    /// A run that lasts longer is its user's failure, however it ends.
+    pub timeout_ms: u64,
+    /// A container without work stays this long.
+    pub idle_ms: u64,
+    pub single_use: bool,
+    pub retries: u32,
+}
+
+/// What the clocks of the shell and of this may differ in.
+const SLACK_MS: u64 = 100;
 
 /// How containers of the version that is live have started.
 #[derive(Debug, Default)]
@@ -55,8 +76,18 @@ struct Starts {
 }
 
 impl Ledger {
-    pub fn new(timeout_ms: u64) -> Self {
-        Self { timeout_ms, ..Self::default() }
+    pub fn new(rules: Rules) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
+    /// From here on calls may end, and containers leave, because the app does.
+    pub fn app_stops(&mut self) {
+        self.app_stops = true;
+    }
+
+    /// How often the server has died until now.
+    pub fn deaths(&self) -> usize {
+        self.deaths
     }
 
     pub fn container_began(&mut self, task: &TaskId) {
@@ -65,10 +96,32 @@ impl Ledger {
 
     /// It asks for inputs.
     pub fn container_ready(&mut self, task: &TaskId) {
+        self.worked_ms.entry(task.clone()).or_insert_with(steady_ms);
         // What an older version can says nothing of this one.
         if !self.outdated.contains(task) && self.ready.insert(task.clone()) {
             self.starts = Starts { proven: true, failed_in_a_row: 0, ..self.starts };
         }
+    }
+
+    /// It is asked to leave by itself.
+    pub fn sent_away(&mut self, task: &TaskId) {
+        let idle_ms = self.worked_ms.get(task).map_or(0, |since| steady_ms().saturating_sub(*since));
+        let runs = self.runs.values().flatten().any(|run| run.task == *task && run.ended.is_none());
+        let was_idle = !runs && idle_ms + SLACK_MS >= self.rules.idle_ms;
+        assert!(was_idle || self.may_end(task), "{task} was sent away though it was needed {idle_ms} ms ago");
+        self.leaving.insert(task.clone());
+    }
+
+    /// It is ended by the platform.
+    pub fn told_to_stop(&mut self, task: &TaskId) {
+        let may_end = !self.ready.contains(task) || self.leaving.contains(task) || self.may_end(task);
+        assert!(may_end, "{task} was warm and was stopped");
+    }
+
+    fn may_end(&self, task: &TaskId) -> bool {
+        let is_late = |run: &Run| run.began_ms + self.rules.timeout_ms <= steady_ms() + SLACK_MS;
+        let hangs = self.runs.values().flatten().any(|run| run.task == *task && is_late(run));
+        hangs || self.app_stops || self.is_publishing || self.rules.single_use || self.outdated.contains(task)
     }
 
     pub fn start_failed(&mut self) {
@@ -78,7 +131,17 @@ impl Ledger {
     }
 
     /// Another version may be live from here on.
-    pub fn version_changes(&mut self) {
+    pub fn version_may_change(&mut self) {
+        self.is_publishing = true;
+        self.forget_version();
+    }
+
+    pub fn version_changed(&mut self) {
+        self.is_publishing = false;
+        self.forget_version();
+    }
+
+    fn forget_version(&mut self) {
         self.starts.proven = false;
         self.ready.clear();
         self.outdated.extend(self.live.iter().cloned());
@@ -89,14 +152,17 @@ impl Ledger {
         self.live.remove(task);
         self.ready.remove(task);
         self.outdated.remove(task);
-        let timeout_ms = self.timeout_ms;
+        self.worked_ms.remove(task);
+        self.leaving.remove(task);
+        let timeout_ms = self.rules.timeout_ms;
         for run in self.runs.values_mut().flatten().filter(|run| run.task == *task && run.ended.is_none()) {
-            let timed_out = now_ms().saturating_sub(run.began_ms) >= timeout_ms;
+            let timed_out = steady_ms().saturating_sub(run.began_ms) >= timeout_ms;
             run.ended = Some(if timed_out { Ended::Failed } else { how });
         }
     }
 
     pub fn server_died(&mut self) {
+        self.deaths += 1;
         for task in std::mem::take(&mut self.live) {
             self.container_ended(&task, Ended::Lost);
         }
@@ -106,16 +172,19 @@ impl Ledger {
         let runs = self.runs.entry(subject).or_default();
         let open = runs.iter().find(|run| run.ended.is_none());
         assert!(open.is_none(), "input {subject:?} runs on {task} while it runs on {}", open.unwrap().task);
-        runs.push(Run { task: task.clone(), began_ms: now_ms(), ended: None });
+        self.worked_ms.insert(task.clone(), steady_ms());
+        runs.push(Run { task: task.clone(), began_ms: steady_ms(), ended: None });
     }
 
     pub fn run_ended(&mut self, subject: Subject, task: &TaskId, how: Ended) {
         let run = self.runs.get_mut(&subject).and_then(|runs| runs.iter_mut().rfind(|run| run.task == *task));
         run.expect("a run that ends has begun").ended.get_or_insert(how);
+        self.worked_ms.insert(task.clone(), steady_ms());
     }
 
-    /// A caller was told. `retries` is what the user asked for.
-    pub fn told(&mut self, subject: Subject, success: bool, what: &str, retries: u32) {
+    /// A caller was told.
+    pub fn told(&mut self, subject: Subject, success: bool, what: &str) {
+        let retries = self.rules.retries;
         let before = self.published.insert(subject, success);
         assert!(before.is_none_or(|before| before == success), "input {subject:?} was told in two ways, now: {what}");
         let empty = Vec::new();
@@ -123,6 +192,8 @@ impl Ledger {
         let count = |how| runs.iter().filter(|run| run.ended == Some(how)).count();
         if success {
             assert!(count(Ended::Succeeded) > 0, "input {subject:?} succeeded without a run: {runs:?}");
+        } else if self.app_stops {
+            // Calls of a stopped app have ended.
         } else if what.contains(NO_START) {
             assert!(self.starts.may_give_up, "input {subject:?} was given up for failed starts: {:?}", self.starts);
         } else {

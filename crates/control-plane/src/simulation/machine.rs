@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client_protocol::wire;
+use client_protocol::wire::data_chunk::DataOneof as ChunkData;
+use client_protocol::wire::function_call_put_data_request::CallInfo as PutInfo;
 use client_protocol::wire::generic_result::{DataOneof, GenericStatus};
 use parking_lot::Mutex;
 use rand::Rng;
@@ -43,6 +45,7 @@ pub async fn work(
             }
             WorkerCommand::Stop { task, interrupt, grace_ms } => {
                 if let Some(stop) = stops.get(&task) {
+                    world.ledger.lock().told_to_stop(&task);
                     let _ = stop.send(Stop { asked: true, interrupt, grace_ms });
                 }
             }
@@ -91,6 +94,8 @@ async fn container(
         Exit::Code(code) => (Some(code), None),
         Exit::Killed => (None, Some(9)),
     };
+    // What it ran has not ended before its last writes are taken: another attempt begins with them.
+    tokio::time::sleep(world.draw(|random| millis(random, world.scenario.last_commit_ms))).await;
     world.say(&format!("{task} ends: code {code:?}, signal {signal:?}"));
     world.ledger.lock().container_ended(&task, how);
     let end = TaskExit { code, signal, requested: signal.is_some(), ..TaskExit::default() };
@@ -173,6 +178,7 @@ impl Runner {
             let Ok(reply) = reply else { return };
             for item in reply.inputs {
                 if item.kill_switch {
+                    self.world.ledger.lock().sent_away(&self.task);
                     return;
                 }
                 self.run(item).await;
@@ -189,7 +195,7 @@ impl Runner {
         self.world.say(&format!("{} runs {subject:?}, attempt {}", self.task, item.retry_count));
         let (status, how) = tokio::select! {
             () = cancel.notified() => (GenericStatus::Terminated, Ended::Lost),
-            done = self.user_code() => done,
+            done = self.user_code(subject, &item.function_call_id) => done,
         };
         if status != GenericStatus::Unspecified {
             self.world.ledger.lock().run_ended(subject, &self.task, how);
@@ -199,8 +205,15 @@ impl Runner {
         self.running.lock().remove(&item.input_id);
     }
 
-    async fn user_code(&self) -> (GenericStatus, Ended) {
+    async fn user_code(&self, subject: Subject, call: &str) -> (GenericStatus, Ended) {
         let world = &self.world;
+        for index in 1..=world.scenario.items.unwrap_or(0) {
+            tokio::time::sleep(world.draw(|random| millis(random, 100))).await;
+            if !self.yield_item(subject, call, index).await {
+                // Nobody wants it any more, and the runner is told in a moment.
+                std::future::pending::<()>().await;
+            }
+        }
         if world.happens(|faults| faults.hanging_input) {
             tokio::time::sleep(Duration::from_secs(100_000)).await;
         }
@@ -213,6 +226,18 @@ impl Runner {
             true => (GenericStatus::Failure, Ended::Failed),
             false => (GenericStatus::Success, Ended::Succeeded),
         }
+    }
+
+    async fn yield_item(&self, subject: Subject, call: &str, index: u64) -> bool {
+        let put = wire::FunctionCallPutDataRequest {
+            call_info: Some(PutInfo::FunctionCallId(call.to_owned())),
+            data_chunks: vec![wire::DataChunk {
+                data_format: wire::DataFormat::Pickle as i32,
+                data_oneof: Some(ChunkData::Data(item_of(subject, index).into())),
+                index,
+            }],
+        };
+        ask_from(&self.world, &self.task, put, |request| self.api.put_data_out(request)).await.is_ok()
     }
 
     async fn report(&self, input: &str, status: GenericStatus, data: &str) -> Result<(), Status> {
@@ -248,6 +273,11 @@ impl Runner {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// What a generator yields.
+pub fn item_of((call, input): Subject, index: u64) -> Vec<u8> {
+    format!("{call}/{input}/{index}").into_bytes()
 }
 
 /// Which input of the day it is: arguments say so.

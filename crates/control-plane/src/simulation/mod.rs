@@ -1,6 +1,6 @@
 //! Seeded days in the life of the real shell: handlers, owners, polls, recorder, tasks and restore, between simulated
-//! callers, containers, a network that loses things, and a disk that is slow, full, or dies with the server. The clock is
-//! the runtime's own, paused: it goes on when nothing is left to do. Each life of the server is a runtime; what
+//! callers, containers, a network that loses things, a disk that is slow, full, or dies with the server, and a wall clock that
+//! somebody sets. Time is the runtime's own, paused: it goes on when nothing is left to do. Each life of the server is a runtime; what
 //! outlives it is in [`World`].
 //!
 //! `SEED=123 cargo test -p dorian-control-plane simulation` shows one day; `SEEDS=1000000 cargo test --release …` many. A
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::World;
 
-/// Days that every run of the tests lives through.
+/// Days that a run of the tests lives through; `make test` takes ten thousand.
 const SEEDS: u64 = 300;
 
 #[test]

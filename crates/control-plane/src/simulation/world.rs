@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use blob_store::{DiskBlobs, DiskConfig};
@@ -14,12 +14,13 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use types::ids::AppId;
 use volume_fs::Volumes;
 use worker_protocol::{Capacity, WorkerHandle};
 
 use super::callers::{CallMemory, Program};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Rules};
 use super::machine;
 use super::scenario::{Faults, Scenario, millis};
 use crate::clock;
@@ -48,7 +49,11 @@ pub struct World {
     disk: SimulatedDisk,
     is_kind: Arc<AtomicBool>,
     is_loud: bool,
-    now_ms: AtomicU64,
+    /// How much of the day was over when this life of the server began, and when that was.
+    over_before_ms: AtomicU64,
+    life_began: Mutex<Option<Instant>>,
+    /// By how much the wall clock is wrong.
+    wall_is_off_ms: AtomicI64,
     keys: AtomicU64,
     kills: Mutex<Vec<u64>>,
 }
@@ -93,14 +98,21 @@ impl World {
         }
         Arc::new(Self {
             seed,
-            ledger: Mutex::new(Ledger::new(u64::from(scenario.timeout_secs) * 1000)),
+            ledger: Mutex::new(Ledger::new(Rules {
+                timeout_ms: u64::from(scenario.timeout_secs) * 1000,
+                idle_ms: u64::from(scenario.idle_secs) * 1000,
+                single_use: scenario.single_use,
+                retries: scenario.retries,
+            })),
             program: Mutex::default(),
             calls,
             random: Mutex::new(StdRng::seed_from_u64(!seed)),
             disk: disk(seed, scenario.faults, is_kind.clone()),
             is_kind,
             is_loud,
-            now_ms: AtomicU64::new(MORNING_MS),
+            over_before_ms: AtomicU64::new(0),
+            life_began: Mutex::default(),
+            wall_is_off_ms: AtomicI64::new(0),
             keys: AtomicU64::new(0),
             kills: Mutex::new(scenario.kills.clone()),
             scenario,
@@ -111,7 +123,7 @@ impl World {
         while !self.live() {
             self.say("the server is gone");
             self.ledger.lock().server_died();
-            self.now_ms.fetch_add(DOWN_MS, Ordering::Relaxed);
+            self.over_before_ms.fetch_add(DOWN_MS, Ordering::Relaxed);
         }
     }
 
@@ -119,7 +131,8 @@ impl World {
     fn live(self: &Arc<Self>) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let over = runtime.block_on(async {
-            clock::simulated::begin(self.now_ms.load(Ordering::Relaxed));
+            *self.life_began.lock() = Some(Instant::now());
+            clock::simulated::begin(self.wall_ms());
             self.is_kind.store(self.day_ms() > FAULTS_END_MS, Ordering::Relaxed);
             let kill_after = self.kills.lock().pop().filter(|_| self.day_ms() < FAULTS_END_MS);
             let killed = async {
@@ -134,7 +147,8 @@ impl World {
                 () = killed => false,
                 over = self.day() => over,
             };
-            self.now_ms.store(clock::now_ms(), Ordering::Relaxed);
+            self.over_before_ms.store(self.day_ms(), Ordering::Relaxed);
+            *self.life_began.lock() = None;
             over
         });
         // Nothing of the dead server may speak to the disk any more.
@@ -150,9 +164,18 @@ impl World {
             tokio::time::sleep(Duration::from_millis(left)).await;
             world.is_kind.store(true, Ordering::Relaxed);
         });
+        tokio::spawn(self.clone().set_clocks());
         let lived = tokio::time::timeout(EVENING, super::callers::live(self, &api)).await;
         assert!(lived.is_ok(), "not everything has ended by the evening: {:?}", self.calls);
-        self.look_around(&api).await;
+        if !self.program.lock().is_stopped() {
+            // Takes hours, which take their time.
+            if self.scenario.calls.iter().any(|call| call.vanishes) {
+                self.all_gone(&api, "calls whose callers are done or do not come", &["calls", "items", "children"])
+                    .await;
+            }
+            super::callers::stop(self, &api).await;
+        }
+        self.all_gone(&api, "a stopped app", &["functions", "containers", "calls", "items", "children"]).await;
         true
     }
 
@@ -200,17 +223,18 @@ impl World {
         Some(api)
     }
 
-    /// Of a stopped app nothing stays that runs, waits or takes memory.
-    async fn look_around(self: &Arc<Self>, api: &Api) {
+    /// Nothing stays that runs, waits or takes memory.
+    async fn all_gone(self: &Arc<Self>, api: &Api, of: &str, kinds: &[&str]) {
+        let left = || self.what_is_left(api).into_iter().filter(|(kind, count)| kinds.contains(kind) && *count > 0);
         for _ in 0..LOOKS {
             tokio::time::sleep(Duration::from_secs(60)).await;
-            if self.what_is_left(api).values().all(|count| *count == 0) {
+            if left().next().is_none() {
                 return;
             }
             // The writer of logs is a thread with a time of its own.
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
-        panic!("what is left of a stopped app: {:?}", self.what_is_left(api));
+        panic!("what is left of {of}: {:?}", left().collect::<Vec<_>>());
     }
 
     fn what_is_left(&self, api: &Api) -> BTreeMap<&'static str, usize> {
@@ -220,11 +244,29 @@ impl World {
             ("containers", shared.tasks.all().len()),
             ("calls", shared.calls.len()),
             ("children", shared.children.len()),
+            ("items", shared.generators.len()),
         ])
     }
 
+    /// What no clock of the machine says: how much of the day is over.
     pub fn day_ms(&self) -> u64 {
-        clock::now_ms().saturating_sub(MORNING_MS)
+        let lived = self.life_began.lock().map_or(0, |began| began.elapsed().as_millis() as u64);
+        self.over_before_ms.load(Ordering::Relaxed) + lived
+    }
+
+    fn wall_ms(&self) -> u64 {
+        (MORNING_MS + self.day_ms()).saturating_add_signed(self.wall_is_off_ms.load(Ordering::Relaxed))
+    }
+
+    /// Somebody sets the wall clock, or a machine that slept has it set.
+    async fn set_clocks(self: Arc<Self>) {
+        for (at, by) in &self.scenario.clock_jumps {
+            let Some(until) = at.checked_sub(self.day_ms()) else { continue };
+            tokio::time::sleep(Duration::from_millis(until)).await;
+            self.say(&format!("the wall clock jumps by {by} ms"));
+            self.wall_is_off_ms.fetch_add(*by, Ordering::Relaxed);
+            clock::simulated::set_wall(self.wall_ms());
+        }
     }
 
     /// Whether something goes wrong now.

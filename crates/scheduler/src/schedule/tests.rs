@@ -106,6 +106,16 @@ fn runs_that_were_missed_are_one_run() {
     assert_eq!(decide_due(&schedule, 0, None, 630_000), Due::At(None));
 }
 
+#[test]
+fn a_clock_that_is_set_back_by_much_has_its_times_reckoned_anew() {
+    const HOUR: Millis = 3_600_000;
+    let schedule = Schedule::cron("0 * * * *", "UTC").unwrap();
+    // It ran at nine; the clock was set right by some minutes, and it does not run at nine again.
+    assert_eq!(after_set_back(&schedule, HOUR, Some(9 * HOUR), 9 * HOUR - 600_000), None);
+    assert_eq!(after_set_back(&schedule, HOUR, Some(900 * HOUR), 9 * HOUR + 1), Some((HOUR, Some(10 * HOUR))));
+    assert_eq!(after_set_back(&schedule, 900 * HOUR, None, 9 * HOUR + 1), Some((9 * HOUR + 1, Some(10 * HOUR))));
+}
+
 fn any_period() -> impl Strategy<Value = Period> {
     (0..3_i32, 0..15_i32, 0..3_i32, 0..40_i32, 0..30_i32, 0..70_i32, 0..100_000_u32).prop_map(
         |(years, months, weeks, days, hours, minutes, ms)| Period {

@@ -61,7 +61,7 @@ impl Server {
             self.write(write, AfterWrite::Create(spec, inputs, to), out);
         } else {
             let id = spec.id.clone();
-            self.calls.create_call(spec);
+            self.calls.create_call(spec, now);
             self.put(&id, inputs, false, to, now, out);
         }
     }
@@ -142,7 +142,7 @@ impl Server {
         match after {
             AfterWrite::Create(spec, inputs, to) => {
                 let id = spec.id.clone();
-                self.calls.create_call(spec);
+                self.calls.create_call(spec, now);
                 self.put(&id, inputs, true, to, now, out);
             }
             AfterWrite::Put(call, inputs, to) => self.put(&call, inputs, true, to, now, out),

@@ -1,7 +1,7 @@
 //! Workers: containers are placed on them, and they are lost and come back.
 
 use calls::TaskEnd;
-use scheduler::{PlacementRequest, Resources, WorkerView, plan_placement};
+use scheduler::{PlacementRequest, Resources, Shape, WorkerView, plan_placement};
 use types::ids::TaskId;
 
 use super::{Event, WORKER_SILENCE_MS, World};
@@ -11,7 +11,8 @@ impl World {
     /// Gives workers to containers that have none yet.
     pub(super) fn place(&mut self) {
         let resources = self.scenario.container;
-        let request = |task: &TaskId| PlacementRequest { task: task.clone(), resources, shares_cpu: false };
+        let request =
+            |task: &TaskId| PlacementRequest { task: task.clone(), shape: Shape { resources, shares_cpu: false } };
         let requests: Vec<PlacementRequest> = self.unplaced.iter().map(request).collect();
         let workers: Vec<WorkerView> =
             (0..self.scenario.workers).filter(|n| self.worker_is_up[*n]).map(|n| self.worker_view(n)).collect();
@@ -23,7 +24,7 @@ impl World {
         }
         for unplaceable in plan.unplaceable {
             // While every worker is away, the biggest one is not known.
-            if unplaceable.never && self.worker_is_up.iter().all(|up| *up) {
+            if unplaceable.why.never && self.worker_is_up.iter().all(|up| *up) {
                 let task = unplaceable.task;
                 self.with_server(|s, now, out| s.on_unplaceable(&task, now, out));
             } else {

@@ -61,7 +61,7 @@ fn an_incomplete_batch_takes_the_room_of_a_whole_one() {
 #[test]
 fn a_batch_that_a_cancellation_silenced_is_run_again_without_the_cancelled_input() {
     let mut bench = Bench::new(batched(2, 0), 1, false);
-    bench.calls.create_call(spec(1, CallKind::Map, false));
+    bench.calls.create_call(spec(1, CallKind::Map, false), 0);
     bench.calls.add_inputs(&call_id(1), vec![input(1)], true, 0, &mut bench.effects);
     assert_eq!(bench.poll(1, 2, 0).len(), 2);
     bench.calls.cancel_call(&call_id(1), 10, &mut bench.effects);

@@ -151,7 +151,7 @@ impl Week {
         }
         let first = self.made * 100_000;
         self.apply(|calls, effects| {
-            calls.create_call(spec);
+            calls.create_call(spec, now);
             calls.add_inputs(&id, (first..first + inputs).map(input).collect(), durable, now, effects)
         });
         match kind {
@@ -231,7 +231,7 @@ fn the_tables_are_small_again_after_a_burst() {
     for n in 1..=20_000 {
         let spec = CallSpec { created_at: now, ..spec(n, CallKind::Unary, false) };
         week.apply(|calls, effects| {
-            calls.create_call(spec);
+            calls.create_call(spec, now);
             calls.add_inputs(&call_id(n), vec![input(n)], false, now, effects)
         });
     }
@@ -252,7 +252,7 @@ fn of_very_many_calls_that_wait_to_leave_the_first_go_at_once() {
     for n in 1..=6_000 {
         let spec = CallSpec { created_at: now, ..spec(n, CallKind::Unary, false) };
         week.apply(|calls, effects| {
-            calls.create_call(spec);
+            calls.create_call(spec, now);
             calls.add_inputs(&call_id(n), Vec::new(), false, now, effects)
         });
         week.calls.begin_asking(&call_id(n));

@@ -67,7 +67,7 @@ fn a_call_that_cannot_be_recorded_goes_on_in_memory_and_is_tried_again() {
 #[test]
 fn a_server_that_ends_has_every_open_call_recorded() {
     let mut bench = Bench::new(LASTING, 1, false);
-    bench.calls.create_call(spec(1, CallKind::Unary, true));
+    bench.calls.create_call(spec(1, CallKind::Unary, true), 0);
     bench.effects.clear();
     bench.calls.record_open_calls(&mut bench.effects);
     assert_eq!(bench.effects.len(), 1);
@@ -86,7 +86,7 @@ fn a_call_that_has_left_is_not_made_again() {
     assert_eq!(bench.calls.leave(1, &mut bench.effects), []);
     let left = bench.calls.leave(60_000, &mut bench.effects);
     assert!(matches!(&left[..], [left] if left.call == call_id(0) && !left.delete_record));
-    bench.calls.create_call(spec(0, CallKind::Map, true));
+    bench.calls.create_call(spec(0, CallKind::Map, true), 0);
     let added = bench.calls.add_inputs(&call_id(0), vec![input(0)], true, 60_000, &mut bench.effects);
     assert_eq!(added, Accepted::NoSuchCall);
     let stored = |pending| Restored {

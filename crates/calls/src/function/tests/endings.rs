@@ -17,7 +17,7 @@ fn stopped() -> TaskEnd {
 
 /// A second call, of one input, whose cancellation is told to the container that runs it.
 fn add_another(bench: &mut Bench, n: usize) {
-    bench.calls.create_call(spec(1, CallKind::Map, false));
+    bench.calls.create_call(spec(1, CallKind::Map, false), 0);
     bench.calls.add_inputs(&call_id(1), vec![input(n)], true, 0, &mut bench.effects);
 }
 
