@@ -15,7 +15,8 @@
 #
 # PYTHON=/path/to/python3 chooses the Python for the clients; without it the first of 3.11 and its neighbours is taken.
 # VERSIONS="1.6.4 ..." limits the end-to-end tests to some client versions; TESTS="..." adds arguments for pytest; LANES=N
-# says how many files of them run side by side (0: one after the other, in one process).
+# says how many files of them run side by side (0: one after the other, in one process). DAYS=N says how many simulated days the
+# real shell lives through; `cargo test` alone takes a few hundred.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -26,6 +27,7 @@ VERSIONS ?= 1.6.4 1.0.5 0.73.173 0.63.99
 TESTS ?=
 # Files of end-to-end tests run side by side, each lane with a server of its own: much of a test's time is waiting.
 LANES ?= 3
+DAYS ?= 10000
 export PYTHON
 
 SETUP := scripts/setup.sh
@@ -87,7 +89,7 @@ unit-test:
 	$(SETUP) run
 	$(SETUP) registry
 	@[ -z "$(AS_ROOT)" ] || echo "tests that make containers need root, and skip themselves without: run as root for all"
-	$(CARGO_TEST) --workspace
+	DAYS=$(DAYS) $(CARGO_TEST) --workspace
 	@! command -v python3 >/dev/null || python3 scripts/slowest
 
 wire-check:

@@ -3,7 +3,7 @@
 //! somebody sets. Time is the runtime's own, paused: it goes on when nothing is left to do. Each life of the server is a runtime; what
 //! outlives it is in [`World`].
 //!
-//! `SEED=123 cargo test -p dorian-control-plane simulation` shows one day; `SEEDS=1000000 cargo test --release …` many. A
+//! `SEED=123 cargo test -p dorian-control-plane simulation` shows one day; `DAYS=1000000 cargo test --release …` many. A
 //! seed decides the faults and the order of things; ids are random, so two runs of one seed may differ where a map's
 //! order matters.
 //!
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use world::World;
 
 /// Days that a run of the tests lives through; `make test` takes ten thousand.
-const SEEDS: u64 = 300;
+const DAYS: u64 = 300;
 
 #[test]
 fn whatever_fails_nothing_accepted_is_lost_or_delivered_twice_or_stays() {
@@ -31,7 +31,7 @@ fn whatever_fails_nothing_accepted_is_lost_or_delivered_twice_or_stays() {
         World::new(seed, true).live_through();
         return;
     }
-    let (seeds, next) = (number("SEEDS").unwrap_or(SEEDS), AtomicU64::new(number("FIRST").unwrap_or(0)));
+    let (seeds, next) = (number("DAYS").unwrap_or(DAYS), AtomicU64::new(number("FIRST").unwrap_or(0)));
     let end = next.load(Ordering::Relaxed) + seeds;
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
