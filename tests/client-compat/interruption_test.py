@@ -1,5 +1,7 @@
-"""Callers that go away, and what is left of their containers: nothing."""
+"""Callers that go away, and what is left of their containers: nothing. And servers that stand still, whose callers stay."""
 
+import os
+import signal
 import time
 
 import pytest
@@ -38,6 +40,18 @@ def a_killed_client_is_missed_and_its_app_stopped(clients, server, version):
     wait_for(lambda: not server.container_namespaces() - before, 120, "containers gone after the client was killed")
     assert client.running_app("forever") is None, client.app_list()
     print(f"missed after {time.monotonic() - started:.0f} s")
+
+
+def a_server_that_stood_still_for_over_a_minute_takes_nobody_for_dead(newest, server):
+    running = newest.start("run", "forever.py::main", "--n", 160)
+    running.wait_for_line("tick 3", 300)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        time.sleep(66)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    ended = running.end(120)
+    assert ended.code == 0 and "finished in" in ended.out, ended
 
 
 def what_is_still_starting_when_an_app_ends_prints_nothing_of_its_end(newest, server, tmp_path):
