@@ -134,7 +134,7 @@ pub(crate) fn open_and_migrate(path: &Path, now_ms: u64) -> Result<Connection, S
 #[cfg(feature = "simulation")]
 pub(crate) fn in_memory() -> rusqlite::Result<Connection> {
     let mut connection = Connection::open_in_memory()?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(256);
     for (number, migration) in (1u32..).zip(MIGRATIONS) {
         apply(&mut connection, number, migration, 0)?;
     }

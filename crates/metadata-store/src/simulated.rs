@@ -33,10 +33,32 @@ pub enum Fate {
 
 type Decide = dyn Fn() -> Fate + Send + Sync;
 
+/// Databases whose day is over, emptied: to make one, and to prepare its statements, takes a good part of what a day takes.
+static SPARE: Mutex<Vec<Writer>> = Mutex::new(Vec::new());
+
+/// Goes back to the others in the end.
+struct Database(Option<Writer>);
+
+impl Database {
+    /// An empty one.
+    fn take() -> rusqlite::Result<Self> {
+        let spare = SPARE.lock().pop();
+        let made = || schema::in_memory().map(|connection| Writer::new(connection, PathBuf::from("simulated")));
+        spare.map_or_else(made, Ok).map(|writer| Self(Some(writer)))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let emptied = self.0.take().filter(|writer| writer.empty().is_ok());
+        SPARE.lock().extend(emptied);
+    }
+}
+
 /// Cheap to clone; all clones are one disk.
 #[derive(Clone)]
 pub struct SimulatedDisk {
-    writer: Arc<Mutex<Writer>>,
+    database: Arc<Mutex<Database>>,
     fate: Arc<Decide>,
     /// Told when a fate wants the server dead.
     killed: Arc<tokio::sync::Notify>,
@@ -49,9 +71,13 @@ impl SimulatedDisk {
     /// When SQLite has no memory.
     #[allow(clippy::expect_used, reason = "a simulation has nothing to do without its disk")]
     pub fn new(fate: impl Fn() -> Fate + Send + Sync + 'static) -> Self {
-        let connection = schema::in_memory().expect("a database in memory can be made");
-        let writer = Writer::new(connection, PathBuf::from("simulated"));
-        Self { writer: Arc::new(Mutex::new(writer)), fate: Arc::new(fate), killed: Arc::default() }
+        let database = Database::take().expect("a database in memory can be made");
+        Self { database: Arc::new(Mutex::new(database)), fate: Arc::new(fate), killed: Arc::default() }
+    }
+
+    #[allow(clippy::expect_used, reason = "it goes with the disk")]
+    fn with<T>(&self, act: impl FnOnce(&mut Writer) -> T) -> T {
+        act(self.database.lock().0.as_mut().expect("a disk has its database"))
     }
 
     /// Returns when the server is to be killed.
@@ -74,7 +100,7 @@ impl SimulatedDisk {
                     self.end(group).await;
                 }
                 Job::Expire { before_ms, answer } => {
-                    let expired = self.writer.lock().expire(before_ms);
+                    let expired = self.with(|writer| writer.expire(before_ms));
                     let _ = answer.send(expired);
                 }
                 Job::Close(answer) => {
@@ -93,7 +119,7 @@ impl SimulatedDisk {
         match (self.fate)() {
             Fate::Stored { after } => {
                 tokio::time::sleep(after).await;
-                self.writer.lock().commit(&mut group);
+                self.with(|writer| writer.commit(&mut group));
             }
             Fate::NoSpace { after } => {
                 tokio::time::sleep(after).await;
@@ -103,7 +129,7 @@ impl SimulatedDisk {
                 tokio::time::sleep(after).await;
                 let _unanswered: Vec<_> = group.iter_mut().map(|batch| batch.answer.take()).collect();
                 if stored {
-                    self.writer.lock().commit(&mut group);
+                    self.with(|writer| writer.commit(&mut group));
                 }
                 self.killed.notify_one();
                 std::future::pending().await
@@ -114,6 +140,6 @@ impl SimulatedDisk {
     /// Sees what is stored, not what waits to be.
     pub(crate) async fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T, RowError>) -> Result<T, RowError> {
         tokio::task::yield_now().await;
-        self.writer.lock().read(query)
+        self.with(|writer| writer.read(query))
     }
 }

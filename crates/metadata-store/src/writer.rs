@@ -97,6 +97,19 @@ impl Writer {
         query(&transaction)
     }
 
+    /// Takes everything out but the schema.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn empty(&self) -> rusqlite::Result<()> {
+        let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'schema_versions'";
+        let mut tables = self.connection.prepare_cached(tables)?;
+        let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let transaction = self.connection.unchecked_transaction()?;
+        for name in names {
+            transaction.prepare_cached(&format!("DELETE FROM `{name}`"))?.execute([])?;
+        }
+        transaction.commit()
+    }
+
     fn expire_some(&mut self, before_ms: u64) -> Result<Expired, RowError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let expired = rows::expire_calls(&transaction, before_ms, EXPIRE_AT_ONCE)?;
