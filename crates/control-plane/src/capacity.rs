@@ -329,9 +329,14 @@ mod tests {
         let owners = functions_with_work(&site, WAITING).await;
         let waits = |owner: &Owner| pool.state.lock().waiting.contains_key(&owner.id);
         eventually("that all wait", async || owners.iter().all(|owner| waits(owner))).await;
-        // Each says once in the log that it waits.
         let looks = || -> u64 { owners.iter().map(|owner| owner.looks.load(Ordering::Relaxed)).sum() };
-        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        // Each says once in the log that it waits, and its call is written down, as it lasts.
+        eventually("that all have told, and are quiet", async || {
+            let looks_before = looks();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            owners.iter().all(|owner| owner.has_told_that_it_waits()) && looks() == looks_before
+        })
+        .await;
         let before = looks();
         for _ in 0..100 {
             pool.on_idle();

@@ -521,6 +521,12 @@ impl Owner {
         look_at
     }
 
+    #[cfg(test)]
+    pub fn has_told_that_it_waits(&self) -> bool {
+        let wait = self.state.lock().room_wait;
+        wait != RoomWait::default() && wait.tell_at(false).is_none()
+    }
+
     fn plan(&self, shared: &Shared) -> (AutoscalerPlan, bool) {
         let scaling = self.scaling();
         let never_runs = self.definition.read().refusals.is_total();

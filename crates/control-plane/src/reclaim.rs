@@ -80,7 +80,7 @@ impl Shared {
         }
         let wanted = self.capacity.counted(claim.shape.resources, held);
         let (there, taken) = (self.capacity.total(), self.capacity.taken(held));
-        // Its own containers make no room for it.
+        // None of its own goes for it.
         let own = others.functions.iter().position(|known| known == function);
         let keep = |others: &mut Others, least: usize| {
             own.map_or(0, |n| std::mem::replace(&mut others.holders[n].min_containers, least))

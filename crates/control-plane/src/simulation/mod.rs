@@ -17,6 +17,8 @@ mod network;
 mod scenario;
 mod world;
 
+use std::cell::Cell;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::World;
@@ -24,8 +26,25 @@ use world::World;
 /// Days that a run of the tests lives through; `make test` takes ten thousand.
 const DAYS: u64 = 300;
 
+thread_local! {
+    static PANICKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A runtime keeps a panic to its task. Of a day, whose tasks all run on its thread, none is forgotten.
+fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICKED.set(true);
+            report(panic);
+        }));
+    });
+}
+
 #[test]
 fn whatever_fails_nothing_accepted_is_lost_or_delivered_twice_or_stays() {
+    note_panics();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("SEED") {
         World::new(seed, true).live_through();

@@ -153,6 +153,7 @@ impl World {
         });
         // Nothing of the dead server may speak to the disk any more.
         runtime.shutdown_background();
+        assert!(!super::PANICKED.get(), "something panicked, above");
         over
     }
 
